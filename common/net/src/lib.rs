@@ -1,0 +1,8 @@
+//! The network shell that brokers and controllers share: worker threads, listeners, connections, framing, and the client for
+//! node-to-node traffic.
+//!
+//! It promises bounded memory whatever arrives on a socket, responses in the order of the requests, and a closed connection with
+//! one log line for input that is no Kafka request. It does not know any API: a [`service::Service`] answers the requests.
+
+pub mod budget;
+pub mod service;
