@@ -1,0 +1,8 @@
+//! The broker's state machines, without tokio, files, sockets or clocks.
+
+pub mod aborted;
+pub mod fetch_session;
+pub mod groups;
+pub mod leader_epochs;
+pub mod partition;
+pub mod producer_state;

@@ -1,0 +1,1 @@
+//! Checks over the tree that no compiler makes.
