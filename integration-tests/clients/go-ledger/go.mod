@@ -1,0 +1,3 @@
+module odradek/interop/ledger
+
+go 1.25

@@ -1,0 +1,107 @@
+# Sourced by the scripts of this folder: where things are kept, and how each client is made ready.
+# Everything fetched or built goes below $CLIENTS_CACHE; nothing is written into the repository.
+
+CLIENTS_HOME=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+CLIENTS_CACHE=${ODRADEK_CLIENTS_CACHE:-$HOME/.cache/odradek/clients}
+KAFKA_VERSION=4.3.1
+KAFKA_PYTHON_VERSION=3.0.12
+CONFLUENT_VERSION=2.16.1
+# An export, because the programs started from here look for the same places.
+export CLIENTS_CACHE KAFKA_VERSION
+export JARS=$CLIENTS_CACHE/kafka-$KAFKA_VERSION
+export VENV=$CLIENTS_CACHE/venv
+
+note() { echo "clients: $*" >&2; }
+
+# die MESSAGE: says what is missing and ends.
+die() {
+  note "$*"
+  exit 2
+}
+
+# need COMMAND DEBIAN_PACKAGE: installs the package when the command is missing and this user may.
+need() {
+  command -v "$1" >/dev/null 2>&1 || install_package "$2"
+}
+
+install_package() {
+  if [ "$(id -u)" = 0 ]; then
+    note "installing $1"
+    apt-get install -y -q "$1" >/dev/null 2>&1 || { apt-get update -q >/dev/null && apt-get install -y -q "$1" >/dev/null; }
+  else
+    die "a package is missing; run: sudo apt-get install -y $1"
+  fi
+}
+
+# fresh STAMP FILE...: true when STAMP is newer than every file.
+fresh() {
+  local stamp=$1 f
+  shift
+  [ -e "$stamp" ] || return 1
+  for f in "$@"; do [ "$f" -nt "$stamp" ] && return 1; done
+  return 0
+}
+
+setup_venv() {
+  need python3 python3
+  local stamp=$VENV/.ready-$KAFKA_PYTHON_VERSION-$CONFLUENT_VERSION
+  fresh "$stamp" && return 0
+  note "python: a venv with confluent-kafka $CONFLUENT_VERSION and kafka-python $KAFKA_PYTHON_VERSION"
+  python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
+  rm -rf "$VENV"
+  python3 -m venv "$VENV"
+  "$VENV/bin/pip" install -q "confluent-kafka==$CONFLUENT_VERSION" "kafka-python==$KAFKA_PYTHON_VERSION" \
+    pytest pytest-mock pytest-timeout crc32c lz4 python-snappy zstandard
+  touch "$stamp"
+}
+
+setup_kcat() {
+  need kcat kcat
+  setup_venv
+}
+
+setup_jars() {
+  need java default-jre-headless
+  need mvn maven
+  local stamp=$JARS/.ready
+  fresh "$stamp" "$CLIENTS_HOME/kafka-tools/pom.xml" && return 0
+  note "java: Apache Kafka $KAFKA_VERSION from Maven Central (about 100 jars)"
+  rm -rf "$JARS"
+  mkdir -p "$JARS"
+  (cd "$CLIENTS_HOME/kafka-tools" && mvn -q -B dependency:copy-dependencies -Dkafka.version="$KAFKA_VERSION" \
+    -DincludeScope=runtime -DoutputDirectory="$JARS")
+  touch "$stamp"
+}
+
+setup_go() { # DIRECTORY: builds the module there into $CLIENTS_CACHE/DIRECTORY
+  command -v go >/dev/null 2>&1 || die "go is missing; install Go 1.25 or newer"
+  mkdir -p "$CLIENTS_CACHE"
+  fresh "$CLIENTS_CACHE/$1" "$CLIENTS_HOME/$1"/* && return 0
+  note "go: building $1"
+  (cd "$CLIENTS_HOME/$1" && go build -o "$CLIENTS_CACHE/$1" .)
+}
+
+setup_rdkafka() {
+  command -v cargo >/dev/null 2>&1 || die "cargo is missing; install a Rust toolchain"
+  need make build-essential
+  note "rust: building rdkafka (librdkafka takes some minutes the first time)"
+  CARGO_TARGET_DIR=$CLIENTS_CACHE/rdkafka-target cargo build -q --release --locked \
+    --manifest-path "$CLIENTS_HOME/rdkafka/Cargo.toml"
+}
+
+setup_kafkajs() {
+  need node nodejs
+  need npm npm
+  local dir=$CLIENTS_CACHE/kafkajs
+  fresh "$dir/.ready" "$CLIENTS_HOME/kafkajs/package.json" "$CLIENTS_HOME/kafkajs/package-lock.json" && return 0
+  note "node: kafkajs"
+  mkdir -p "$dir"
+  cp "$CLIENTS_HOME/kafkajs/package.json" "$CLIENTS_HOME/kafkajs/package-lock.json" "$dir/"
+  (cd "$dir" && npm ci --silent --no-audit --no-fund)
+  touch "$dir/.ready"
+}
+
+# kafka_tool CLASS ARGS...: one of Apache Kafka's own programs, by class name.
+kafka_tool() {
+  java "${TOOL_HEAP:--Xmx256m}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$JARS/*" "$@"
+}
