@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::records::batch::{BatchHeader, NO_PRODUCER_EPOCH, NO_SEQUENCE};
+use odradek_common::records::control::{EndTransactionMarker, TransactionResult};
 use odradek_common::time::Now;
 
 use crate::aborted::AbortedTransaction;
@@ -126,15 +127,6 @@ pub enum Check {
     Refused(ApiError),
 }
 
-/// The end of a transaction, as its control record says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EndTxnMarker {
-    /// Commit or abort.
-    pub committed: bool,
-    /// Epoch of the coordinator that decided.
-    pub coordinator_epoch: i32,
-}
-
 /// The producers of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerStates {
@@ -199,7 +191,7 @@ impl ProducerStates {
     }
 
     /// Whether a transaction marker may be appended; changes nothing.
-    pub fn check_marker(&self, batch: &BatchHeader, marker: EndTxnMarker) -> Result<(), ApiError> {
+    pub fn check_marker(&self, batch: &BatchHeader, marker: EndTransactionMarker) -> Result<(), ApiError> {
         let Some(state) = self.producers.get(&batch.producer_id) else {
             return Ok(());
         };
@@ -245,7 +237,11 @@ impl ProducerStates {
     }
 
     /// Takes note of an appended marker. Returns the transaction if it had records here and was aborted.
-    pub fn complete_txn(&mut self, batch: &BatchHeader, marker: EndTxnMarker) -> Option<AbortedTransaction> {
+    pub fn complete_txn(
+        &mut self,
+        batch: &BatchHeader,
+        marker: EndTransactionMarker,
+    ) -> Option<AbortedTransaction> {
         self.make_room(batch.producer_id);
         let state = self
             .producers
@@ -258,7 +254,7 @@ impl ProducerStates {
         let last_offset = batch.base_offset;
         self.ongoing.remove(&first_offset);
         self.unreplicated.insert(first_offset, last_offset);
-        (!marker.committed).then(|| AbortedTransaction {
+        (marker.result == TransactionResult::Abort).then(|| AbortedTransaction {
             producer_id: batch.producer_id,
             first_offset,
             last_offset,

@@ -36,12 +36,12 @@ fn marker(producer_id: i64, epoch: i16, offset: i64) -> BatchHeader {
     header
 }
 
-const ABORT: EndTxnMarker = EndTxnMarker {
-    committed: false,
+const ABORT: EndTransactionMarker = EndTransactionMarker {
+    result: TransactionResult::Abort,
     coordinator_epoch: 0,
 };
-const COMMIT: EndTxnMarker = EndTxnMarker {
-    committed: true,
+const COMMIT: EndTransactionMarker = EndTransactionMarker {
+    result: TransactionResult::Commit,
     coordinator_epoch: 0,
 };
 
@@ -194,17 +194,17 @@ fn markers_are_fenced_by_both_epochs() {
     states.record(&transactional(batch(1, 3, 0, 1, 0)));
     states.complete_txn(
         &marker(1, 3, 1),
-        EndTxnMarker {
-            committed: true,
+        EndTransactionMarker {
+            result: TransactionResult::Commit,
             coordinator_epoch: 4,
         },
     );
-    let zombie = EndTxnMarker {
-        committed: false,
+    let zombie = EndTransactionMarker {
+        result: TransactionResult::Abort,
         coordinator_epoch: 3,
     };
-    let current = EndTxnMarker {
-        committed: false,
+    let current = EndTransactionMarker {
+        result: TransactionResult::Abort,
         coordinator_epoch: 4,
     };
     let code = |header: &BatchHeader, marker| states.check_marker(header, marker).map_err(|error| error.code);
