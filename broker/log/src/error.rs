@@ -1,0 +1,98 @@
+//! What can go wrong with a log.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use odradek_common::error::ApiError;
+use thiserror::Error;
+
+/// A failure of a log directory, or of a log within it.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// Another process works in the directory.
+    #[error("log directory {} is in use by another process; stop it or give this node a directory of its own", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The disk or the index failed: take the directory offline.
+    #[error("cannot {attempt} in log directory {}", path.display())]
+    Directory {
+        /// The log directory, not the file.
+        path: PathBuf,
+        /// What was attempted, and on which file.
+        attempt: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A segment holds bytes that are no record batch where one should be.
+    #[error("segment {} is corrupt at byte {position}: {detail}", path.display())]
+    Corrupt {
+        /// The segment's file.
+        path: PathBuf,
+        /// Where the batch should begin.
+        position: u64,
+        /// What is wrong there.
+        detail: String,
+    },
+    /// The log was closed or deleted.
+    #[error("the log of {0} is closed")]
+    Closed(String),
+}
+
+impl LogError {
+    pub(crate) fn io(directory: &Path, attempt: impl Into<String>, source: io::Error) -> Self {
+        Self::Directory { path: directory.to_owned(), attempt: attempt.into(), source }
+    }
+
+    /// Whether the disk has no room left, which a produce may retry.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Directory { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            Self::Locked { .. } | Self::Corrupt { .. } | Self::Closed(_) => false,
+        }
+    }
+}
+
+/// Why nothing was appended.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// A refusal that the protocol expects.
+    #[error(transparent)]
+    Refused(#[from] ApiError),
+    /// The bytes are no record batches, or their checksum is wrong.
+    #[error("corrupt record batch: {0}")]
+    Corrupt(String),
+    /// A follower got records that do not follow its log's end.
+    #[error("record batch begins at offset {first_offset}, the log ends at {log_end_offset}")]
+    OutOfOrder {
+        /// Where the batch begins.
+        first_offset: i64,
+        /// Where the log ends.
+        log_end_offset: i64,
+    },
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Why nothing was read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// The offset is not in the log.
+    #[error("offset {offset} is outside of [{log_start_offset}, {log_end_offset}]")]
+    OffsetOutOfRange {
+        /// The offset asked for.
+        offset: i64,
+        /// The first offset of the log.
+        log_start_offset: i64,
+        /// The offset the next record will have.
+        log_end_offset: i64,
+    },
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}

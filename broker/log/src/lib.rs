@@ -1,0 +1,31 @@
+//! Partition logs on disk: Kafka's segment files, indexed by RocksDB.
+//!
+//! Owns everything below a log directory: `<topic>-<partition>/00000000000000000000.log` with record batches v2 as Kafka
+//! writes them, and one RocksDB (`odradek-index`) in place of Kafka's index, snapshot and checkpoint files.
+//!
+//! Invariant: the recovery point of a partition advances only after the data below it was fdatasync'ed, and every index
+//! entry, footer and snapshot that belongs below it was written to RocksDB before it, so a crash leaves a prefix.
+//! Invariant: nothing is put into RocksDB per append.
+//!
+//! Blocking: every call may do disk I/O, none awaits. The caller keeps a [`log::Log`] behind its partition's lock and does
+//! [`read::LogSlice::read`], [`checkpoint::FlushPlan::sync`] and [`compact::CompactionPlan::run`] outside of it.
+
+pub mod checkpoint;
+pub mod compact;
+pub mod config;
+pub mod directory;
+pub mod error;
+mod files;
+mod index;
+pub mod log;
+mod open;
+pub mod read;
+mod retention;
+mod scan;
+mod segment;
+mod store;
+mod timestamps;
+mod truncate;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! The RocksDB of a log directory: keys, values and the few writes that need the write-ahead log.
+//!
+//! RocksDB ends here. One column family, so that what survives a crash is a prefix of the writes. Keys are
+//! partition (topic id, 16 bytes; index, 4) + kind (1) + detail, all big endian, so that one iterator reads what opening
+//! a partition needs. Directory-wide keys sit under the nil topic id.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, Direction, ErrorKind, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch,
+    WriteOptions,
+};
+use uuid::Uuid;
+
+use crate::error::LogError;
+use crate::segment::Footer;
+
+const WRITE_BUFFER_SIZE_BYTES: usize = 4 << 20;
+const BLOCK_CACHE_SIZE_BYTES: usize = 8 << 20;
+const OPEN_FILES_MAX: i32 = 64;
+const WAL_SIZE_BYTES_MAX: u64 = 16 << 20;
+
+/// How much a write must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Survive {
+    /// Nothing: it can be rebuilt from the log.
+    Nothing,
+    /// The death of the process.
+    Kill,
+    /// The death of the machine.
+    PowerLoss,
+}
+
+/// What a key under a partition holds; the order is the order on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    State = 1,
+    HighWatermark = 2,
+    LogStart = 3,
+    LeaderEpochs = 4,
+    Footer = 5,
+    Aborted = 6,
+    ProducerSnapshot = 7,
+    IndexChunk = 8,
+}
+
+/// Topic id and partition index: what keys begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PartitionKey([u8; 20]);
+
+impl PartitionKey {
+    pub(crate) fn new(topic_id: Uuid, partition: i32) -> Self {
+        let mut bytes = [0; 20];
+        bytes[..16].copy_from_slice(topic_id.as_bytes());
+        bytes[16..].copy_from_slice(&partition.to_be_bytes());
+        Self(bytes)
+    }
+
+    pub(crate) fn key(&self, kind: Kind, detail: &[i64]) -> Vec<u8> {
+        let mut key = Vec::with_capacity(21 + detail.len() * 8);
+        key.extend_from_slice(&self.0);
+        key.push(kind as u8);
+        for part in detail {
+            key.extend_from_slice(&part.to_be_bytes());
+        }
+        key
+    }
+
+    fn end(&self, kind: u8) -> Vec<u8> {
+        let mut key = self.0.to_vec();
+        key.push(kind);
+        key
+    }
+}
+
+/// Everything about a partition that opening it needs.
+#[derive(Default)]
+pub(crate) struct Persisted {
+    pub(crate) state: Option<Vec<u8>>,
+    pub(crate) high_watermark: Option<i64>,
+    pub(crate) log_start_offset: Option<i64>,
+    pub(crate) leader_epochs: Option<Vec<u8>>,
+    pub(crate) footers: Vec<(i64, Footer)>,
+    pub(crate) aborted: Vec<Vec<u8>>,
+}
+
+/// Several changes, written at once.
+#[derive(Default)]
+pub(crate) struct Batch(WriteBatch);
+
+impl Batch {
+    pub(crate) fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.0.put(key, value);
+    }
+
+    pub(crate) fn delete(&mut self, key: impl AsRef<[u8]>) {
+        self.0.delete(key);
+    }
+
+    /// Deletes details `[from, to)` of a kind.
+    pub(crate) fn delete_range(&mut self, partition: &PartitionKey, kind: Kind, from: &[i64], to: Option<&[i64]>) {
+        let end = to.map_or_else(|| partition.end(kind as u8 + 1), |to| partition.key(kind, to));
+        self.0.delete_range(partition.key(kind, from), end);
+    }
+
+    /// Deletes all that is known about a partition.
+    pub(crate) fn delete_partition(&mut self, partition: &PartitionKey) {
+        self.0.delete_range(partition.end(0), partition.end(u8::MAX));
+    }
+}
+
+pub(crate) struct Store {
+    db: DB,
+    directory: PathBuf,
+}
+
+const NAMES_PREFIX: [u8; 21] = directory_prefix(b'n');
+const CLEAN_KEY: [u8; 21] = directory_prefix(b'c');
+
+const fn directory_prefix(kind: u8) -> [u8; 21] {
+    let mut key = [0; 21];
+    key[20] = kind;
+    key
+}
+
+impl Store {
+    /// Opens the database at `path`, of log directory `directory`; a corrupt one is an error of kind `InvalidData`.
+    pub(crate) fn open(directory: &Path, path: &Path) -> Result<Self, LogError> {
+        let db = DB::open(&options(), path).map_err(|error| LogError::io(directory, "open the index", as_io(error)))?;
+        Ok(Self { db, directory: directory.to_owned() })
+    }
+
+    pub(crate) fn write(&self, batch: Batch, survive: Survive) -> Result<(), LogError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(survive == Survive::Nothing);
+        options.set_sync(survive == Survive::PowerLoss);
+        self.db.write_opt(&batch.0, &options).map_err(|error| self.failed("write to the index", error))
+    }
+
+    pub(crate) fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, survive: Survive) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        batch.put(key, value);
+        self.write(batch, survive)
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
+        self.db.get(key).map_err(|error| self.failed("read the index", error))
+    }
+
+    /// Makes everything written so far survive a power loss.
+    pub(crate) fn flush(&self) -> Result<(), LogError> {
+        self.db.flush().map_err(|error| self.failed("flush the index", error))
+    }
+
+    /// Reads a partition's small values in one pass.
+    pub(crate) fn load(&self, partition: &PartitionKey) -> Result<Persisted, LogError> {
+        let mut persisted = Persisted::default();
+        let mut read = ReadOptions::default();
+        read.set_iterate_upper_bound(partition.end(Kind::ProducerSnapshot as u8));
+        let start = partition.end(Kind::State as u8);
+        for item in self.db.iterator_opt(IteratorMode::From(&start, Direction::Forward), read) {
+            let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+            let detail = key.get(21..29).map(decode_i64).unwrap_or_default();
+            match key[20] {
+                kind if kind == Kind::State as u8 => persisted.state = Some(value.into_vec()),
+                kind if kind == Kind::HighWatermark as u8 => persisted.high_watermark = Some(decode_i64(&value)),
+                kind if kind == Kind::LogStart as u8 => persisted.log_start_offset = Some(decode_i64(&value)),
+                kind if kind == Kind::LeaderEpochs as u8 => persisted.leader_epochs = Some(value.into_vec()),
+                kind if kind == Kind::Footer as u8 => {
+                    persisted.footers.extend(Footer::decode(&value).map(|footer| (detail, footer)));
+                }
+                kind if kind == Kind::Aborted as u8 => persisted.aborted.push(value.into_vec()),
+                _ => {}
+            }
+        }
+        Ok(persisted)
+    }
+
+    /// The entry of `kind` with the greatest detail at or below `detail`, among those that begin with `prefix`.
+    pub(crate) fn floor(
+        &self,
+        partition: &PartitionKey,
+        kind: Kind,
+        prefix: &[i64],
+        detail: i64,
+    ) -> Result<Option<(i64, Vec<u8>)>, LogError> {
+        let mut read = ReadOptions::default();
+        read.set_iterate_lower_bound(partition.key(kind, prefix));
+        let mut from = partition.key(kind, prefix);
+        from.extend_from_slice(&detail.to_be_bytes());
+        let mut iterator = self.db.iterator_opt(IteratorMode::From(&from, Direction::Reverse), read);
+        let Some(item) = iterator.next() else {
+            return Ok(None);
+        };
+        let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+        Ok(Some((decode_i64(&key[key.len() - 8..]), value.into_vec())))
+    }
+
+    /// The entries of `kind` with details from `from` on, among those that begin with `prefix`, until `visit` says stop.
+    pub(crate) fn scan(
+        &self,
+        partition: &PartitionKey,
+        kind: Kind,
+        prefix: &[i64],
+        from: i64,
+        mut visit: impl FnMut(i64, &[u8]) -> Visit,
+    ) -> Result<(), LogError> {
+        let start = partition.key(kind, prefix);
+        let mut first = start.clone();
+        first.extend_from_slice(&from.to_be_bytes());
+        for item in self.db.iterator(IteratorMode::From(&first, Direction::Forward)) {
+            let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+            if !key.starts_with(&start) {
+                break;
+            }
+            match visit(decode_i64(&key[key.len() - 8..]), &value) {
+                Visit::Continue => {}
+                Visit::Stop => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The topic id of every partition folder.
+    pub(crate) fn names(&self) -> Result<Vec<(String, Uuid)>, LogError> {
+        let mut names = Vec::new();
+        for item in self.db.iterator(IteratorMode::From(&NAMES_PREFIX, Direction::Forward)) {
+            let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+            let Some(name) = key.strip_prefix(&NAMES_PREFIX) else {
+                break;
+            };
+            if let (Ok(name), Ok(id)) = (std::str::from_utf8(name), Uuid::from_slice(&value)) {
+                names.push((name.to_owned(), id));
+            }
+        }
+        Ok(names)
+    }
+
+    pub(crate) fn put_name(&self, folder: &str, topic_id: Uuid) -> Result<(), LogError> {
+        self.put(name_key(folder), topic_id.as_bytes(), Survive::Kill)
+    }
+
+    pub(crate) fn is_marked_clean(&self) -> Result<bool, LogError> {
+        Ok(self.get(&CLEAN_KEY)?.is_some())
+    }
+
+    /// Flushes the index, then notes that everything was closed; the note comes last.
+    pub(crate) fn mark_clean(&self) -> Result<(), LogError> {
+        self.flush()?;
+        self.put(CLEAN_KEY, [1], Survive::PowerLoss)
+    }
+
+    /// Removes the note before anything else happens.
+    pub(crate) fn mark_in_use(&self) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        batch.delete(CLEAN_KEY);
+        self.write(batch, Survive::PowerLoss)
+    }
+
+    fn failed(&self, attempt: &str, error: rocksdb::Error) -> LogError {
+        LogError::io(&self.directory, attempt, as_io(error))
+    }
+}
+
+/// Whether a scan goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visit {
+    Continue,
+    Stop,
+}
+
+/// The key that maps a partition folder to its topic id.
+pub(crate) fn name_key(folder: &str) -> Vec<u8> {
+    [&NAMES_PREFIX, folder.as_bytes()].concat()
+}
+
+fn decode_i64(bytes: &[u8]) -> i64 {
+    bytes.try_into().map(i64::from_be_bytes).unwrap_or_default()
+}
+
+fn options() -> Options {
+    let cache = Cache::new_lru_cache(BLOCK_CACHE_SIZE_BYTES);
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&cache);
+    blocks.set_bloom_filter(10.0, false);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(WRITE_BUFFER_SIZE_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(2);
+    options.set_max_total_wal_size(WAL_SIZE_BYTES_MAX);
+    options.set_compression_type(rocksdb::DBCompressionType::Lz4);
+    options.set_log_level(LogLevel::Fatal);
+    options.set_keep_log_file_num(1);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn as_io(error: rocksdb::Error) -> io::Error {
+    let message = error.to_string();
+    let kind = match error.kind() {
+        ErrorKind::Corruption => io::ErrorKind::InvalidData,
+        ErrorKind::IOError if message.contains("No space left") => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, message)
+}
