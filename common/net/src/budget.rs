@@ -58,13 +58,14 @@ impl MemoryBudget {
         self.inner.waiting.load(Ordering::Acquire)
     }
 
-    /// Takes up to `bytes`; 0 when nothing is left.
-    pub(crate) fn take(&self, bytes: usize) -> usize {
-        let wanted = i64::try_from(bytes).unwrap_or(i64::MAX);
+    /// Takes from `least` to `most` bytes; 0 when fewer than `least` are left.
+    pub(crate) fn take(&self, least: usize, most: usize) -> usize {
+        let wanted = i64::try_from(most).unwrap_or(i64::MAX);
+        let least = i64::try_from(least).unwrap_or(i64::MAX).max(1);
         let mut available = self.inner.available.load(Ordering::Acquire);
         loop {
             let granted = wanted.min(available);
-            if granted <= 0 {
+            if granted < least {
                 return 0;
             }
             match self.inner.available.compare_exchange_weak(
@@ -73,14 +74,19 @@ impl MemoryBudget {
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
-                Ok(_) => return usize::try_from(granted).expect("granted is positive and at most `bytes`"),
+                Ok(_) => return usize::try_from(granted).expect("granted is positive and at most `most`"),
                 Err(current) => available = current,
             }
         }
     }
 
-    /// Takes `bytes` below zero if `account` holds the overdraft or nobody does; 0 otherwise.
+    /// Takes `bytes` below zero if `account` holds the overdraft, or nobody does and nothing is overdrawn yet; 0 otherwise.
+    ///
+    /// The second condition keeps the frames that have left the overdraft, but not yet memory, from piling up.
     pub(crate) fn overdraw(&self, account: u64, bytes: usize) -> usize {
+        if !self.is_overdrawn_by(account) && self.inner.available.load(Ordering::Acquire) < 0 {
+            return 0;
+        }
         let holder =
             self.inner
                 .overdraft

@@ -5,4 +5,11 @@
 //! one log line for input that is no Kafka request. It does not know any API: a [`service::Service`] answers the requests.
 
 pub mod budget;
+pub mod client;
+pub mod connection;
+pub mod listener;
+mod log_limit;
+pub mod pool;
 pub mod service;
+pub mod wire;
+pub mod worker;

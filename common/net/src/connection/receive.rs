@@ -1,0 +1,371 @@
+//! Bytes on their way in: a buffer that grows with what has really arrived, and the frames in it.
+//!
+//! Promises that a declared length allocates nothing, that every byte held is paid for from the memory budget, and that a frame is
+//! refused as soon as its first bytes show that it is none. Does not decide when to read.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::{fmt, io};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use odradek_common::schema::{SchemaError, check_request};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::Instant;
+
+use crate::budget::MemoryBudget;
+use crate::service::{PRIVATE_API_KEY_MIN, RequestFrame, Service};
+use crate::wire::{self, FIXED_HEADER_BYTES, LENGTH_BYTES, RequestHeader};
+
+/// The least that is read at once; also what a waiting request with a small frame pins.
+const READ_BYTES_MIN: usize = 4 << 10;
+/// The most that is read at once between frames.
+const READ_BYTES_MAX: usize = 256 << 10;
+/// The most that is read at once inside a large frame.
+const GROWTH_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the shortest request: a header of version 1 with no client id.
+const REQUEST_BYTES_MIN: usize = FIXED_HEADER_BYTES + 2;
+/// The API key of ApiVersions, which is served in every version.
+const API_VERSIONS: i16 = 18;
+
+/// Why bytes are no request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A TLS client on a listener without TLS.
+    TlsHello,
+    /// An HTTP client.
+    Http(&'static str),
+    /// Longer than allowed.
+    Oversized { bytes: i32, max: usize },
+    /// A negative length.
+    Negative { bytes: i32 },
+    /// Too short for a header.
+    Short { bytes: i32 },
+    /// An API or a version that this listener does not serve.
+    Unsupported { api_key: i16, api_version: i16 },
+    /// The header is malformed.
+    Header {
+        api_key: i16,
+        api_version: i16,
+        error: String,
+    },
+    /// The body contradicts its schema.
+    Schema(SchemaError),
+}
+
+impl Refusal {
+    /// A fixed word for metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::TlsHello => "tls",
+            Self::Http(_) => "http",
+            Self::Oversized { .. } => "oversized",
+            Self::Negative { .. } => "negative",
+            Self::Short { .. } => "short",
+            Self::Unsupported { .. } => "unsupported",
+            Self::Header { .. } => "header",
+            Self::Schema(_) => "schema",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TlsHello => {
+                write!(
+                    f,
+                    "TLS hello on a listener without TLS; set security.protocol=PLAINTEXT in the client"
+                )
+            }
+            Self::Http(verb) => write!(f, "HTTP {verb} request; this port speaks the Kafka protocol"),
+            Self::Oversized { bytes, max } => {
+                write!(f, "frame of {bytes} bytes exceeds socket.request.max.bytes={max}")
+            }
+            Self::Negative { bytes } => write!(f, "frame of negative length {bytes}"),
+            Self::Short { bytes } => write!(f, "frame of {bytes} bytes is shorter than a request header"),
+            Self::Unsupported { api_key, api_version } => {
+                write!(
+                    f,
+                    "{} version {api_version} is not served here",
+                    wire::api_name(*api_key)
+                )
+            }
+            Self::Header {
+                api_key,
+                api_version,
+                error,
+            } => {
+                write!(f, "{} version {api_version}: {error}", wire::api_name(*api_key))
+            }
+            Self::Schema(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// What came of an attempt to read.
+pub(crate) enum Filled {
+    /// So many bytes arrived.
+    Bytes(usize),
+    /// The peer will send no more.
+    End,
+    /// The memory budget is used up; the waker is registered there.
+    Exhausted,
+}
+
+/// Received bytes that are not yet handed out as frames.
+pub(crate) struct ReceiveBuffer {
+    bytes: BytesMut,
+    budget: MemoryBudget,
+    account: u64,
+    request_max_bytes: usize,
+    read_bytes: usize,
+    first_frame: bool,
+}
+
+impl ReceiveBuffer {
+    pub(crate) fn new(budget: MemoryBudget, account: u64, request_max_bytes: usize) -> Self {
+        let bytes = BytesMut::new();
+        Self {
+            bytes,
+            budget,
+            account,
+            request_max_bytes,
+            read_bytes: READ_BYTES_MIN,
+            first_frame: true,
+        }
+    }
+
+    /// Whether part of a frame is here.
+    pub(crate) fn has_bytes(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// The API key of the next frame if the whole frame is here.
+    pub(crate) fn complete_api_key(&self) -> Option<i16> {
+        let end = self.frame_end()?;
+        (self.bytes.len() >= end).then(|| self.i16_at(LENGTH_BYTES))?
+    }
+
+    /// Reads once.
+    pub(crate) fn poll_fill<T: AsyncRead + Unpin>(
+        &mut self,
+        transport: &mut T,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Filled>> {
+        let wanted = self.wanted_bytes();
+        let Some(granted) = self.grant(wanted, cx) else {
+            return Poll::Ready(Ok(Filled::Exhausted));
+        };
+        self.bytes.reserve(granted);
+        let read = {
+            let mut target = (&mut self.bytes).limit(granted);
+            pin!(transport.read_buf(&mut target)).poll(cx)
+        };
+        let received = match &read {
+            Poll::Ready(Ok(received)) => *received,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        self.budget.give_back(granted - received);
+        self.adapt(granted, received);
+        match read {
+            Poll::Ready(Ok(0)) => Poll::Ready(Ok(Filled::End)),
+            Poll::Ready(Ok(received)) => Poll::Ready(Ok(Filled::Bytes(received))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.rest();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Refuses a frame by its first bytes, before the rest of it is received.
+    pub(crate) fn check_start(&self, service: &dyn Service) -> Result<(), Refusal> {
+        let Some(size) = self.declared_size() else {
+            return Ok(());
+        };
+        let foreign = recognise(&self.bytes[..LENGTH_BYTES]);
+        let fits = usize::try_from(size).is_ok_and(|size| size <= self.request_max_bytes);
+        if let (Some(foreign), true) = (foreign, self.first_frame || !fits) {
+            return Err(foreign);
+        }
+        if size < 0 {
+            return Err(Refusal::Negative { bytes: size });
+        }
+        if !fits {
+            return Err(Refusal::Oversized {
+                bytes: size,
+                max: self.request_max_bytes,
+            });
+        }
+        if size < REQUEST_BYTES_MIN as i32 {
+            return Err(Refusal::Short { bytes: size });
+        }
+        match (self.i16_at(LENGTH_BYTES), self.i16_at(LENGTH_BYTES + 2)) {
+            (Some(api_key), Some(api_version))
+                if api_key != API_VERSIONS && !service.supports(api_key, api_version) =>
+            {
+                Err(Refusal::Unsupported { api_key, api_version })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the next frame, if all of it is here.
+    pub(crate) fn next_frame(
+        &mut self,
+        service: &dyn Service,
+        now: Instant,
+    ) -> Result<Option<RequestFrame>, Refusal> {
+        self.check_start(service)?;
+        let Some(end) = self.frame_end().filter(|end| self.bytes.len() >= *end) else {
+            return Ok(None);
+        };
+        let lease = self.budget.lease(end);
+        self.budget.end_overdraft(self.account);
+        self.first_frame = false;
+        let mut frame = self.bytes.split_to(end).freeze();
+        let mut body = frame.split_off(LENGTH_BYTES);
+        let frame_size = body.len();
+        let header = parse_header(&mut body)?;
+        let RequestHeader {
+            api_key,
+            api_version,
+            correlation_id,
+            client_id,
+        } = header;
+        // Private bodies are opaque; of ApiVersions there may be versions that no schema knows.
+        if api_key < PRIVATE_API_KEY_MIN && service.supports(api_key, api_version) {
+            check_request(api_key, api_version, &body).map_err(Refusal::Schema)?;
+        }
+        let received_at = now.into_std();
+        let lease = Some(lease);
+        Ok(Some(RequestFrame {
+            api_key,
+            api_version,
+            correlation_id,
+            client_id,
+            body,
+            received_at,
+            frame_size,
+            lease,
+        }))
+    }
+
+    fn declared_size(&self) -> Option<i32> {
+        let prefix = self.bytes.get(..LENGTH_BYTES)?;
+        Some(i32::from_be_bytes(
+            prefix.try_into().expect("the slice has four bytes"),
+        ))
+    }
+
+    /// Where the next frame ends; only for frames that passed `check_start` is this meaningful.
+    fn frame_end(&self) -> Option<usize> {
+        let size = usize::try_from(self.declared_size()?).ok()?;
+        Some(LENGTH_BYTES + size)
+    }
+
+    fn i16_at(&self, at: usize) -> Option<i16> {
+        let two = self.bytes.get(at..at + 2)?;
+        Some(i16::from_be_bytes(
+            two.try_into().expect("the slice has two bytes"),
+        ))
+    }
+
+    /// How much to read: as much again as has arrived of a frame, and no more than it lacks if that is much.
+    fn wanted_bytes(&self) -> usize {
+        let missing = self
+            .frame_end()
+            .map_or(0, |end| end.saturating_sub(self.bytes.len()));
+        let growth = self.bytes.len().clamp(self.read_bytes, GROWTH_BYTES_MAX);
+        let wanted = growth.min(missing.max(self.read_bytes));
+        let spare = self.bytes.capacity() - self.bytes.len();
+        if (READ_BYTES_MIN / 4..wanted).contains(&spare) && missing <= spare {
+            spare
+        } else {
+            wanted
+        }
+    }
+
+    fn grant(&mut self, wanted: usize, cx: &Context<'_>) -> Option<usize> {
+        let least = wanted.min(READ_BYTES_MIN);
+        if let Some(granted) = self.try_grant(least, wanted) {
+            return Some(granted);
+        }
+        self.budget.wait(self.account, cx.waker());
+        // Bytes may have come back before the waker was known.
+        let granted = self.try_grant(least, wanted)?;
+        self.budget.stop_waiting(self.account);
+        Some(granted)
+    }
+
+    fn try_grant(&self, least: usize, most: usize) -> Option<usize> {
+        let granted = self.budget.take(least, most);
+        if granted > 0 {
+            return Some(granted);
+        }
+        let missing = self
+            .frame_end()
+            .map_or(least, |end| end.saturating_sub(self.bytes.len()));
+        let granted = self
+            .budget
+            .overdraw(self.account, most.min(missing.max(LENGTH_BYTES)));
+        (granted > 0).then_some(granted)
+    }
+
+    fn adapt(&mut self, granted: usize, received: usize) {
+        if received == granted {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
+        } else if received > 0 && received < self.read_bytes / 4 {
+            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+        }
+    }
+
+    /// An idle connection holds no buffer and no overdraft.
+    fn rest(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+            self.budget.end_overdraft(self.account);
+        }
+    }
+}
+
+impl Drop for ReceiveBuffer {
+    fn drop(&mut self) {
+        self.budget.stop_waiting(self.account);
+        self.budget.give_back(self.bytes.len());
+        self.budget.end_overdraft(self.account);
+    }
+}
+
+fn parse_header(body: &mut Bytes) -> Result<RequestHeader, Refusal> {
+    let api_key = i16::from_be_bytes([body[0], body[1]]);
+    let api_version = i16::from_be_bytes([body[2], body[3]]);
+    wire::take_request_header(body).map_err(|error| Refusal::Header {
+        api_key,
+        api_version,
+        error: error.to_string(),
+    })
+}
+
+/// Other protocols, by the four bytes that would be a length here.
+fn recognise(start: &[u8]) -> Option<Refusal> {
+    const VERBS: [(&[u8; 4], &str); 8] = [
+        (b"GET ", "GET"),
+        (b"POST", "POST"),
+        (b"HEAD", "HEAD"),
+        (b"PUT ", "PUT"),
+        (b"DELE", "DELETE"),
+        (b"OPTI", "OPTIONS"),
+        (b"PATC", "PATCH"),
+        (b"CONN", "CONNECT"),
+    ];
+    // A TLS record of type handshake, of any version from SSL 3.0 on.
+    if start.starts_with(&[0x16, 0x03]) {
+        return Some(Refusal::TlsHello);
+    }
+    VERBS
+        .iter()
+        .find(|(bytes, _)| start == *bytes)
+        .map(|(_, verb)| Refusal::Http(verb))
+}

@@ -1,0 +1,427 @@
+//! A listener: a bound socket, its accept loop, and the connections it has handed to workers.
+//!
+//! Promises that a stop accepts nothing more, lets requests in work answer until a deadline, and returns when every connection is
+//! gone. Does not know TLS or SASL yet: those wrap the stream between accept and [`Connection`].
+
+mod bind;
+mod quotas;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::poll_fn;
+use slog::{Logger, debug, info, warn};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use self::quotas::Place;
+use crate::budget::MemoryBudget;
+use crate::connection::{CloseReason, Connection, ConnectionContext};
+use crate::log_limit::LogLimit;
+use crate::service::{ConnectionInfo, ConnectionObserver, NoObserver, SecurityProtocol, Service};
+use crate::worker::WorkerPool;
+
+pub use self::bind::BindError;
+pub use self::quotas::ConnectionQuotas;
+
+/// Kafka's default of `socket.request.max.bytes`.
+pub const REQUEST_MAX_BYTES: usize = 100 << 20;
+/// Kafka's default of `connections.max.idle.ms`.
+pub const MAX_IDLE: Duration = Duration::from_secs(600);
+/// Kafka's default of `socket.listen.backlog.size`.
+pub const BACKLOG: i32 = 50;
+/// The default of the memory budget for received requests.
+pub const REQUEST_MEMORY_BYTES: usize = 256 << 20;
+/// How long the accept loop rests when the system has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When a silent peer is probed first.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+/// How often a silent peer is probed after that.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+static NEXT_CONNECTION_ID: AtomicU64 = AtomicU64::new(1);
+
+/// What to listen on, and how.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// The listener's name, as in `listeners`.
+    pub name: Arc<str>,
+    /// How bytes travel; only plaintext is served so far.
+    pub security_protocol: SecurityProtocol,
+    /// A host name, an IPv4 or IPv6 address (brackets allowed), or nothing for all interfaces.
+    pub host: String,
+    /// A port; 0 lets the system choose.
+    pub port: u16,
+    /// `socket.listen.backlog.size`.
+    pub backlog: i32,
+    /// `socket.request.max.bytes`.
+    pub request_max_bytes: usize,
+    /// `connections.max.idle.ms`; `None` never closes idle connections.
+    pub max_idle: Option<Duration>,
+    /// `socket.send.buffer.bytes`; `None` leaves it to the system.
+    pub send_buffer_bytes: Option<usize>,
+    /// `socket.receive.buffer.bytes`; `None` leaves it to the system.
+    pub receive_buffer_bytes: Option<usize>,
+}
+
+impl ListenerSettings {
+    /// A plaintext listener with Kafka's defaults.
+    #[must_use]
+    pub fn new(name: &str, host: &str, port: u16) -> Self {
+        Self {
+            name: Arc::from(name),
+            security_protocol: SecurityProtocol::Plaintext,
+            host: host.to_owned(),
+            port,
+            backlog: BACKLOG,
+            request_max_bytes: REQUEST_MAX_BYTES,
+            max_idle: Some(MAX_IDLE),
+            send_buffer_bytes: None,
+            receive_buffer_bytes: None,
+        }
+    }
+}
+
+/// What the listeners of a node have in common.
+#[derive(Clone)]
+pub struct ListenerContext {
+    /// Where connections run.
+    pub workers: Arc<WorkerPool>,
+    /// Memory for received requests.
+    pub budget: MemoryBudget,
+    /// How many connections there may be.
+    pub quotas: Arc<ConnectionQuotas>,
+    /// Who counts.
+    pub observer: Arc<dyn ConnectionObserver>,
+    /// Where lines go.
+    pub logger: Logger,
+}
+
+impl ListenerContext {
+    /// Default budget, no connection limits, no observer.
+    #[must_use]
+    pub fn new(workers: Arc<WorkerPool>, logger: Logger) -> Self {
+        Self {
+            workers,
+            budget: MemoryBudget::new(REQUEST_MEMORY_BYTES),
+            quotas: ConnectionQuotas::unlimited(),
+            observer: Arc::new(NoObserver),
+            logger,
+        }
+    }
+}
+
+/// A socket that queues clients already and serves none yet.
+#[derive(Debug)]
+pub struct BoundListener {
+    settings: ListenerSettings,
+    socket: StdTcpListener,
+    local_addr: SocketAddr,
+}
+
+impl BoundListener {
+    /// Opens the socket; resolves the host, so it may block for a moment.
+    ///
+    /// # Errors
+    /// The address is in use, not of this machine, or not to be had otherwise.
+    pub fn bind(settings: ListenerSettings) -> Result<Self, BindError> {
+        let socket = bind::bind(&settings.name, &settings.host, settings.port, settings.backlog)?;
+        let local_addr = socket.local_addr().map_err(|source| BindError::Other {
+            listener: settings.name.to_string(),
+            address: settings.host.clone(),
+            source,
+        })?;
+        Ok(Self {
+            settings,
+            socket,
+            local_addr,
+        })
+    }
+
+    /// The address with the port the system chose.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Begins to accept and serve.
+    #[must_use]
+    pub fn start(self, context: &ListenerContext, service: Arc<dyn Service>) -> Listener {
+        let (stop, stopped) = watch::channel(None);
+        let (alive, gone) = mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            logger: context
+                .logger
+                .new(slog::o!("listener" => self.settings.name.to_string())),
+            connection: ConnectionContext {
+                service,
+                observer: Arc::clone(&context.observer),
+                budget: context.budget.clone(),
+                request_max_bytes: self.settings.request_max_bytes,
+                max_idle: self.settings.max_idle,
+            },
+            settings: self.settings,
+            workers: Arc::clone(&context.workers),
+            quotas: Arc::clone(&context.quotas),
+            connections: AtomicUsize::new(0),
+            log_limit: LogLimit::default(),
+        });
+        info!(shared.logger, "listening"; "address" => %self.local_addr);
+        let accept = accept_loop(Arc::clone(&shared), self.socket, stopped, alive);
+        context.workers.spawn_on(context.workers.next_worker(), accept);
+        Listener {
+            local_addr: self.local_addr,
+            shared,
+            stop,
+            gone: tokio::sync::Mutex::new(gone),
+        }
+    }
+}
+
+/// A listener that serves.
+pub struct Listener {
+    local_addr: SocketAddr,
+    shared: Arc<Shared>,
+    stop: watch::Sender<Option<Instant>>,
+    gone: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Listener {
+    /// The address with the port the system chose.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Connections of this listener that are open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Acquire)
+    }
+
+    /// Stops accepting, lets requests in work answer for at most `grace`, closes every connection and waits until they are gone.
+    pub async fn stop(&self, grace: Duration) {
+        self.stop.send_replace(Some(Instant::now() + grace));
+        // Every task of this listener holds a sender; nobody sends.
+        let ended = self.gone.lock().await.recv().await;
+        debug_assert!(ended.is_none());
+        debug!(self.shared.logger, "listener stopped");
+    }
+}
+
+/// What the accept loop and the connections of one listener share.
+struct Shared {
+    logger: Logger,
+    connection: ConnectionContext,
+    settings: ListenerSettings,
+    workers: Arc<WorkerPool>,
+    quotas: Arc<ConnectionQuotas>,
+    connections: AtomicUsize,
+    log_limit: LogLimit,
+}
+
+impl Shared {
+    fn warn(&self, peer: SocketAddr, what: &str, detail: &str) {
+        if let Some(left_out) = self.log_limit.admit(std::time::Instant::now()) {
+            warn!(self.logger, "{}", what; "client" => %peer, "reason" => detail, "lines_left_out" => left_out);
+        }
+    }
+}
+
+async fn accept_loop(
+    shared: Arc<Shared>,
+    socket: StdTcpListener,
+    mut stop: watch::Receiver<Option<Instant>>,
+    alive: mpsc::Sender<()>,
+) {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            slog::error!(shared.logger, "cannot watch the listening socket"; "error" => %error);
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.changed() => return,
+            accepted = accept(&shared, &listener) => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(&shared, stream, peer, &stop, &alive),
+            Err(error) => {
+                shared.warn(
+                    shared_addr(&listener),
+                    "cannot accept a connection",
+                    &error.to_string(),
+                );
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn shared_addr(listener: &TcpListener) -> SocketAddr {
+    listener
+        .local_addr()
+        .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+}
+
+/// `max.connections` holds new clients in the backlog; the per-address limit turns them away.
+async fn accept(shared: &Shared, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    shared.quotas.wait_for_room().await;
+    listener.accept().await
+}
+
+fn admit(
+    shared: &Arc<Shared>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stop: &watch::Receiver<Option<Instant>>,
+    alive: &mpsc::Sender<()>,
+) {
+    let place = match shared.quotas.admit(peer.ip()) {
+        Ok(place) => place,
+        Err(refused) => {
+            shared
+                .connection
+                .observer
+                .refused(&shared.settings.name, "max.connections.per.ip");
+            shared.warn(
+                peer,
+                "connection refused",
+                &format!(
+                    "the address has max.connections.per.ip={} connections",
+                    refused.max
+                ),
+            );
+            return;
+        }
+    };
+    let stream = match prepare(stream, &shared.settings) {
+        Ok(stream) => stream,
+        Err(error) => {
+            debug!(shared.logger, "connection lost while being accepted"; "client" => %peer, "error" => %error);
+            return;
+        }
+    };
+    let id = NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed);
+    let name = Arc::clone(&shared.settings.name);
+    let info = Arc::new(ConnectionInfo::new(
+        id,
+        peer,
+        name,
+        shared.settings.security_protocol,
+    ));
+    let open = Open::new(Arc::clone(shared), info, place, alive.clone());
+    shared
+        .workers
+        .spawn_on(shared.workers.next_worker(), serve(open, stream, stop.clone()));
+}
+
+/// Sets socket options and takes the stream off this worker's poller.
+fn prepare(stream: TcpStream, settings: &ListenerSettings) -> io::Result<StdTcpStream> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL);
+    socket.set_tcp_keepalive(&keepalive)?;
+    if let Some(bytes) = settings.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = settings.receive_buffer_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    stream.into_std()
+}
+
+async fn serve(open: Open, stream: StdTcpStream, mut stop: watch::Receiver<Option<Instant>>) {
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => {
+            debug!(open.shared.logger, "cannot watch a connection"; "error" => %error);
+            return;
+        }
+    };
+    let mut connection = Connection::new(stream, Arc::clone(&open.info), open.shared.connection.clone());
+    let mut stopping = false;
+    let reason = loop {
+        // A stop that came before this task ran must be seen too.
+        if let (Some(deadline), false) = (*stop.borrow_and_update(), stopping) {
+            stopping = true;
+            connection.drain(deadline);
+        }
+        tokio::select! {
+            biased;
+            reason = poll_fn(|cx| connection.poll_run(cx)) => break reason,
+            changed = stop.changed(), if !stopping => if changed.is_err() {
+                // The listener was dropped without a stop: nobody waits for answers.
+                stopping = true;
+                connection.drain(Instant::now());
+            }
+        }
+    };
+    report(&open, &reason);
+}
+
+fn report(open: &Open, reason: &CloseReason) {
+    let (logger, peer) = (&open.shared.logger, open.info.peer_addr);
+    match reason {
+        CloseReason::Refused(refusal) => {
+            open.shared
+                .connection
+                .observer
+                .refused(&open.info.listener, refusal.label());
+            open.shared
+                .warn(peer, "connection closed: not a request", &refusal.to_string());
+        }
+        CloseReason::Stalled(what) => {
+            open.shared
+                .connection
+                .observer
+                .refused(&open.info.listener, "stalled");
+            open.shared
+                .warn(peer, "connection closed: the client stalled", what);
+        }
+        CloseReason::Service(why) => open.shared.warn(peer, "connection closed by the server", why),
+        CloseReason::Idle => debug!(logger, "idle connection closed"; "client" => %peer),
+        CloseReason::Peer => debug!(logger, "connection closed by the client"; "client" => %peer),
+        CloseReason::Stopped => debug!(logger, "connection closed: the listener stops"; "client" => %peer),
+        CloseReason::Io(error) => debug!(logger, "connection lost"; "client" => %peer, "error" => %error),
+    }
+}
+
+/// Everything that has to be undone when a connection's task ends, however it ends.
+struct Open {
+    shared: Arc<Shared>,
+    info: Arc<ConnectionInfo>,
+    _place: Place,
+    _alive: mpsc::Sender<()>,
+}
+
+impl Open {
+    fn new(shared: Arc<Shared>, info: Arc<ConnectionInfo>, place: Place, alive: mpsc::Sender<()>) -> Self {
+        shared.connections.fetch_add(1, Ordering::AcqRel);
+        shared.connection.observer.opened(&info);
+        Self {
+            shared,
+            info,
+            _place: place,
+            _alive: alive,
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.connections.fetch_sub(1, Ordering::AcqRel);
+        self.shared.connection.observer.closed(&self.info);
+        self.shared.connection.service.disconnected(&self.info);
+    }
+}
