@@ -219,6 +219,7 @@ fn compress_lz4(level: Option<i32>, section: &[u8]) -> io::Result<Vec<u8>> {
         .block_size(lz4::BlockSize::Max64KB)
         .block_mode(lz4::BlockMode::Independent)
         .checksum(lz4::ContentChecksum::NoChecksum)
+        .block_checksum(lz4::liblz4::BlockChecksum::NoBlockChecksum)
         .build(Vec::with_capacity(section.len() / 2 + 32))?;
     encoder.write_all(section)?;
     let (compressed, result) = encoder.finish();
