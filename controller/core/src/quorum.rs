@@ -48,6 +48,8 @@ const QUICK_ELECTION_TICKS_MIN: usize = 2;
 const QUICK_ELECTION_TICKS_SPREAD: u64 = 5;
 /// How long an encoded snapshot is kept for peers that need it.
 const SNAPSHOT_KEPT_MS: u64 = 30_000;
+/// After so long a snapshot that was sent counts as lost, whatever the transport knows of it.
+const SNAPSHOT_ANSWER_MS_MAX: u64 = 10_000;
 
 /// What a quorum node is started with.
 #[derive(Clone, Debug)]
@@ -118,6 +120,8 @@ pub struct Quorum {
     role: Option<RoleChange>,
     quick_elections: u32,
     contacts: BTreeMap<u64, Contact>,
+    /// Peers that were sent a snapshot and have not answered, and since when.
+    snapshots_sent: BTreeMap<u64, u64>,
     snapshot_index: u64,
     bytes_since_snapshot: u64,
     snapshot_wanted: bool,
@@ -187,6 +191,7 @@ impl Quorum {
             role: None,
             quick_elections: QUICK_ELECTIONS_MAX,
             contacts: BTreeMap::new(),
+            snapshots_sent: BTreeMap::new(),
             snapshot_index: applied.0,
             bytes_since_snapshot: 0,
             snapshot_wanted: false,
@@ -483,9 +488,36 @@ impl Quorum {
             self.node.tick();
             self.pin_election_timeout();
         }
+        if ticks > 0 {
+            self.give_up_snapshots(now);
+        }
         let kept_ms = now.mono_ms.saturating_sub(self.snapshot_offered_ms);
         if self.node.store().has_snapshot() && kept_ms > SNAPSHOT_KEPT_MS {
             self.node.mut_store().drop_snapshot();
+        }
+    }
+
+    fn give_up_snapshots(&mut self, now: Now) {
+        let raft = &self.node.raft;
+        let leads = raft.state == StateRole::Leader;
+        let waits = |id: &u64| {
+            raft.prs()
+                .get(*id)
+                .is_some_and(|p| p.state == ProgressState::Snapshot)
+        };
+        self.snapshots_sent.retain(|id, _| leads && waits(id));
+        let ids: Vec<u64> = raft
+            .prs()
+            .iter()
+            .map(|(id, _)| *id)
+            .filter(|id| leads && waits(id))
+            .collect();
+        for id in ids {
+            let since = *self.snapshots_sent.entry(id).or_insert(now.mono_ms);
+            if now.mono_ms.saturating_sub(since) > SNAPSHOT_ANSWER_MS_MAX {
+                self.snapshots_sent.remove(&id);
+                self.node.report_snapshot(id, SnapshotStatus::Failure);
+            }
         }
     }
 
