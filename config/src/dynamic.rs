@@ -1,0 +1,169 @@
+//! Checks of AlterConfigs and IncrementalAlterConfigs; refusals are worded as Kafka words them, the caller adds the
+//! code INVALID_CONFIG.
+
+use std::collections::BTreeMap;
+
+use crate::key::{Key, Kind, Scope, UpdateMode};
+use crate::keys::{self, Named};
+use crate::server::ServerConfig;
+use crate::topic::TopicConfig;
+use crate::value;
+
+/// Checks one configuration of a topic.
+pub fn validate_topic_config(name: &str, value: &str) -> Result<(), String> {
+    let key = keys::topic_key(name).ok_or_else(|| format!("Unknown topic config name: {name}"))?;
+    value::validate(key, value).map(|_| ())
+}
+
+/// Checks all configurations of a topic together, each of them and what spans several.
+pub fn validate_topic_configs(
+    overrides: &BTreeMap<String, String>,
+    server: &ServerConfig,
+) -> Result<(), String> {
+    for (name, value) in overrides {
+        validate_topic_config(name, value)?;
+    }
+    let config = TopicConfig::resolve(pairs(overrides), server);
+    let (least, most) = (
+        config.retention.min_compaction_lag_ms,
+        config.retention.max_compaction_lag_ms,
+    );
+    if least > most {
+        return Err(format!(
+            "conflict topic config setting min.compaction.lag.ms ({least}) > max.compaction.lag.ms ({most})"
+        ));
+    }
+    if config.remote_storage {
+        return Err(
+            "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote \
+                    log storage."
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Checks one dynamic configuration of a broker, or of all brokers when not `per_broker`.
+///
+/// As in Kafka a name that nobody knows is stored: it may belong to something that is plugged in.
+pub fn validate_broker_config(name: &str, value: &str, per_broker: bool) -> Result<(), String> {
+    let (key, prefixed) = match keys::classify(name) {
+        Named::Key(key) => (key, false),
+        Named::ForListener(key) => (key, true),
+        Named::Free | Named::Removed(_) | Named::ZooKeeper | Named::Unknown => return Ok(()),
+    };
+    if key.mode == UpdateMode::ReadOnly && !prefixed {
+        return Err(format!("Cannot update these configs dynamically: [{name}]"));
+    }
+    if !prefixed && needs_listener(key) {
+        return Err(format!(
+            "These security configs can be dynamically updated only per-listener using the listener prefix: [{name}]"
+        ));
+    }
+    value::validate(key, value)?;
+    if !per_broker && (key.mode == UpdateMode::PerBroker || (prefixed && !for_all_listeners(key))) {
+        return Err(format!(
+            "Cannot update these configs at default cluster level, broker id must be specified: [{name}]"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks one configuration of a group, in itself and against the limits that the broker sets.
+pub fn validate_group_config(name: &str, value: &str, server: &ServerConfig) -> Result<(), String> {
+    let key = keys::group_key(name).ok_or_else(|| format!("Unknown group config name: {name}"))?;
+    let value::Value::Integer(number) = value::validate(key, value)? else {
+        return Ok(());
+    };
+    let Some((protocol, what)) = name.split_once('.') else {
+        return Ok(());
+    };
+    let limit = |bound: &str| {
+        let broker_name = format!("group.{protocol}.{bound}.{what}");
+        keys::broker_key(&broker_name).map(|_| (server.values().long(&broker_name), broker_name))
+    };
+    if let Some((least, broker_name)) = limit("min").filter(|(least, _)| number < *least) {
+        return Err(format!(
+            "{name} must be greater than or equal to {broker_name} ({least})"
+        ));
+    }
+    if let Some((most, broker_name)) = limit("max").filter(|(most, _)| number > *most) {
+        return Err(format!(
+            "{name} must be less than or equal to {broker_name} ({most})"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks all configurations of a group together.
+pub fn validate_group_configs(
+    configs: &BTreeMap<String, String>,
+    server: &ServerConfig,
+) -> Result<(), String> {
+    for (name, value) in configs {
+        validate_group_config(name, value, server)?;
+    }
+    for protocol in ["consumer", "share", "streams"] {
+        let effective = |what: &str| {
+            let own = configs
+                .get(&format!("{protocol}.{what}"))
+                .and_then(|text| text.trim().parse().ok());
+            own.unwrap_or_else(|| server.values().long(&format!("group.{protocol}.{what}")))
+        };
+        if effective("session.timeout.ms") <= effective("heartbeat.interval.ms") {
+            return Err(format!(
+                "{protocol}.session.timeout.ms must be greater than {protocol}.heartbeat.interval.ms"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a configuration of this scope is a list, so that APPEND and SUBTRACT apply to it.
+pub fn is_list(scope: Scope, name: &str) -> bool {
+    let key = match scope {
+        Scope::Broker => match keys::classify(name) {
+            Named::Key(key) | Named::ForListener(key) => Some(key),
+            Named::Free | Named::Removed(_) | Named::ZooKeeper | Named::Unknown => None,
+        },
+        Scope::Topic => keys::topic_key(name),
+        Scope::Group => keys::group_key(name),
+    };
+    key.is_some_and(|key| key.kind == Kind::List)
+}
+
+/// APPEND: the members of `current` and, after them, those of `add` that it does not have yet.
+pub fn append_list(current: &str, add: &str) -> String {
+    let mut members = value::split_list(current);
+    for member in value::split_list(add) {
+        if !members.contains(&member) {
+            members.push(member);
+        }
+    }
+    members.join(",")
+}
+
+/// SUBTRACT: the members of `current` that `remove` does not have.
+pub fn subtract_list(current: &str, remove: &str) -> String {
+    let removed = value::split_list(remove);
+    let mut members = value::split_list(current);
+    members.retain(|member| !removed.contains(member));
+    members.join(",")
+}
+
+pub(crate) fn pairs(map: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    map.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+/// Key and trust stores can be changed for a listener only.
+fn needs_listener(key: &Key) -> bool {
+    const STORES: &[&str] = &["ssl.keystore.", "ssl.truststore."];
+    key.name == "ssl.key.password" || STORES.iter().any(|prefix| key.name.starts_with(prefix))
+}
+
+fn for_all_listeners(key: &Key) -> bool {
+    matches!(
+        key.name,
+        "max.connections" | "max.connection.creation.rate" | "num.network.threads"
+    )
+}

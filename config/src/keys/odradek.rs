@@ -1,0 +1,17 @@
+//! Keys that only this product has; all of them start with `odradek.`.
+
+use crate::key::State::Used;
+use crate::key::Valid::{Any, AtLeast};
+use crate::key::keys;
+
+keys! { ODRADEK: Broker;
+    /// Address, as host:port, that serves /metrics, /healthz and /readyz; empty switches them off.
+    "odradek.metrics.listener": String = "127.0.0.1:9404", Any, ReadOnly, Used;
+    /// Threads that serve connections; 0 starts one for each core.
+    "odradek.broker.workers": Int = "0", AtLeast(0), ReadOnly, Used;
+    /// Memory that requests may take up together while they are read and processed.
+    "odradek.request.memory.max.bytes": Long = "268435456", AtLeast(1_048_576), ReadOnly, Used;
+    /// Whether the controller fences a broker at once when its connection drops and its port refuses, instead of
+    /// waiting for broker.session.timeout.ms.
+    "odradek.fencing.probe.enable": Boolean = "true", Any, ReadOnly, Used;
+}

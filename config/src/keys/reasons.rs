@@ -1,0 +1,26 @@
+//! Why a key of Kafka is accepted but not used by this version, one constant for each reason.
+
+use crate::key::State::{self, AcceptedNotYet};
+
+pub(crate) const NOT_YET: State = AcceptedNotYet("nothing in this version depends on it");
+pub(crate) const WORKERS: State = AcceptedNotYet("threads are counted by odradek.broker.workers");
+pub(crate) const MEMORY: State = AcceptedNotYet("memory is bounded by odradek.request.memory.max.bytes");
+pub(crate) const PURGATORY: State = AcceptedNotYet("waiting requests are removed as soon as they are done");
+pub(crate) const RAFT: State = AcceptedNotYet("the metadata log is compacted by snapshots alone");
+pub(crate) const METRICS: State = AcceptedNotYet("metrics leave through odradek.metrics.listener");
+pub(crate) const TELEMETRY: State = AcceptedNotYet("client telemetry is not there yet");
+pub(crate) const PLUGINS: State = AcceptedNotYet("there are no Java classes to load");
+pub(crate) const JVM: State = AcceptedNotYet("it configures the Java runtime");
+pub(crate) const JBOD: State = AcceptedNotYet("moving replicas between directories is not there yet");
+pub(crate) const TIERED: State = AcceptedNotYet("tiered storage is not there yet");
+pub(crate) const QUOTAS: State = AcceptedNotYet("quotas are not there yet");
+pub(crate) const CONSUMER: State = AcceptedNotYet("the consumer group protocol of KIP-848 is not there yet");
+pub(crate) const STREAMS: State = AcceptedNotYet("the streams group protocol is not there yet");
+pub(crate) const SHARE: State = AcceptedNotYet("share groups are not there yet");
+pub(crate) const TRANSACTIONS: State = AcceptedNotYet("transactions are not there yet");
+pub(crate) const ACLS: State = AcceptedNotYet("authorisation is not there yet");
+pub(crate) const SASL: State = AcceptedNotYet("SASL is not there yet");
+pub(crate) const OAUTH: State = AcceptedNotYet("SASL/OAUTHBEARER is not there yet");
+pub(crate) const KERBEROS: State = AcceptedNotYet("SASL/GSSAPI (Kerberos) is not there");
+pub(crate) const TLS: State = AcceptedNotYet("TLS is not there yet");
+pub(crate) const TOKENS: State = AcceptedNotYet("delegation tokens are not there yet");

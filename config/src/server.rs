@@ -1,0 +1,229 @@
+//! The configuration of a node: loading its layers, and the typed settings that the code reads.
+//!
+//! Layers, best first: dynamic configurations of this broker, dynamic defaults of all brokers, `--override`,
+//! environment, file, defaults of the table.
+
+mod checks;
+mod load;
+mod settings;
+mod values;
+
+use std::collections::BTreeMap;
+
+pub use settings::{
+    CleanerSettings, ControllerSettings, GroupSettings, ListenerSettings, LogSettings, NodeSettings,
+    OdradekSettings, OffsetSettings, QuorumSettings, ReplicaSettings, Roles, SocketSettings,
+    TopicCreationSettings, TransactionSettings,
+};
+pub use values::{Setting, Values};
+
+use crate::dynamic;
+use crate::error::{ConfigError, Warning};
+use crate::keys::{self, Named};
+use crate::topic::TopicConfig;
+
+/// Everything that configures one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerConfig {
+    /// Identity, roles and directories.
+    pub node: NodeSettings,
+    /// Listeners and the addresses that are advertised.
+    pub listeners: ListenerSettings,
+    /// The metadata quorum.
+    pub quorum: QuorumSettings,
+    /// The life of brokers as the controller and they themselves see it.
+    pub controller: ControllerSettings,
+    /// Sockets, connections and requests.
+    pub socket: SocketSettings,
+    /// Fetching from leaders and the ISR.
+    pub replica: ReplicaSettings,
+    /// Creation and deletion of topics.
+    pub topics: TopicCreationSettings,
+    /// What topics get that do not say otherwise.
+    pub topic_defaults: TopicConfig,
+    /// Chores of the log.
+    pub log: LogSettings,
+    /// Compaction.
+    pub cleaner: CleanerSettings,
+    /// Classic groups.
+    pub group: GroupSettings,
+    /// Committed offsets and their topic.
+    pub offsets: OffsetSettings,
+    /// Producer state and transactions.
+    pub transaction: TransactionSettings,
+    /// What only this product has.
+    pub odradek: OdradekSettings,
+    effective: Values,
+    layers: Layers,
+}
+
+/// The settings before they were merged, for DescribeConfigs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Layers {
+    pub(crate) dynamic_broker: BTreeMap<String, String>,
+    pub(crate) dynamic_default: BTreeMap<String, String>,
+    pub(crate) fixed: Values,
+}
+
+impl ServerConfig {
+    /// Loads a node's configuration from a file (its path and text), environment variables and overrides.
+    ///
+    /// Without a file the node is a cluster of its own: broker and controller on 127.0.0.1, ports 9092 and 9093,
+    /// data in `./data`; environment and overrides still apply. All problems are reported at once.
+    pub fn load(
+        file: Option<(&str, &str)>,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+    ) -> Result<(ServerConfig, Vec<Warning>), ConfigError> {
+        load::load(file, environment, overrides)
+    }
+
+    /// The configuration of `odradek server` without a file.
+    pub fn single_node_default() -> ServerConfig {
+        let (config, _) =
+            ServerConfig::load(None, std::iter::empty(), &[]).expect("the defaults fit together");
+        config
+    }
+
+    /// This configuration with dynamic broker configurations on top: those of this broker, and the defaults of all
+    /// brokers. An entry that is not valid (any more) is left out with a warning.
+    pub fn with_dynamic(
+        &self,
+        per_broker: &BTreeMap<String, String>,
+        default: &BTreeMap<String, String>,
+    ) -> (ServerConfig, Vec<Warning>) {
+        let mut warnings = Vec::new();
+        let mut layers = Layers {
+            dynamic_broker: BTreeMap::new(),
+            dynamic_default: BTreeMap::new(),
+            fixed: self.layers.fixed.clone(),
+        };
+        let mut effective = layers.fixed.clone();
+        for (given, kept, per_broker) in [
+            (default, &mut layers.dynamic_default, false),
+            (per_broker, &mut layers.dynamic_broker, true),
+        ] {
+            for (name, value) in given {
+                match dynamic::validate_broker_config(name, value, per_broker) {
+                    Ok(()) => overlay(&mut effective, name, value),
+                    Err(reason) => {
+                        let message = format!("{reason}; the dynamic configuration is ignored");
+                        warnings.push(Warning {
+                            key: name.clone(),
+                            message,
+                            origin: None,
+                        });
+                        continue;
+                    }
+                }
+                kept.insert(name.clone(), value.clone());
+            }
+        }
+        match ServerConfig::from_values(effective, layers) {
+            Ok(config) => (config, warnings),
+            Err(error) => {
+                let message = format!("{error}; all dynamic configurations are ignored");
+                warnings.push(Warning {
+                    key: String::new(),
+                    message,
+                    origin: None,
+                });
+                let fixed = self.layers.fixed.clone();
+                let layers = Layers {
+                    fixed: fixed.clone(),
+                    ..Layers::default()
+                };
+                let config =
+                    ServerConfig::from_values(fixed, layers).expect("it was valid when it was loaded");
+                (config, warnings)
+            }
+        }
+    }
+
+    /// Whether the file, the environment, an override or a dynamic configuration gives this key.
+    pub fn was_set(&self, key: &str) -> bool {
+        self.effective
+            .0
+            .get(key)
+            .is_some_and(|setting| setting.origin != Some(crate::error::Origin::SingleNode))
+    }
+
+    /// The replication factor of an internal topic: what `key` says when it was set, else at most as many replicas
+    /// as brokers are alive, so that a small cluster can carry the topic.
+    pub fn internal_replication_factor(&self, key: &str, alive_brokers: usize) -> i16 {
+        let configured =
+            i16::try_from(self.effective.long(key)).expect("replication factors are 16-bit keys");
+        if self.was_set(key) {
+            return configured;
+        }
+        configured
+            .min(i16::try_from(alive_brokers).unwrap_or(i16::MAX))
+            .max(1)
+    }
+
+    /// The text of any broker key, given or defaulted; `None` when it has neither.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        match keys::classify(key) {
+            Named::Key(_) => self.effective.text(key),
+            Named::ForListener(_) | Named::Free | Named::Removed(_) | Named::ZooKeeper | Named::Unknown => {
+                self.effective.given(key)
+            }
+        }
+    }
+
+    /// The text of a key for one listener: `listener.name.<listener>.<key>` before `<key>`.
+    pub fn listener_text(&self, listener: &str, key: &str) -> Option<&str> {
+        let prefixed = format!("listener.name.{}.{key}", listener.to_ascii_lowercase());
+        self.effective.given(&prefixed).or_else(|| self.text(key))
+    }
+
+    pub(crate) fn values(&self) -> &Values {
+        &self.effective
+    }
+
+    pub(crate) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    fn from_values(effective: Values, layers: Layers) -> Result<ServerConfig, ConfigError> {
+        let (node, listeners, quorum) = checks::structured(&effective)?;
+        checks::cross_check(&effective, &node, &listeners, &quorum)?;
+        Ok(ServerConfig {
+            node,
+            listeners,
+            quorum,
+            controller: ControllerSettings::read(&effective),
+            socket: SocketSettings::read(&effective),
+            replica: ReplicaSettings::read(&effective),
+            topics: TopicCreationSettings::read(&effective),
+            topic_defaults: TopicConfig::defaults(&effective),
+            log: LogSettings::read(&effective),
+            cleaner: CleanerSettings::read(&effective),
+            group: GroupSettings::read(&effective),
+            offsets: OffsetSettings::read(&effective),
+            transaction: TransactionSettings::read(&effective),
+            odradek: OdradekSettings::read(&effective),
+            effective,
+            layers,
+        })
+    }
+}
+
+/// Puts a dynamic value over what is there; the other keys of its chain lose their say.
+fn overlay(values: &mut Values, name: &str, value: &str) {
+    if let Some(key) = keys::broker_key(name) {
+        for synonym in key.synonyms {
+            values.0.remove(synonym.name);
+        }
+    }
+    values.0.insert(
+        name.to_owned(),
+        Setting {
+            value: value.to_owned(),
+            origin: None,
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests;
