@@ -1,5 +1,7 @@
 //! Produced batches: what the leader accepts, changes and refuses, and with which code.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use odradek_common::error::ErrorCode;
 use odradek_common::records::batch::{self, BatchHeader, HEADER_SIZE_BYTES, TimestampType, verify_crc};
 use odradek_common::records::builder::BatchBuilder;

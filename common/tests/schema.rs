@@ -1,5 +1,7 @@
 //! The guard against requests as clients write them, and against bytes made to hurt the decoder.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::alter_partition_request::{BrokerState, PartitionData, TopicData};
 use kafka_protocol::messages::broker_registration_request::{Feature, Listener};
