@@ -167,3 +167,6 @@ fn for_all_listeners(key: &Key) -> bool {
         "max.connections" | "max.connection.creation.rate" | "num.network.threads"
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! [`topic::TopicConfig::resolve`], AlterConfigs is checked by [`dynamic`] and DescribeConfigs answered by
 //! [`describe`]. Nothing here touches files, the environment or a clock: texts come in, values and errors go out.
 
+pub mod describe;
 pub mod dynamic;
 pub mod environment;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod key;
 pub mod keys;
 pub mod listener;
 pub mod properties;
+pub mod reference;
 pub mod server;
 pub mod topic;
 pub mod value;

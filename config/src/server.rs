@@ -19,7 +19,7 @@ pub use values::{Setting, Values};
 
 use crate::dynamic;
 use crate::error::{ConfigError, Warning};
-use crate::keys::{self, Named};
+use crate::keys;
 use crate::topic::TopicConfig;
 
 /// Everything that configures one node.
@@ -163,12 +163,7 @@ impl ServerConfig {
 
     /// The text of any broker key, given or defaulted; `None` when it has neither.
     pub fn text(&self, key: &str) -> Option<&str> {
-        match keys::classify(key) {
-            Named::Key(_) => self.effective.text(key),
-            Named::ForListener(_) | Named::Free | Named::Removed(_) | Named::ZooKeeper | Named::Unknown => {
-                self.effective.given(key)
-            }
-        }
+        self.effective.text_of_any(key)
     }
 
     /// The text of a key for one listener: `listener.name.<listener>.<key>` before `<key>`.

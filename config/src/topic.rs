@@ -332,3 +332,108 @@ impl Resolver<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(lines: &str) -> ServerConfig {
+        let overrides: Vec<(String, String)> = lines
+            .split_whitespace()
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        ServerConfig::load(None, std::iter::empty(), &overrides)
+            .unwrap()
+            .0
+    }
+
+    #[test]
+    fn without_overrides_a_topic_has_kafkas_defaults() {
+        let topic = TopicConfig::resolve([], &ServerConfig::single_node_default());
+        assert_eq!(
+            topic.cleanup_policy,
+            CleanupPolicy {
+                delete: true,
+                compact: false
+            }
+        );
+        assert_eq!(topic.compression.codec, Compression::Producer);
+        assert_eq!((topic.segment.bytes, topic.segment.ms), (1 << 30, 604_800_000));
+        assert_eq!((topic.retention.ms, topic.retention.bytes), (604_800_000, -1));
+        assert_eq!((topic.flush_messages, topic.flush_ms), (i64::MAX, i64::MAX));
+        assert_eq!(
+            (topic.max_message_bytes, topic.min_insync_replicas),
+            (1_048_588, 1)
+        );
+        assert_eq!(
+            (topic.timestamp_before_max_ms, topic.timestamp_after_max_ms),
+            (i64::MAX, 3_600_000)
+        );
+        assert_eq!(topic.leader_throttled_replicas, ThrottledReplicas::Some(vec![]));
+    }
+
+    #[test]
+    fn overrides_come_over_the_node_and_the_node_over_the_table() {
+        let server = node("log.retention.minutes=1 log.cleanup.policy=compact compression.type=zstd");
+        let topic = TopicConfig::resolve(
+            [("compression.type", "lz4"), ("cleanup.policy", "compact,delete")],
+            &server,
+        );
+        assert_eq!(topic.retention.ms, 60_000);
+        assert_eq!(topic.compression.codec, Compression::Lz4);
+        assert_eq!(
+            topic.cleanup_policy,
+            CleanupPolicy {
+                delete: true,
+                compact: true
+            }
+        );
+        assert_eq!(
+            server.topic_defaults.cleanup_policy,
+            CleanupPolicy {
+                delete: false,
+                compact: true
+            }
+        );
+    }
+
+    #[test]
+    fn overrides_that_are_unknown_or_invalid_do_not_count() {
+        let topic = TopicConfig::resolve(
+            [("nope", "1"), ("retention.ms", "x")],
+            &node("log.retention.ms=9"),
+        );
+        assert_eq!(topic.retention.ms, 9);
+    }
+
+    #[test]
+    fn the_internal_segment_size_wins() {
+        let overrides = [("segment.bytes", "2000000"), ("internal.segment.bytes", "1000")];
+        assert_eq!(TopicConfig::resolve(overrides, &node("")).segment.bytes, 1000);
+    }
+
+    #[test]
+    fn throttled_replicas_are_pairs_or_all() {
+        let overrides = [
+            ("leader.replication.throttled.replicas", "0:1,2:3"),
+            ("follower.replication.throttled.replicas", "*"),
+        ];
+        let topic = TopicConfig::resolve(overrides, &node(""));
+        assert_eq!(
+            topic.leader_throttled_replicas,
+            ThrottledReplicas::Some(vec![(0, 1), (2, 3)])
+        );
+        assert_eq!(topic.follower_throttled_replicas, ThrottledReplicas::All);
+    }
+
+    #[test]
+    fn compaction_lag_bounds_the_life_of_a_segment() {
+        let overrides = [("max.compaction.lag.ms", "5"), ("cleanup.policy", "compact")];
+        assert_eq!(TopicConfig::resolve(overrides, &node("")).segment_ms_max(), 5);
+        assert_eq!(
+            TopicConfig::resolve([("max.compaction.lag.ms", "5")], &node("")).segment_ms_max(),
+            604_800_000
+        );
+    }
+}

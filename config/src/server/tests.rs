@@ -254,134 +254,135 @@ fn isolated_roles_load() {
     assert_eq!(config.listeners.controller_listeners().count(), 1);
 }
 
-/// Each line is what Kafka 4.3.1 refuses as well, with the words that have to be in the message.
+/// What Kafka 4.3.1 refuses as well, with words that have to be in the message.
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "process.roles=broker",
+        "only a broker, but controller.quorum.voters contains",
+    ),
+    ("process.roles=foo", "String must be one of: broker, controller"),
+    ("process.roles=", "must not be empty"),
+    (
+        "process.roles=controller",
+        "only a controller, but PLAINTEXT://:9092",
+    ),
+    ("node.id=2", "does not contain its node.id 2"),
+    ("node.id=-1", "Value must be at least 0"),
+    (
+        "controller.listener.names=FOO",
+        "no security protocol is defined for listener CONTROLLER",
+    ),
+    (
+        "listeners=PLAINTEXT://:9092",
+        "controller listener CONTROLLER does not appear in listeners",
+    ),
+    (
+        "inter.broker.listener.name=CONTROLLER",
+        "belongs to the controllers",
+    ),
+    (
+        "inter.broker.listener.name=FOO",
+        "has no entry in listener.security.protocol.map",
+    ),
+    ("security.inter.broker.protocol=SSL", "which is not advertised"),
+    (
+        "security.inter.broker.protocol=PLAINTEXT\ninter.broker.listener.name=PLAINTEXT",
+        "only one of",
+    ),
+    (
+        "advertised.listeners=PLAINTEXT://0.0.0.0:9092",
+        "0.0.0.0 is not an address",
+    ),
+    (
+        "advertised.listeners=FOO://h:9092",
+        "no security protocol is defined for listener FOO",
+    ),
+    (
+        "advertised.listeners=SSL://h:9092\ninter.broker.listener.name=SSL",
+        "advertised listener SSL is not in listeners",
+    ),
+    (
+        "listeners=PLAINTEXT://:9092,CONTROLLER://:9092",
+        "have the same port",
+    ),
+    (
+        "listeners=PLAINTEXT://:1,PLAINTEXT://:2,CONTROLLER://:3",
+        "two listeners named PLAINTEXT",
+    ),
+    ("listeners=bad", "`bad` is not of the form NAME://host:port"),
+    (
+        "listener.security.protocol.map=PLAINTEXT:FOO",
+        "`FOO` is not a security protocol",
+    ),
+    (
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT",
+        "no security protocol is defined for listener CONTROLLER",
+    ),
+    (
+        "controller.quorum.voters=1@localhost",
+        "not of the form host:port",
+    ),
+    (
+        "controller.quorum.voters=x@localhost:1",
+        "does not start with a node id",
+    ),
+    (
+        "controller.quorum.voters=1@0.0.0.0:9093",
+        "0.0.0.0 is not an address to connect to",
+    ),
+    ("controller.quorum.voters=1@a:1,1@b:1", "given twice as a voter"),
+    (
+        "controller.quorum.voters=",
+        "nothing says where the controllers are",
+    ),
+    (
+        "controller.quorum.bootstrap.servers=localhost",
+        "not of the form host:port",
+    ),
+    ("log.dirs=", "must not be empty"),
+    ("log.retention.ms=0", "log.retention.ms must be at least 1"),
+    ("log.roll.ms=0", "log.roll.ms must be at least 1"),
+    (
+        "replica.fetch.wait.max.ms=40000",
+        "must not exceed replica.socket.timeout.ms",
+    ),
+    (
+        "queued.max.request.bytes=5",
+        "must not be below socket.request.max.bytes",
+    ),
+    ("max.connections.per.ip=0", "max.connections.per.ip.overrides"),
+    (
+        "max.connections.per.ip.overrides=a b:5",
+        "not of the form host:count",
+    ),
+    (
+        "connection.failed.authentication.delay.ms=900000",
+        "must be below connections.max.idle.ms",
+    ),
+    ("log.cleaner.dedupe.buffer.size=5", "more than 1 MiB for each"),
+    ("log.segment.bytes=100000", "Value must be at least 1048576"),
+    ("group.consumer.session.timeout.ms=1", "must lie between"),
+    (
+        "group.coordinator.rebalance.protocols=consumer",
+        "must contain classic",
+    ),
+    (
+        "unclean.leader.election.enable=maybe",
+        "Expected value to be either true or false",
+    ),
+    (
+        "offsets.topic.compression.codec=9",
+        "Unknown compression type id: 9",
+    ),
+    (
+        "compression.gzip.level=10",
+        "Value must be between 1 and 9 or equal to -1",
+    ),
+];
+
 #[test]
 fn what_does_not_fit_together_is_refused() {
-    let cases = [
-        (
-            "process.roles=broker",
-            "only a broker, but controller.quorum.voters contains",
-        ),
-        ("process.roles=foo", "String must be one of: broker, controller"),
-        ("process.roles=", "must not be empty"),
-        (
-            "process.roles=controller",
-            "only a controller, but PLAINTEXT://:9092",
-        ),
-        ("node.id=2", "does not contain its node.id 2"),
-        ("node.id=-1", "Value must be at least 0"),
-        (
-            "controller.listener.names=FOO",
-            "no security protocol is defined for listener CONTROLLER",
-        ),
-        (
-            "listeners=PLAINTEXT://:9092",
-            "controller listener CONTROLLER does not appear in listeners",
-        ),
-        (
-            "inter.broker.listener.name=CONTROLLER",
-            "belongs to the controllers",
-        ),
-        (
-            "inter.broker.listener.name=FOO",
-            "has no entry in listener.security.protocol.map",
-        ),
-        ("security.inter.broker.protocol=SSL", "which is not advertised"),
-        (
-            "security.inter.broker.protocol=PLAINTEXT\ninter.broker.listener.name=PLAINTEXT",
-            "only one of",
-        ),
-        (
-            "advertised.listeners=PLAINTEXT://0.0.0.0:9092",
-            "0.0.0.0 is not an address",
-        ),
-        (
-            "advertised.listeners=FOO://h:9092",
-            "no security protocol is defined for listener FOO",
-        ),
-        (
-            "advertised.listeners=SSL://h:9092\ninter.broker.listener.name=SSL",
-            "advertised listener SSL is not in listeners",
-        ),
-        (
-            "listeners=PLAINTEXT://:9092,CONTROLLER://:9092",
-            "have the same port",
-        ),
-        (
-            "listeners=PLAINTEXT://:1,PLAINTEXT://:2,CONTROLLER://:3",
-            "two listeners named PLAINTEXT",
-        ),
-        ("listeners=bad", "`bad` is not of the form NAME://host:port"),
-        (
-            "listener.security.protocol.map=PLAINTEXT:FOO",
-            "`FOO` is not a security protocol",
-        ),
-        (
-            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT",
-            "no security protocol is defined for listener CONTROLLER",
-        ),
-        (
-            "controller.quorum.voters=1@localhost",
-            "not of the form host:port",
-        ),
-        (
-            "controller.quorum.voters=x@localhost:1",
-            "does not start with a node id",
-        ),
-        (
-            "controller.quorum.voters=1@0.0.0.0:9093",
-            "0.0.0.0 is not an address to connect to",
-        ),
-        ("controller.quorum.voters=1@a:1,1@b:1", "given twice as a voter"),
-        (
-            "controller.quorum.voters=",
-            "nothing says where the controllers are",
-        ),
-        (
-            "controller.quorum.bootstrap.servers=localhost",
-            "not of the form host:port",
-        ),
-        ("log.dirs=", "must not be empty"),
-        ("log.retention.ms=0", "log.retention.ms must be at least 1"),
-        ("log.roll.ms=0", "log.roll.ms must be at least 1"),
-        (
-            "replica.fetch.wait.max.ms=40000",
-            "must not exceed replica.socket.timeout.ms",
-        ),
-        (
-            "queued.max.request.bytes=5",
-            "must not be below socket.request.max.bytes",
-        ),
-        ("max.connections.per.ip=0", "max.connections.per.ip.overrides"),
-        (
-            "max.connections.per.ip.overrides=a b:5",
-            "not of the form host:count",
-        ),
-        (
-            "connection.failed.authentication.delay.ms=900000",
-            "must be below connections.max.idle.ms",
-        ),
-        ("log.cleaner.dedupe.buffer.size=5", "more than 1 MiB for each"),
-        ("log.segment.bytes=100000", "Value must be at least 1048576"),
-        ("group.consumer.session.timeout.ms=1", "must lie between"),
-        (
-            "group.coordinator.rebalance.protocols=consumer",
-            "must contain classic",
-        ),
-        (
-            "unclean.leader.election.enable=maybe",
-            "Expected value to be either true or false",
-        ),
-        (
-            "offsets.topic.compression.codec=9",
-            "Unknown compression type id: 9",
-        ),
-        (
-            "compression.gzip.level=10",
-            "Value must be between 1 and 9 or equal to -1",
-        ),
-    ];
-    for (lines, words) in cases {
+    for (lines, words) in REFUSED {
         let text = error(lines);
         assert!(text.contains(words), "{lines}: {text}");
     }

@@ -30,6 +30,11 @@ impl Values {
         self.given(name).or_else(|| known(name).default)
     }
 
+    /// The text that was given, or the default of a key that the table has.
+    pub(crate) fn text_of_any(&self, name: &str) -> Option<&str> {
+        self.given(name).or_else(|| keys::broker_key(name)?.default)
+    }
+
     fn value(&self, name: &str) -> Option<Value> {
         self.text(name)
             .map(|text| value::validate(known(name), text).expect("settings are validated when given"))
