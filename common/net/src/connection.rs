@@ -27,6 +27,8 @@ use crate::service::{ConnectionInfo, ConnectionObserver, Reply, Response, Respon
 pub const IN_FLIGHT_REQUESTS_MAX: usize = 64;
 /// While more response bytes than this wait for the peer, no request is started and nothing is read.
 pub const OUTBOUND_BYTES_MAX: usize = 1 << 20;
+/// So much is read ahead of a request that may not start yet, so that a peer that goes away is noticed.
+const READ_AHEAD_BYTES: usize = 16 << 10;
 /// How long answers may still leave after the peer has closed its half.
 const HALF_CLOSE_GRACE: Duration = Duration::from_millis(100);
 /// How long a peer may hold the memory overdraft without sending a byte.
@@ -283,12 +285,11 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    /// One whole request may wait in the buffer, so that a closed peer is noticed while its request is being worked on.
     fn may_read(&self, now: Instant) -> bool {
         let stopped = self.ended.is_some() || self.closing.is_some() || self.draining.is_some();
         !stopped
             && !self.is_muted(now)
-            && self.receive.complete_api_key().is_none()
+            && (self.receive.len() < READ_AHEAD_BYTES || self.receive.complete_api_key().is_none())
             && self.transmit.bytes() <= OUTBOUND_BYTES_MAX
     }
 
@@ -334,7 +335,7 @@ impl<T: Transport> Connection<T> {
             ));
         }
         if self.idle_deadline().is_some_and(|deadline| now >= deadline) {
-            return Some(match (self.transmit.is_empty(), self.receive.has_bytes()) {
+            return Some(match (self.transmit.is_empty(), self.receive.len() > 0) {
                 (false, _) => CloseReason::Stalled("took no byte of a response for connections.max.idle.ms"),
                 (true, true) => CloseReason::Stalled("sent no byte of a request for connections.max.idle.ms"),
                 (true, false) => CloseReason::Idle,
@@ -351,7 +352,7 @@ impl<T: Transport> Connection<T> {
     }
 
     fn overdraft_deadline(&self) -> Option<Instant> {
-        (self.receive.has_bytes() && self.context.budget.is_overdrawn_by(self.info.id))
+        (self.receive.len() > 0 && self.context.budget.is_overdrawn_by(self.info.id))
             .then(|| self.last_activity + OVERDRAFT_STALL)
     }
 

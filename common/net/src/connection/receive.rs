@@ -136,9 +136,9 @@ impl ReceiveBuffer {
         }
     }
 
-    /// Whether part of a frame is here.
-    pub(crate) fn has_bytes(&self) -> bool {
-        !self.bytes.is_empty()
+    /// Bytes that are here.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The API key of the next frame if the whole frame is here.

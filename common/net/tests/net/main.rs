@@ -1,0 +1,10 @@
+//! Listeners, connections and clients over real loopback sockets.
+
+#![expect(clippy::unwrap_used, reason = "the crate is a test")]
+
+mod client;
+mod framing;
+mod limits;
+mod ordering;
+mod refusal;
+mod support;
