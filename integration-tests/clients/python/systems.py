@@ -1,0 +1,189 @@
+"""Three-node clusters as processes that a test may kill: Apache Kafka from its jars, and Odradek.
+
+Both have one face: start, kill(i), up(i), stop. Nodes are numbered from 1. Only processes started here are ever ended.
+"""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import interop
+
+JVM = ["-server", "-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true"]
+
+
+class Nodes:
+    """What is the same for both systems."""
+
+    def __init__(self, folder, base_port, count, overrides=()):
+        self.folder = pathlib.Path(folder)
+        self.base_port, self.count, self.overrides = base_port, count, list(overrides)
+        self.processes = {}
+        self.bootstrap = ",".join(f"127.0.0.1:{self.port(i)}" for i in self.numbers())
+
+    def numbers(self):
+        return range(1, self.count + 1)
+
+    def port(self, i):
+        return self.base_port + 10 * (i - 1)
+
+    def launch(self, name, argv):
+        with open(self.folder / f"{name}.log", "ab") as log:
+            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+    def kill(self, *which):
+        """kill -9, all at once."""
+        for i in which:
+            os.kill(self.pid(i), signal.SIGKILL)
+        for i in which:
+            self.wait_gone(i)
+
+    def wait_gone(self, i):
+        process = self.processes.get(i)
+        if process is not None:
+            process.wait(30)
+        else:
+            pid = self.pid(i)
+            interop.wait_for(f"node {i} (process {pid}) gone", 30, lambda: not alive(pid), pause=0.01)
+
+    def wait_ready(self, seconds=90):
+        from confluent_kafka.admin import AdminClient
+
+        def all_there():
+            admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+            try:
+                return len(admin.list_topics(timeout=2).brokers) == self.count
+            except Exception:
+                return False
+
+        interop.wait_for(f"{self.count} brokers answer", seconds, all_there)
+
+
+class ApacheKafka(Nodes):
+    """Combined nodes of the release that the jars hold. `jars` is the folder that setup_jars filled."""
+
+    name = "kafka"
+
+    def __init__(self, folder, base_port, count, overrides=(), jars=None):
+        super().__init__(folder, base_port, count, overrides)
+        self.classpath = f"{jars or os.environ['JARS']}/*"
+
+    def start(self):
+        cluster_id = subprocess.run(
+            ["java", "-cp", self.classpath, "kafka.tools.StorageTool", "random-uuid"],
+            capture_output=True, check=True, timeout=60).stdout.decode().split()[-1]
+        for i in self.numbers():
+            path = self.properties(i)
+            subprocess.run(
+                ["java", "-cp", self.classpath, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", path],
+                capture_output=True, check=True, timeout=60)
+        for i in self.numbers():
+            self.up(i)
+        self.wait_ready()
+
+    def properties(self, i):
+        voters = ",".join(f"{n}@127.0.0.1:{self.port(n) + 1}" for n in self.numbers())
+        listener = f"PLAINTEXT://127.0.0.1:{self.port(i)}"
+        lines = [
+            "process.roles=broker,controller",
+            f"node.id={i}",
+            f"controller.quorum.voters={voters}",
+            f"listeners={listener},CONTROLLER://127.0.0.1:{self.port(i) + 1}",
+            f"advertised.listeners={listener}",
+            "controller.listener.names=CONTROLLER",
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            f"log.dirs={self.folder}/data-{i}",
+            f"offsets.topic.replication.factor={self.count}",
+            f"default.replication.factor={self.count}",
+            f"transaction.state.log.replication.factor={self.count}",
+            f"transaction.state.log.min.isr={min(self.count, 2)}",
+            *self.overrides,
+        ]
+        path = self.folder / f"node-{i}.properties"
+        path.write_text("\n".join(lines) + "\n")
+        return str(path)
+
+    def pid(self, i):
+        return self.processes[i].pid
+
+    def up(self, i):
+        argv = ["java", *JVM, "-Dlog4j2.level=WARN", "-cp", self.classpath, "kafka.Kafka", self.properties(i)]
+        self.processes[i] = self.launch(f"node-{i}", argv)
+
+    def stop(self):
+        for process in self.processes.values():
+            process.kill()
+            process.wait(30)
+
+
+class Odradek(Nodes):
+    """`odradek cluster`; a node that was killed comes back as `odradek server` on the file that the cluster wrote."""
+
+    name = "odradek"
+
+    def __init__(self, folder, base_port, count, overrides=(), binary="odradek"):
+        super().__init__(folder, base_port, count, overrides)
+        self.binary, self.cluster = binary, None
+
+    def node_folder(self, i):
+        return self.folder / "data" / f"node-{i}"
+
+    def start(self):
+        argv = [self.binary, "cluster", "--nodes", str(self.count), "--data-dir", str(self.folder / "data"),
+                "--base-port", str(self.base_port)]
+        for override in self.overrides:
+            argv += ["--override", override]
+        self.cluster = self.launch("cluster", argv)
+        interop.wait_for("the pid files", 30, self.has_pids)
+        self.bootstrap = ",".join(self.listener(i) for i in self.numbers())
+        self.wait_ready()
+
+    def has_pids(self):
+        if self.cluster.poll() is not None:
+            log = (self.folder / "cluster.log").read_text(errors="replace")
+            raise RuntimeError(f"odradek cluster ended with {self.cluster.returncode}: {log[-500:]}")
+        return all((self.node_folder(i) / "pid").exists() for i in self.numbers())
+
+    def listener(self, i):
+        """The first address of `listeners` that is not the controller's, as the node's own file says."""
+        text = (self.node_folder(i) / "server.properties").read_text()
+        listeners = re.search(r"^listeners\s*=\s*(.*)$", text, re.MULTILINE).group(1).split(",")
+        names = [part for part in listeners if not part.strip().upper().startswith("CONTROLLER")]
+        return names[0].split("://")[1].strip()
+
+    def pid(self, i):
+        process = self.processes.get(i)
+        return process.pid if process else int((self.node_folder(i) / "pid").read_text())
+
+    def up(self, i):
+        argv = [self.binary, "server", str(self.node_folder(i) / "server.properties")]
+        self.processes[i] = self.launch(f"node-{i}", argv)
+
+    def stop(self):
+        for process in self.processes.values():
+            process.terminate()
+        if self.cluster and self.cluster.poll() is None:
+            self.cluster.send_signal(signal.SIGINT)
+        for process in [*self.processes.values(), self.cluster]:
+            if process is None:
+                continue
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+
+def alive(pid):
+    """A process that is not a zombie."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+def until(deadline):
+    time.sleep(max(0.0, deadline - time.monotonic()))
