@@ -54,8 +54,17 @@ impl MetadataLog {
     /// A log that starts with an image at an offset.
     #[must_use]
     pub fn new(offset: i64, epoch: i32, image: Arc<MetadataImage>) -> Arc<Self> {
-        let tail = Tail { updates: VecDeque::new(), complete_after: offset, offset, epoch, image };
-        Arc::new(Self { tail: Mutex::new(tail), published: watch::Sender::new(offset) })
+        let tail = Tail {
+            updates: VecDeque::new(),
+            complete_after: offset,
+            offset,
+            epoch,
+            image,
+        };
+        Arc::new(Self {
+            tail: Mutex::new(tail),
+            published: watch::Sender::new(offset),
+        })
     }
 
     /// The newest image.
@@ -76,7 +85,11 @@ impl MetadataLog {
         let offset = update.offset;
         let wake = {
             let mut tail = self.tail.lock();
-            assert!(offset >= tail.offset, "metadata offset goes back from {} to {offset}", tail.offset);
+            assert!(
+                offset >= tail.offset,
+                "metadata offset goes back from {} to {offset}",
+                tail.offset
+            );
             tail.offset = offset;
             tail.epoch = update.epoch;
             tail.image = update.image.clone();
@@ -116,7 +129,12 @@ impl MetadataLog {
             }];
         }
         let from = tail.updates.partition_point(|update| update.offset <= offset);
-        tail.updates.iter().skip(from).take(updates_max).cloned().collect()
+        tail.updates
+            .iter()
+            .skip(from)
+            .take(updates_max)
+            .cloned()
+            .collect()
     }
 
     /// As `read_after`, but waits for something new for at most `wait`.
@@ -133,7 +151,11 @@ impl MetadataLog {
     /// A stream of everything from here on, beginning with the image of now.
     #[must_use]
     pub fn subscribe(self: &Arc<Self>) -> MetadataReceiver {
-        MetadataReceiver { log: self.clone(), published: self.published.subscribe(), position: None }
+        MetadataReceiver {
+            log: self.clone(),
+            published: self.published.subscribe(),
+            position: None,
+        }
     }
 }
 
@@ -160,7 +182,11 @@ impl MetadataReceiver {
 
     /// The next update if there is one already.
     pub fn try_recv(&mut self) -> Option<MetadataUpdate> {
-        let update = self.log.read_after(self.position.unwrap_or(-1), 1).into_iter().next()?;
+        let update = self
+            .log
+            .read_after(self.position.unwrap_or(-1), 1)
+            .into_iter()
+            .next()?;
         self.position = Some(update.offset);
         Some(update)
     }
