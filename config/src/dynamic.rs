@@ -69,6 +69,16 @@ pub fn validate_broker_config(name: &str, value: &str, per_broker: bool) -> Resu
     Ok(())
 }
 
+/// Checks what the dynamic configurations of this broker and the defaults of all brokers would be after a change:
+/// each of them, and that the node could run with them.
+pub fn validate_broker_configs(
+    per_broker: &BTreeMap<String, String>,
+    default: &BTreeMap<String, String>,
+    server: &ServerConfig,
+) -> Result<(), String> {
+    server.check_dynamic(per_broker, default)
+}
+
 /// Checks one configuration of a group, in itself and against the limits that the broker sets.
 pub fn validate_group_config(name: &str, value: &str, server: &ServerConfig) -> Result<(), String> {
     let key = keys::group_key(name).ok_or_else(|| format!("Unknown group config name: {name}"))?;

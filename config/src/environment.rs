@@ -29,12 +29,25 @@ const EXCLUDED: &[&str] = &[
     "KAFKA_SSL_TRUSTSTORE_CREDENTIALS",
 ];
 
+/// Whether Kubernetes made up this variable to tell where a service named kafka-... is.
+fn service_link(variable: &str) -> bool {
+    let port = variable.rsplit_once("_PORT").map(|(_, rest)| rest);
+    let numbered = |rest: &str| {
+        rest.strip_prefix('_')
+            .and_then(|rest| rest.split('_').next())
+            .is_some_and(|n| n.parse::<u16>().is_ok())
+    };
+    variable.contains("_SERVICE_HOST")
+        || variable.contains("_SERVICE_PORT")
+        || port.is_some_and(|rest| rest.is_empty() || numbered(rest))
+}
+
 /// The configuration key that an environment variable sets; `None` when it sets none.
 ///
 /// After `KAFKA_` the name is lower-cased, `___` stands for `-`, `__` for `_`, `_` for `.`.
 pub fn key_of(variable: &str) -> Option<String> {
     let name = variable.strip_prefix(PREFIX)?;
-    if name.is_empty() || EXCLUDED.contains(&variable) {
+    if name.is_empty() || EXCLUDED.contains(&variable) || service_link(variable) {
         return None;
     }
     // The longest run first, and no result may be taken for an underscore of the input again.
@@ -65,6 +78,19 @@ mod tests {
         ];
         for (variable, key) in keys {
             assert_eq!(key_of(variable).as_deref(), Some(key));
+        }
+    }
+
+    #[test]
+    fn variables_that_kubernetes_makes_up_are_left_out() {
+        for variable in [
+            "KAFKA_SERVICE_HOST",
+            "KAFKA_BROKER_SERVICE_PORT_CLIENT",
+            "KAFKA_PORT",
+            "KAFKA_PORT_9092_TCP",
+            "KAFKA_PORT_9092_TCP_ADDR",
+        ] {
+            assert_eq!(key_of(variable), None, "{variable}");
         }
     }
 

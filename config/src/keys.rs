@@ -213,6 +213,36 @@ mod tests {
         }
     }
 
+    /// Scope, name, type, default, visibility and update mode of every key, as Apache Kafka 4.3.1 itself lists them.
+    const KAFKA: &str = include_str!("../testdata/kafka-4.3.1-keys.tsv");
+
+    #[test]
+    fn the_table_says_what_kafka_says() {
+        for line in KAFKA.lines() {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let [scope, name, kind, default, visibility, mode] = columns[..] else {
+                panic!("{line}")
+            };
+            let key = match scope {
+                "broker" => broker_key(name),
+                "topic" => topic_key(name),
+                _ => group_key(name),
+            };
+            let key = key.unwrap_or_else(|| panic!("{name} is missing"));
+            let ours = match key.default {
+                None => "none",
+                Some("") => "empty",
+                Some(default) => default,
+            };
+            let same_default =
+                ours == default || key.kind == crate::key::Kind::Class && ours.ends_with(default);
+            assert!(same_default, "{name}: {ours} is not {default}");
+            assert_eq!(key.kind.name(), kind, "{name}");
+            assert_eq!(key.internal, visibility == "internal", "{name}");
+            assert!(mode == "-" || key.mode.name() == mode, "{name}: {mode}");
+        }
+    }
+
     #[test]
     fn names_are_classified() {
         assert!(matches!(classify("node.id"), Named::Key(key) if key.name == "node.id"));

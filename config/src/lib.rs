@@ -21,3 +21,4 @@ pub mod value;
 
 pub use error::{ConfigError, Warning};
 pub use server::ServerConfig;
+pub use topic::{TimestampType, TopicConfig};

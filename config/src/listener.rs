@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use odradek_common::ids::NodeId;
+
 /// How a listener's connections are protected and authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SecurityProtocol {
@@ -109,7 +111,7 @@ impl fmt::Display for HostPort {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Voter {
     /// Its node.id.
-    pub id: i32,
+    pub id: NodeId,
     /// Where its controller listener is.
     pub address: HostPort,
 }

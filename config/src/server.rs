@@ -140,6 +140,28 @@ impl ServerConfig {
         }
     }
 
+    /// Checks dynamic configurations as a whole: each of them, and that the node could run with all.
+    pub(crate) fn check_dynamic(
+        &self,
+        per_broker: &BTreeMap<String, String>,
+        default: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let mut effective = self.layers.fixed.clone();
+        for (configs, for_one) in [(default, false), (per_broker, true)] {
+            for (name, value) in configs {
+                dynamic::validate_broker_config(name, value, for_one)?;
+                overlay(&mut effective, name, value);
+            }
+        }
+        let layers = Layers {
+            fixed: self.layers.fixed.clone(),
+            ..Layers::default()
+        };
+        ServerConfig::from_values(effective, layers)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    }
+
     /// Whether the file, the environment, an override or a dynamic configuration gives this key.
     pub fn was_set(&self, key: &str) -> bool {
         self.effective
@@ -159,6 +181,17 @@ impl ServerConfig {
         configured
             .min(i16::try_from(alive_brokers).unwrap_or(i16::MAX))
             .max(1)
+    }
+
+    /// The min.insync.replicas of an internal topic with this many replicas: what `key` says when it was set, else
+    /// at most all of them.
+    pub fn internal_min_insync_replicas(&self, key: &str, replication_factor: i16) -> i32 {
+        let configured = self.effective.int(key);
+        if self.was_set(key) {
+            configured
+        } else {
+            configured.min(i32::from(replication_factor))
+        }
     }
 
     /// The text of any broker key, given or defaulted; `None` when it has neither.

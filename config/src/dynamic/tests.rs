@@ -183,6 +183,21 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[test]
+fn broker_values_have_to_fit_together() {
+    let server = ServerConfig::single_node_default();
+    let judged = |per_broker: &[(&str, &str)], default: &[(&str, &str)]| {
+        validate_broker_configs(&map(per_broker), &map(default), &server)
+    };
+    assert_eq!(
+        judged(&[("log.retention.ms", "5")], &[("message.max.bytes", "5")]),
+        Ok(())
+    );
+    assert!(judged(&[("log.retention.ms", "0")], &[]).is_err());
+    assert!(judged(&[("log.cleaner.threads", "1000")], &[]).is_err());
+    assert!(judged(&[], &[("listeners", "PLAINTEXT://:1")]).is_err());
+}
+
+#[test]
 fn topic_values_have_to_fit_together_and_to_the_node() {
     let server = ServerConfig::single_node_default();
     let judged = |pairs: &[(&str, &str)]| validate_topic_configs(&map(pairs), &server);

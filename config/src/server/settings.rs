@@ -1,9 +1,12 @@
 //! The typed settings, grouped by who reads them. Durations and sizes keep the unit in their name.
 
+use std::collections::BTreeMap;
+
+use odradek_common::ids::NodeId;
+
 use super::values::Values;
 use crate::keys;
 use crate::listener::{HostPort, Listener, SecurityProtocol, Voter};
-use std::collections::BTreeMap;
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +28,7 @@ impl Roles {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeSettings {
     /// node.id
-    pub node_id: i32,
+    pub node_id: NodeId,
     /// process.roles
     pub roles: Roles,
     /// log.dirs, else log.dir; without duplicates
