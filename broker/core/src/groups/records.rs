@@ -98,8 +98,8 @@ const VALUE_VERSION: i16 = 3;
 const EXPIRING_OFFSET_VALUE_VERSION: i16 = 1;
 const HIGHEST_VALUE_VERSION: i16 = 4;
 
-/// The partition of `__consumer_offsets` that holds a group: Java's `String.hashCode` of the id, without its sign,
-/// modulo the number of partitions.
+/// The partition of `__consumer_offsets` that holds a group: the absolute value of Java's `String.hashCode` of the id
+/// (0 for the one that has none), modulo the number of partitions.
 ///
 /// # Panics
 /// When there are no partitions.
@@ -109,7 +109,7 @@ pub fn partition_for(group_id: &str, partitions: i32) -> i32 {
     let hash = group_id.encode_utf16().fold(0_i32, |hash, unit| {
         hash.wrapping_mul(31).wrapping_add(i32::from(unit))
     });
-    (hash & i32::MAX) % partitions
+    hash.checked_abs().unwrap_or(0) % partitions
 }
 
 /// Reads a record. `Ok(None)` is a key of a version that belongs to somebody else.
