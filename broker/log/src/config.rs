@@ -20,9 +20,15 @@ pub struct CleanupPolicy {
 
 impl CleanupPolicy {
     /// Kafka's default.
-    pub const DELETE: Self = Self { compact: false, delete: true };
+    pub const DELETE: Self = Self {
+        compact: false,
+        delete: true,
+    };
     /// The internal topics' policy.
-    pub const COMPACT: Self = Self { compact: true, delete: false };
+    pub const COMPACT: Self = Self {
+        compact: true,
+        delete: false,
+    };
 }
 
 /// The settings of one log; names and defaults are Kafka's topic settings.

@@ -42,7 +42,11 @@ pub enum LogError {
 
 impl LogError {
     pub(crate) fn io(directory: &Path, attempt: impl Into<String>, source: io::Error) -> Self {
-        Self::Directory { path: directory.to_owned(), attempt: attempt.into(), source }
+        Self::Directory {
+            path: directory.to_owned(),
+            attempt: attempt.into(),
+            source,
+        }
     }
 
     /// Whether the disk has no room left, which a produce may retry.
@@ -50,7 +54,10 @@ impl LogError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Directory { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
             }
             Self::Locked { .. } | Self::Corrupt { .. } | Self::Closed(_) => false,
         }

@@ -25,7 +25,10 @@ struct State {
 
 impl FileCache {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { capacity: capacity.max(1), state: Mutex::new(State::default()) }
+        Self {
+            capacity: capacity.max(1),
+            state: Mutex::new(State::default()),
+        }
     }
 
     /// The open file of a segment; opens `path` if it is not open yet.
@@ -43,8 +46,14 @@ impl FileCache {
         let file = Arc::new(File::open(path)?);
         let mut state = self.state.lock();
         while state.files.len() >= self.capacity {
-            let oldest = state.files.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key);
-            state.files.remove(&oldest.expect("the cache is full, so it holds a file"));
+            let oldest = state
+                .files
+                .iter()
+                .min_by_key(|(_, (used, _))| *used)
+                .map(|(key, _)| *key);
+            state
+                .files
+                .remove(&oldest.expect("the cache is full, so it holds a file"));
         }
         let clock = state.clock;
         state.files.insert(key, (clock, file.clone()));

@@ -38,7 +38,9 @@ pub(crate) struct SparseIndex {
 impl SparseIndex {
     /// Notes a batch; `interval_bytes` decides whether it gets an entry.
     pub(crate) fn note(&mut self, entry: IndexEntry, size_bytes: usize, interval_bytes: u32) {
-        let due = self.since_entry_bytes.is_none_or(|since| since >= u64::from(interval_bytes));
+        let due = self
+            .since_entry_bytes
+            .is_none_or(|since| since >= u64::from(interval_bytes));
         if due && entry.position > 0 {
             self.pending.push(entry);
             self.since_entry_bytes = Some(0);
@@ -58,7 +60,10 @@ impl SparseIndex {
         }
         for chunk in self.pending.chunks(CHUNK_ENTRIES) {
             let first = base_offset + i64::from(chunk[0].relative_offset);
-            batch.put(partition.key(Kind::IndexChunk, &[base_offset, first]), encode(chunk));
+            batch.put(
+                partition.key(Kind::IndexChunk, &[base_offset, first]),
+                encode(chunk),
+            );
         }
         let full = self.pending.len() - self.pending.len() % CHUNK_ENTRIES;
         self.pending.drain(..full);
@@ -73,7 +78,10 @@ impl SparseIndex {
 
     /// The last entry for which `before` holds; `before` must hold for a prefix of the entries.
     fn last_pending(&self, before: impl Fn(&IndexEntry) -> bool) -> Option<IndexEntry> {
-        self.pending.partition_point(before).checked_sub(1).map(|index| self.pending[index])
+        self.pending
+            .partition_point(before)
+            .checked_sub(1)
+            .map(|index| self.pending[index])
     }
 
     /// The last entry at or below `relative_offset`.
@@ -87,7 +95,9 @@ impl SparseIndex {
             return Ok(Some(entry));
         }
         let offset = place.base_offset + i64::from(relative_offset);
-        let found = place.store.floor(place.partition, Kind::IndexChunk, &[place.base_offset], offset)?;
+        let found = place
+            .store
+            .floor(place.partition, Kind::IndexChunk, &[place.base_offset], offset)?;
         Ok(found.and_then(|(_, chunk)| last_of(&chunk, before)))
     }
 
@@ -103,13 +113,19 @@ impl SparseIndex {
             return Ok(Some(entry));
         }
         let offset = place.base_offset + i64::from(from_relative_offset);
-        let first = place.store.floor(place.partition, Kind::IndexChunk, &[place.base_offset], offset)?;
+        let first = place
+            .store
+            .floor(place.partition, Kind::IndexChunk, &[place.base_offset], offset)?;
         let from = first.map_or(place.base_offset, |(detail, _)| detail);
         place.last_stored(from, before)
     }
 
     /// The last entry before which no batch has a timestamp of `timestamp` or later.
-    pub(crate) fn floor_timestamp(&self, place: &Place<'_>, timestamp: i64) -> Result<Option<IndexEntry>, LogError> {
+    pub(crate) fn floor_timestamp(
+        &self,
+        place: &Place<'_>,
+        timestamp: i64,
+    ) -> Result<Option<IndexEntry>, LogError> {
         let before = |entry: &IndexEntry| entry.max_timestamp_before < timestamp;
         if let Some(entry) = self.last_pending(before) {
             return Ok(Some(entry));
@@ -118,19 +134,30 @@ impl SparseIndex {
     }
 
     /// Drops entries at or after `position`, in memory and, through `batch`, in RocksDB.
-    pub(crate) fn truncate(&mut self, place: &Place<'_>, position: u64, batch: &mut Batch) -> Result<(), LogError> {
+    pub(crate) fn truncate(
+        &mut self,
+        place: &Place<'_>,
+        position: u64,
+        batch: &mut Batch,
+    ) -> Result<(), LogError> {
         let mut kept = Vec::new();
         let mut from = None;
-        place.store.scan(place.partition, Kind::IndexChunk, &[place.base_offset], place.base_offset, |first, chunk| {
-            let entries: Vec<IndexEntry> = decode(chunk).collect();
-            let keep = entries.partition_point(|entry| u64::from(entry.position) < position);
-            if keep < entries.len() {
-                kept = entries[..keep].to_vec();
-                from = Some(first);
-                return Visit::Stop;
-            }
-            Visit::Continue
-        })?;
+        place.store.scan(
+            place.partition,
+            Kind::IndexChunk,
+            &[place.base_offset],
+            place.base_offset,
+            |first, chunk| {
+                let entries: Vec<IndexEntry> = decode(chunk).collect();
+                let keep = entries.partition_point(|entry| u64::from(entry.position) < position);
+                if keep < entries.len() {
+                    kept = entries[..keep].to_vec();
+                    from = Some(first);
+                    return Visit::Stop;
+                }
+                Visit::Continue
+            },
+        )?;
         if let Some(first) = from {
             batch.delete_range(
                 place.partition,
@@ -158,17 +185,25 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// The last stored entry from `from` on for which `before` holds, chunk by chunk.
-    fn last_stored(&self, from: i64, before: impl Fn(&IndexEntry) -> bool) -> Result<Option<IndexEntry>, LogError> {
+    fn last_stored(
+        &self,
+        from: i64,
+        before: impl Fn(&IndexEntry) -> bool,
+    ) -> Result<Option<IndexEntry>, LogError> {
         let mut found = None;
-        self.store.scan(self.partition, Kind::IndexChunk, &[self.base_offset], from, |_, chunk| {
-            match last_of(chunk, &before) {
+        self.store.scan(
+            self.partition,
+            Kind::IndexChunk,
+            &[self.base_offset],
+            from,
+            |_, chunk| match last_of(chunk, &before) {
                 Some(entry) => {
                     found = Some(entry);
                     Visit::Continue
                 }
                 None => Visit::Stop,
-            }
-        })?;
+            },
+        )?;
         Ok(found)
     }
 }

@@ -18,7 +18,8 @@ use odradek_broker_core::leader_epochs::LeaderEpochs;
 use odradek_broker_core::producer_state::{AppendOrigin, Check, ProducerStates};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::records::batch::{
-    BatchHeader, NO_TIMESTAMP, TimestampType, batches, set_base_offset, set_partition_leader_epoch, verify_crc,
+    BatchHeader, NO_TIMESTAMP, TimestampType, batches, set_base_offset, set_partition_leader_epoch,
+    verify_crc,
 };
 use odradek_common::records::control::EndTransactionMarker;
 use odradek_common::records::record::{decoded_section, records};
@@ -53,7 +54,11 @@ impl PartitionIdentity {
     /// The partition of that index in that topic.
     #[must_use]
     pub fn new(topic: impl Into<Arc<str>>, topic_id: Uuid, partition: i32) -> Self {
-        Self { topic: topic.into(), topic_id, partition }
+        Self {
+            topic: topic.into(),
+            topic_id,
+            partition,
+        }
     }
 
     /// The partition's folder within a log directory.
@@ -106,6 +111,8 @@ pub struct Log {
     pub(crate) aborted: AbortedTransactions,
     pub(crate) recent: RecentBatches,
     pub(crate) persistence: Persistence,
+    /// Records below are compacted among themselves.
+    pub(crate) compacted_until: i64,
     pub(crate) recovery: Option<RecoveryReport>,
     pub(crate) closed: bool,
 }
@@ -187,7 +194,10 @@ impl Log {
     /// Bytes of all segments.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.segments.values().map(|segment| segment.footer.size_bytes).sum()
+        self.segments
+            .values()
+            .map(|segment| segment.footer.size_bytes)
+            .sum()
     }
 
     /// Number of segments.
@@ -199,7 +209,9 @@ impl Log {
     /// Base offset of the segment that is appended to; the log end if there is none.
     #[must_use]
     pub fn active_segment_base_offset(&self) -> i64 {
-        self.segments.last_key_value().map_or(self.log_end_offset, |(base, _)| *base)
+        self.segments
+            .last_key_value()
+            .map_or(self.log_end_offset, |(base, _)| *base)
     }
 
     /// What recovery found when the log was opened, if it had to look; a second call returns nothing.
@@ -243,8 +255,12 @@ impl Log {
         for (header, batch) in with_bytes(&headers, bytes) {
             match self.check_producer(header, batch, origin)? {
                 Check::Fresh => {}
-                Check::Duplicate { base_offset, last_offset, timestamp } => {
-                    return Ok(duplicate(header, base_offset, last_offset, timestamp));
+                Check::Duplicate {
+                    base_offset,
+                    last_offset,
+                    timestamp,
+                } => {
+                    return Ok(duplicate(base_offset, last_offset, timestamp));
                 }
                 Check::Refused(refusal) => return Err(refusal.into()),
             }
@@ -275,7 +291,10 @@ impl Log {
             let (header, batch) = batch.map_err(|error| AppendError::Corrupt(error.to_string()))?;
             verify_crc(batch).map_err(|error| AppendError::Corrupt(error.to_string()))?;
             if header.last_offset_delta < 0 {
-                return Err(AppendError::Corrupt(format!("last offset delta {}", header.last_offset_delta)));
+                return Err(AppendError::Corrupt(format!(
+                    "last offset delta {}",
+                    header.last_offset_delta
+                )));
             }
             if header.base_offset < expected {
                 return Err(AppendError::OutOfOrder {
@@ -288,7 +307,10 @@ impl Log {
         }
         let consumed = complete.consumed_bytes();
         if headers.is_empty() {
-            return Err(AppendError::Corrupt(format!("no complete batch in {} bytes", bytes.len())));
+            return Err(AppendError::Corrupt(format!(
+                "no complete batch in {} bytes",
+                bytes.len()
+            )));
         }
         self.append(now, &headers, &bytes[..consumed])
     }
@@ -299,12 +321,18 @@ impl Log {
         for batch in &mut complete {
             let (header, _) = batch.map_err(|error| AppendError::Corrupt(error.to_string()))?;
             if header.last_offset_delta < 0 {
-                return Err(AppendError::Corrupt(format!("last offset delta {}", header.last_offset_delta)));
+                return Err(AppendError::Corrupt(format!(
+                    "last offset delta {}",
+                    header.last_offset_delta
+                )));
             }
             headers.push(header);
         }
         if headers.is_empty() || complete.consumed_bytes() != bytes.len() {
-            return Err(AppendError::Corrupt(format!("{} bytes are not whole record batches", bytes.len())));
+            return Err(AppendError::Corrupt(format!(
+                "{} bytes are not whole record batches",
+                bytes.len()
+            )));
         }
         if bytes.len() as u64 > self.config.segment_bytes {
             let detail = format!(
@@ -317,7 +345,12 @@ impl Log {
         Ok(headers)
     }
 
-    fn check_producer(&self, header: &BatchHeader, batch: &[u8], origin: AppendOrigin) -> Result<Check, AppendError> {
+    fn check_producer(
+        &self,
+        header: &BatchHeader,
+        batch: &[u8],
+        origin: AppendOrigin,
+    ) -> Result<Check, AppendError> {
         if !header.has_producer_id() {
             return Ok(Check::Fresh);
         }
@@ -325,10 +358,12 @@ impl Log {
             return Ok(self.producers.check(header, origin));
         }
         let marker = marker_of(batch)?;
-        Ok(match marker.map(|marker| self.producers.check_marker(header, marker)) {
-            Some(Err(refusal)) => Check::Refused(refusal),
-            Some(Ok(())) | None => Check::Fresh,
-        })
+        Ok(
+            match marker.map(|marker| self.producers.check_marker(header, marker)) {
+                Some(Err(refusal)) => Check::Refused(refusal),
+                Some(Ok(())) | None => Check::Fresh,
+            },
+        )
     }
 
     fn append(&mut self, now: Now, headers: &[BatchHeader], bytes: &[u8]) -> Result<AppendInfo, AppendError> {
@@ -377,7 +412,11 @@ impl Log {
             at += header.size_bytes() as u64;
             let interval = self.config.index_interval_bytes;
             self.active().note(header, interval);
-            let marker = if header.has_producer_id() && header.is_control() { markers.next().flatten() } else { None };
+            let marker = if header.has_producer_id() && header.is_control() {
+                markers.next().flatten()
+            } else {
+                None
+            };
             self.note_producer(header, marker);
             self.persistence.unflushed_messages += i64::from(header.last_offset_delta) + 1;
         }
@@ -422,7 +461,11 @@ impl Log {
 
     /// Writes `bytes` at the end of the active segment; on failure the file is cut back to what it was.
     fn write(&mut self, bytes: &[u8]) -> Result<u64, LogError> {
-        let active = self.segments.last_entry().expect("prepare_active made sure of an active segment").into_mut();
+        let active = self
+            .segments
+            .last_entry()
+            .expect("prepare_active made sure of an active segment")
+            .into_mut();
         let position = active.footer.size_bytes;
         let file = active.file.as_ref().expect("prepare_active opened the file");
         let Err(source) = file.write_all_at(bytes, position) else {
@@ -433,20 +476,36 @@ impl Log {
             // What is behind the end is unknown now: nothing may be appended until recovery has looked.
             self.closed = true;
         }
-        Err(LogError::io(&self.directory.path, format!("append to {}", path.display()), source))
+        Err(LogError::io(
+            &self.directory.path,
+            format!("append to {}", path.display()),
+            source,
+        ))
     }
 
     /// Makes sure of an open active segment that can take the batches; returns whether it rolled.
-    fn prepare_active(&mut self, now: Now, headers: &[BatchHeader], size_bytes: usize) -> Result<bool, LogError> {
+    fn prepare_active(
+        &mut self,
+        now: Now,
+        headers: &[BatchHeader],
+        size_bytes: usize,
+    ) -> Result<bool, LogError> {
         let first_offset = headers[0].base_offset;
         let last_offset = headers[headers.len() - 1].last_offset();
-        let max_timestamp = headers.iter().map(|header| header.max_timestamp).max().unwrap_or(NO_TIMESTAMP);
+        let max_timestamp = headers
+            .iter()
+            .map(|header| header.max_timestamp)
+            .max()
+            .unwrap_or(NO_TIMESTAMP);
         let mut rolled = false;
         if self.is_roll_due(now, size_bytes as u64, max_timestamp, last_offset) {
             self.roll(now)?;
             rolled = true;
         }
-        let fits = self.segments.last_key_value().is_some_and(|(_, active)| active.can_index(last_offset));
+        let fits = self
+            .segments
+            .last_key_value()
+            .is_some_and(|(_, active)| active.can_index(last_offset));
         if !fits {
             let base_offset = self.log_end_offset;
             let indexable = last_offset - base_offset <= i64::from(i32::MAX);
@@ -470,7 +529,11 @@ impl Log {
             now.wall_ms.saturating_sub(active.created_ms)
         };
         active.footer.size_bytes + size_bytes > limit
-            || waited_ms > self.config.segment_ms.saturating_sub(self.jitter_ms(active.base_offset))
+            || waited_ms
+                > self
+                    .config
+                    .segment_ms
+                    .saturating_sub(self.jitter_ms(active.base_offset))
             || !active.can_index(last_offset)
     }
 
@@ -487,8 +550,8 @@ impl Log {
 
     /// Seals the active segment: its index, footer and the producers at its end go to RocksDB.
     ///
-    /// A new segment is begun by the next append. Does nothing if the active segment is empty.
-    pub fn roll(&mut self, _now: Now) -> Result<(), LogError> {
+    /// An empty segment takes its place. Does nothing if the active segment is empty.
+    pub fn roll(&mut self, now: Now) -> Result<(), LogError> {
         let Some(mut entry) = self.segments.last_entry() else {
             return Ok(());
         };
@@ -500,10 +563,16 @@ impl Log {
         active.index.spill(&self.key, active.base_offset, &mut batch);
         active.index.seal();
         active.file = None;
-        batch.put(self.key.key(Kind::Footer, &[active.base_offset]), active.footer.encode());
-        batch.put(self.key.key(Kind::ProducerSnapshot, &[self.log_end_offset]), self.producers.encode());
+        batch.put(
+            self.key.key(Kind::Footer, &[active.base_offset]),
+            active.footer.encode(),
+        );
+        batch.put(
+            self.key.key(Kind::ProducerSnapshot, &[self.log_end_offset]),
+            self.producers.encode(),
+        );
         self.directory.store.write(batch, Survive::Nothing)?;
-        self.create_segment(_now, self.log_end_offset)
+        self.create_segment(now, self.log_end_offset)
     }
 
     /// Begins an empty segment at `base_offset`, which becomes the active one.
@@ -515,7 +584,9 @@ impl Log {
             .create(true)
             .truncate(true)
             .open(&path)
-            .map_err(|source| LogError::io(&self.directory.path, format!("create {}", path.display()), source))?;
+            .map_err(|source| {
+                LogError::io(&self.directory.path, format!("create {}", path.display()), source)
+            })?;
         if self.config.preallocate {
             preallocate(&file, self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX));
         }
@@ -529,21 +600,30 @@ impl Log {
     }
 
     fn open_active(&mut self) -> Result<(), LogError> {
-        let active = self.segments.last_entry().expect("a segment was created").into_mut();
+        let active = self
+            .segments
+            .last_entry()
+            .expect("a segment was created")
+            .into_mut();
         if active.file.is_none() {
             let path = segment_path(&self.folder, active.base_offset);
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)
                 .open(&path)
-                .map_err(|source| LogError::io(&self.directory.path, format!("open {}", path.display()), source))?;
+                .map_err(|source| {
+                    LogError::io(&self.directory.path, format!("open {}", path.display()), source)
+                })?;
             active.file = Some(Arc::new(file));
         }
         Ok(())
     }
 
     fn active(&mut self) -> &mut Segment {
-        self.segments.last_entry().expect("an append has an active segment").into_mut()
+        self.segments
+            .last_entry()
+            .expect("an append has an active segment")
+            .into_mut()
     }
 
     /// The file of a segment, for reading.
@@ -559,15 +639,27 @@ impl Log {
     }
 
     pub(crate) fn place(&self, base_offset: i64) -> Place<'_> {
-        Place { store: &self.directory.store, partition: &self.key, base_offset }
+        Place {
+            store: &self.directory.store,
+            partition: &self.key,
+            base_offset,
+        }
     }
 
     pub(crate) fn persist_epochs(&self, survive: Survive) -> Result<(), LogError> {
-        self.directory.store.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode(), survive)
+        self.directory.store.put(
+            self.key.key(Kind::LeaderEpochs, &[]),
+            self.epochs.encode(),
+            survive,
+        )
     }
 
     pub(crate) fn check_open(&self) -> Result<(), LogError> {
-        if self.closed { Err(LogError::Closed(self.identity.to_string())) } else { Ok(()) }
+        if self.closed {
+            Err(LogError::Closed(self.identity.to_string()))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -613,12 +705,17 @@ fn log_append_time(header: &BatchHeader) -> i64 {
     }
 }
 
-fn duplicate(header: &BatchHeader, first_offset: i64, last_offset: i64, timestamp: i64) -> AppendInfo {
-    let log_append_time = match header.timestamp_type() {
-        TimestampType::LogAppendTime => timestamp,
-        TimestampType::CreateTime => NO_TIMESTAMP,
-    };
-    AppendInfo { first_offset, last_offset, log_append_time, duplicate: true, size_bytes: 0, rolled: false, flush_due: false }
+/// Kafka answers a duplicate with the first append's timestamp, whoever set it.
+fn duplicate(first_offset: i64, last_offset: i64, timestamp: i64) -> AppendInfo {
+    AppendInfo {
+        first_offset,
+        last_offset,
+        log_append_time: timestamp,
+        duplicate: true,
+        size_bytes: 0,
+        rolled: false,
+        flush_due: false,
+    }
 }
 
 /// Reserves blocks without changing the file's length; a file system that cannot is no error.

@@ -26,7 +26,11 @@ impl ScanError {
     pub(crate) fn into_log_error(self, directory: &Path, path: &Path, position: u64) -> LogError {
         match self {
             Self::Io(source) => LogError::io(directory, format!("read {}", path.display()), source),
-            Self::Bad(detail) => LogError::Corrupt { path: path.to_owned(), position, detail },
+            Self::Bad(detail) => LogError::Corrupt {
+                path: path.to_owned(),
+                position,
+                detail,
+            },
         }
     }
 }
@@ -43,7 +47,14 @@ pub(crate) struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(file: &'a File, position: u64, end: u64, window_bytes: usize) -> Self {
-        Self { file, position, end, buffer: Vec::new(), buffer_start: position, window_bytes }
+        Self {
+            file,
+            position,
+            end,
+            buffer: Vec::new(),
+            buffer_start: position,
+            window_bytes,
+        }
     }
 
     /// Where the next batch begins, or where the walk failed.
@@ -80,13 +91,18 @@ impl<'a> Scan<'a> {
             return Ok(None);
         }
         if left < HEADER_SIZE_BYTES as u64 {
-            return Err(ScanError::Bad(format!("{left} bytes are left, less than a header")));
+            return Err(ScanError::Bad(format!(
+                "{left} bytes are left, less than a header"
+            )));
         }
         let at = self.fill(HEADER_SIZE_BYTES)?;
         let header =
             BatchHeader::parse(&self.buffer[at..]).map_err(|error| ScanError::Bad(error.to_string()))?;
         if header.size_bytes() as u64 > left {
-            return Err(ScanError::Bad(format!("a batch of {} bytes, {left} are left", header.size_bytes())));
+            return Err(ScanError::Bad(format!(
+                "a batch of {} bytes, {left} are left",
+                header.size_bytes()
+            )));
         }
         if header.last_offset_delta < 0 || header.base_offset < 0 {
             return Err(ScanError::Bad("negative offsets".to_owned()));

@@ -58,7 +58,8 @@ impl Footer {
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; FOOTER_SIZE_BYTES] = bytes.try_into().ok()?;
-        let field = |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("the slice has 8 bytes"));
+        let field =
+            |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("the slice has 8 bytes"));
         Some(Self {
             size_bytes: field(0).try_into().ok()?,
             next_offset: field(8),
@@ -86,7 +87,14 @@ impl Segment {
     /// A segment whose contents are on disk already.
     pub(crate) fn new(base_offset: i64, footer: Footer, created_ms: i64) -> Self {
         let flushed_bytes = footer.size_bytes;
-        Self { base_offset, footer, index: SparseIndex::default(), created_ms, file: None, flushed_bytes }
+        Self {
+            base_offset,
+            footer,
+            index: SparseIndex::default(),
+            created_ms,
+            file: None,
+            flushed_bytes,
+        }
     }
 
     /// Notes a batch that was written at the end of the file.
@@ -135,7 +143,10 @@ mod unit {
 
     #[test]
     fn file_names_are_kafkas() {
-        assert_eq!(segment_path(Path::new("t-0"), 42), Path::new("t-0/00000000000000000042.log"));
+        assert_eq!(
+            segment_path(Path::new("t-0"), 42),
+            Path::new("t-0/00000000000000000042.log")
+        );
         assert_eq!(base_offset_of("00000000000000000042.log"), Some(42));
         assert_eq!(base_offset_of("42.log"), None);
         assert_eq!(base_offset_of("00000000000000000042.index"), None);
@@ -143,8 +154,12 @@ mod unit {
 
     #[test]
     fn a_footer_reads_back() {
-        let footer =
-            Footer { size_bytes: 9, next_offset: 8, max_timestamp: -1, first_timestamp: 6 };
+        let footer = Footer {
+            size_bytes: 9,
+            next_offset: 8,
+            max_timestamp: -1,
+            first_timestamp: 6,
+        };
         assert_eq!(Footer::decode(&footer.encode()), Some(footer));
         assert_eq!(Footer::decode(&[]), None);
     }

@@ -8,8 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, Direction, ErrorKind, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, Cache, DB, Direction, ErrorKind, IteratorMode, LogLevel, Options, ReadOptions,
+    WriteBatch, WriteOptions,
 };
 use uuid::Uuid;
 
@@ -100,7 +100,13 @@ impl Batch {
     }
 
     /// Deletes details `[from, to)` of a kind.
-    pub(crate) fn delete_range(&mut self, partition: &PartitionKey, kind: Kind, from: &[i64], to: Option<&[i64]>) {
+    pub(crate) fn delete_range(
+        &mut self,
+        partition: &PartitionKey,
+        kind: Kind,
+        from: &[i64],
+        to: Option<&[i64]>,
+    ) {
         let end = to.map_or_else(|| partition.end(kind as u8 + 1), |to| partition.key(kind, to));
         self.0.delete_range(partition.key(kind, from), end);
     }
@@ -128,30 +134,45 @@ const fn directory_prefix(kind: u8) -> [u8; 21] {
 impl Store {
     /// Opens the database at `path`, of log directory `directory`; a corrupt one is an error of kind `InvalidData`.
     pub(crate) fn open(directory: &Path, path: &Path) -> Result<Self, LogError> {
-        let db = DB::open(&options(), path).map_err(|error| LogError::io(directory, "open the index", as_io(error)))?;
-        Ok(Self { db, directory: directory.to_owned() })
+        let db = DB::open(&options(), path)
+            .map_err(|error| LogError::io(directory, "open the index", as_io(error)))?;
+        Ok(Self {
+            db,
+            directory: directory.to_owned(),
+        })
     }
 
     pub(crate) fn write(&self, batch: Batch, survive: Survive) -> Result<(), LogError> {
         let mut options = WriteOptions::default();
         options.disable_wal(survive == Survive::Nothing);
         options.set_sync(survive == Survive::PowerLoss);
-        self.db.write_opt(&batch.0, &options).map_err(|error| self.failed("write to the index", error))
+        self.db
+            .write_opt(batch.0, &options)
+            .map_err(|error| self.failed("write to the index", error))
     }
 
-    pub(crate) fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, survive: Survive) -> Result<(), LogError> {
+    pub(crate) fn put(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        survive: Survive,
+    ) -> Result<(), LogError> {
         let mut batch = Batch::default();
         batch.put(key, value);
         self.write(batch, survive)
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
-        self.db.get(key).map_err(|error| self.failed("read the index", error))
+        self.db
+            .get(key)
+            .map_err(|error| self.failed("read the index", error))
     }
 
     /// Makes everything written so far survive a power loss.
     pub(crate) fn flush(&self) -> Result<(), LogError> {
-        self.db.flush().map_err(|error| self.failed("flush the index", error))
+        self.db
+            .flush()
+            .map_err(|error| self.failed("flush the index", error))
     }
 
     /// Reads a partition's small values in one pass.
@@ -160,16 +181,23 @@ impl Store {
         let mut read = ReadOptions::default();
         read.set_iterate_upper_bound(partition.end(Kind::ProducerSnapshot as u8));
         let start = partition.end(Kind::State as u8);
-        for item in self.db.iterator_opt(IteratorMode::From(&start, Direction::Forward), read) {
+        for item in self
+            .db
+            .iterator_opt(IteratorMode::From(&start, Direction::Forward), read)
+        {
             let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
             let detail = key.get(21..29).map(decode_i64).unwrap_or_default();
             match key[20] {
                 kind if kind == Kind::State as u8 => persisted.state = Some(value.into_vec()),
-                kind if kind == Kind::HighWatermark as u8 => persisted.high_watermark = Some(decode_i64(&value)),
+                kind if kind == Kind::HighWatermark as u8 => {
+                    persisted.high_watermark = Some(decode_i64(&value))
+                }
                 kind if kind == Kind::LogStart as u8 => persisted.log_start_offset = Some(decode_i64(&value)),
                 kind if kind == Kind::LeaderEpochs as u8 => persisted.leader_epochs = Some(value.into_vec()),
                 kind if kind == Kind::Footer as u8 => {
-                    persisted.footers.extend(Footer::decode(&value).map(|footer| (detail, footer)));
+                    persisted
+                        .footers
+                        .extend(Footer::decode(&value).map(|footer| (detail, footer)));
                 }
                 kind if kind == Kind::Aborted as u8 => persisted.aborted.push(value.into_vec()),
                 _ => {}
@@ -190,7 +218,9 @@ impl Store {
         read.set_iterate_lower_bound(partition.key(kind, prefix));
         let mut from = partition.key(kind, prefix);
         from.extend_from_slice(&detail.to_be_bytes());
-        let mut iterator = self.db.iterator_opt(IteratorMode::From(&from, Direction::Reverse), read);
+        let mut iterator = self
+            .db
+            .iterator_opt(IteratorMode::From(&from, Direction::Reverse), read);
         let Some(item) = iterator.next() else {
             return Ok(None);
         };
@@ -226,7 +256,10 @@ impl Store {
     /// The topic id of every partition folder.
     pub(crate) fn names(&self) -> Result<Vec<(String, Uuid)>, LogError> {
         let mut names = Vec::new();
-        for item in self.db.iterator(IteratorMode::From(&NAMES_PREFIX, Direction::Forward)) {
+        for item in self
+            .db
+            .iterator(IteratorMode::From(&NAMES_PREFIX, Direction::Forward))
+        {
             let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
             let Some(name) = key.strip_prefix(&NAMES_PREFIX) else {
                 break;

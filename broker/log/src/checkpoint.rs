@@ -1,0 +1,342 @@
+//! Flushing, and moving the recovery point.
+//!
+//! A flush is planned under the partition's lock, done outside of it, and completed under it again. A checkpoint is a
+//! flush that also writes down the recovery point, with the producers at it. The index goes to RocksDB before, the
+//! recovery point after the fdatasync, so what a crash leaves is never ahead of the data.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use odradek_broker_core::aborted::AbortedTransaction;
+use odradek_common::time::Now;
+
+use crate::directory::METADATA_FILE;
+use crate::error::LogError;
+use crate::log::Log;
+use crate::segment::{FOOTER_SIZE_BYTES, Footer};
+use crate::store::{Batch, Kind, PartitionKey, Survive};
+
+/// What of a log is safe on disk.
+#[derive(Debug)]
+pub(crate) struct Persistence {
+    /// Everything below was fdatasync'ed.
+    pub(crate) recovery_point: i64,
+    /// The recovery point that was written down.
+    pub(crate) checkpointed: Option<i64>,
+    /// Offset of the producer snapshot that belongs to it.
+    pub(crate) snapshot: Option<i64>,
+    /// Abort markers below this offset are written down.
+    pub(crate) aborted_until: i64,
+    /// The high watermark that was written down.
+    pub(crate) high_watermark: Option<i64>,
+    /// Records appended since the last flush.
+    pub(crate) unflushed_messages: i64,
+    /// When the last flush was completed.
+    pub(crate) flushed_at_ms: u64,
+    /// Whether files were created since the folder was fsync'ed.
+    pub(crate) folder_dirty: bool,
+    /// Grows when the log's end moves back: plans made before are void.
+    pub(crate) generation: u64,
+}
+
+/// The recovery point as it is written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) recovery_point: i64,
+    /// Base offset of the segment that contains the recovery point, -1 without segments.
+    pub(crate) active_base_offset: i64,
+    /// That segment's contents below the recovery point.
+    pub(crate) footer: Footer,
+    /// Whether producers were known; their snapshot then lies at the recovery point.
+    pub(crate) has_producers: bool,
+}
+
+const STATE_VERSION: u8 = 1;
+const STATE_SIZE_BYTES: usize = 1 + 8 + 8 + FOOTER_SIZE_BYTES + 1;
+
+impl State {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(STATE_SIZE_BYTES);
+        bytes.push(STATE_VERSION);
+        bytes.extend_from_slice(&self.recovery_point.to_be_bytes());
+        bytes.extend_from_slice(&self.active_base_offset.to_be_bytes());
+        bytes.extend_from_slice(&self.footer.encode());
+        bytes.push(u8::from(self.has_producers));
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; STATE_SIZE_BYTES] = bytes.try_into().ok()?;
+        if bytes[0] != STATE_VERSION {
+            return None;
+        }
+        Some(Self {
+            recovery_point: i64::from_be_bytes(bytes[1..9].try_into().ok()?),
+            active_base_offset: i64::from_be_bytes(bytes[9..17].try_into().ok()?),
+            footer: Footer::decode(&bytes[17..17 + FOOTER_SIZE_BYTES])?,
+            has_producers: bytes[STATE_SIZE_BYTES - 1] != 0,
+        })
+    }
+}
+
+/// What a flush has to do; made by [`Log::flush_plan`] or [`Log::checkpoint_plan`].
+pub struct FlushPlan {
+    directory: PathBuf,
+    generation: u64,
+    log_end_offset: i64,
+    messages: i64,
+    files: Vec<FileToFlush>,
+    folder: Option<PathBuf>,
+    checkpoint: Option<Checkpoint>,
+}
+
+struct FileToFlush {
+    base_offset: i64,
+    size_bytes: u64,
+    file: Arc<File>,
+}
+
+struct Checkpoint {
+    state: State,
+    producers: Vec<u8>,
+    aborted: Vec<AbortedTransaction>,
+}
+
+impl FlushPlan {
+    /// Waits until the disk has the data. Blocks; call it without the partition's lock.
+    pub fn sync(&self) -> Result<(), LogError> {
+        for file in &self.files {
+            file.file.sync_data().map_err(|source| {
+                LogError::io(
+                    &self.directory,
+                    format!("flush segment {}", file.base_offset),
+                    source,
+                )
+            })?;
+        }
+        if let Some(folder) = &self.folder {
+            sync_folder(folder).map_err(|source| {
+                LogError::io(&self.directory, format!("flush {}", folder.display()), source)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn sync_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    match File::open(folder.join(METADATA_FILE)) {
+        Ok(metadata) => metadata.sync_all()?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    File::open(folder)?.sync_all()
+}
+
+impl Log {
+    /// Flushes everything that was appended: [`Log::flush_plan`], [`FlushPlan::sync`] and [`Log::complete_flush`] at once.
+    pub fn flush(&mut self) -> Result<(), LogError> {
+        let Some(plan) = self.flush_plan()? else {
+            return Ok(());
+        };
+        plan.sync()?;
+        self.complete_flush(plan)
+    }
+
+    /// Flushes, and writes the recovery point down.
+    pub fn checkpoint(&mut self, now: Now) -> Result<(), LogError> {
+        let Some(plan) = self.checkpoint_plan(now)? else {
+            return Ok(());
+        };
+        plan.sync()?;
+        self.complete_flush(plan)
+    }
+
+    /// Whether `flush.ms` or `flush.messages` asks for a flush.
+    #[must_use]
+    pub fn is_flush_due(&self, now: Now) -> bool {
+        let unflushed = self.persistence.unflushed_messages;
+        let waited_ms =
+            i64::try_from(now.mono_ms.saturating_sub(self.persistence.flushed_at_ms)).unwrap_or(i64::MAX);
+        unflushed > 0 && (unflushed >= self.config.flush_messages || waited_ms >= self.config.flush_ms)
+    }
+
+    /// Plans a flush up to the log end; None if everything is on disk.
+    pub fn flush_plan(&mut self) -> Result<Option<FlushPlan>, LogError> {
+        let mut files = Vec::new();
+        for segment in self.segments.values().rev() {
+            if segment.footer.size_bytes > segment.flushed_bytes {
+                files.push(FileToFlush {
+                    base_offset: segment.base_offset,
+                    size_bytes: segment.footer.size_bytes,
+                    file: self.file_of(segment)?,
+                });
+            }
+        }
+        if files.is_empty() && !self.persistence.folder_dirty {
+            self.persistence.recovery_point = self.log_end_offset;
+            return Ok(None);
+        }
+        // Older segments first: the recovery point may not pass them.
+        files.reverse();
+        let folder = std::mem::take(&mut self.persistence.folder_dirty).then(|| self.folder.clone());
+        Ok(Some(self.plan(files, folder, None)))
+    }
+
+    /// Plans a checkpoint; None if the recovery point that is written down is the log end.
+    pub fn checkpoint_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
+        let flush = self.flush_plan()?;
+        self.persistence.flushed_at_ms = now.mono_ms;
+        if flush.is_none() && self.persistence.checkpointed == Some(self.log_end_offset) {
+            return Ok(None);
+        }
+        let mut index = Batch::default();
+        if let Some((_, active)) = self.segments.iter_mut().next_back() {
+            active.index.spill(&self.key, active.base_offset, &mut index);
+        }
+        self.directory.store.write(index, Survive::Nothing)?;
+        let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None, None));
+        let aborted_until = self.persistence.aborted_until;
+        let aborted = self
+            .aborted
+            .entries()
+            .iter()
+            .rev()
+            .take_while(|entry| entry.last_offset >= aborted_until);
+        plan.checkpoint = Some(Checkpoint {
+            state: self.state(),
+            producers: self.producers.encode(),
+            aborted: aborted.copied().collect(),
+        });
+        Ok(Some(plan))
+    }
+
+    /// Takes note of a flush that was done. One that was overtaken by a truncation counts for nothing.
+    pub fn complete_flush(&mut self, plan: FlushPlan) -> Result<(), LogError> {
+        if plan.generation != self.persistence.generation {
+            return Ok(());
+        }
+        for file in &plan.files {
+            if let Some(segment) = self.segments.get_mut(&file.base_offset) {
+                segment.flushed_bytes = segment
+                    .flushed_bytes
+                    .max(file.size_bytes.min(segment.footer.size_bytes));
+            }
+        }
+        let persistence = &mut self.persistence;
+        persistence.unflushed_messages = (persistence.unflushed_messages - plan.messages).max(0);
+        persistence.recovery_point = persistence.recovery_point.max(plan.log_end_offset);
+        match plan.checkpoint {
+            Some(checkpoint) => self.write_checkpoint(&checkpoint),
+            None => Ok(()),
+        }
+    }
+
+    /// Flushes and checkpoints for the last time; nothing can be appended afterwards.
+    pub fn close_clean(&mut self, now: Now) -> Result<(), LogError> {
+        if self.closed {
+            return Ok(());
+        }
+        self.checkpoint(now)?;
+        self.directory.store.put(
+            self.key.key(Kind::HighWatermark, &[]),
+            self.high_watermark.to_be_bytes(),
+            Survive::Nothing,
+        )?;
+        self.closed = true;
+        self.directory.files.forget_log(self.uid);
+        self.directory.note_closed(&self.identity.folder());
+        for segment in self.segments.values_mut() {
+            segment.file = None;
+        }
+        Ok(())
+    }
+
+    /// The high watermark if it differs from the one written down; the caller hands it to
+    /// [`crate::directory::LogDirectory::checkpoint_high_watermarks`] at once.
+    pub fn high_watermark_to_checkpoint(&mut self) -> Option<HighWatermarkCheckpoint> {
+        if self.persistence.high_watermark == Some(self.high_watermark) {
+            return None;
+        }
+        self.persistence.high_watermark = Some(self.high_watermark);
+        Some(HighWatermarkCheckpoint {
+            key: self.key,
+            high_watermark: self.high_watermark,
+        })
+    }
+
+    /// The recovery point at the log end, as it is to be written down once the data is flushed.
+    pub(crate) fn state(&self) -> State {
+        let active = self.segments.last_key_value().map(|(_, segment)| segment);
+        State {
+            recovery_point: self.log_end_offset,
+            active_base_offset: active.map_or(-1, |segment| segment.base_offset),
+            footer: active.map_or_else(|| Footer::empty(self.log_end_offset), |segment| segment.footer),
+            has_producers: !self.producers.is_empty(),
+        }
+    }
+
+    fn write_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LogError> {
+        let offset = checkpoint.state.recovery_point;
+        let mut batch = Batch::default();
+        batch.put(self.key.key(Kind::State, &[]), checkpoint.state.encode());
+        for aborted in &checkpoint.aborted {
+            batch.put(
+                self.key.key(Kind::Aborted, &[aborted.last_offset]),
+                aborted.encode(),
+            );
+        }
+        // Snapshots at segment borders stay: truncation starts from them.
+        if let Some(old) = self
+            .persistence
+            .snapshot
+            .filter(|old| *old != offset && !self.segments.contains_key(old))
+        {
+            batch.delete(self.key.key(Kind::ProducerSnapshot, &[old]));
+        }
+        if checkpoint.state.has_producers {
+            batch.put(
+                self.key.key(Kind::ProducerSnapshot, &[offset]),
+                &checkpoint.producers,
+            );
+        }
+        self.directory.store.write(batch, Survive::Nothing)?;
+        self.persistence.checkpointed = Some(offset);
+        self.persistence.snapshot = checkpoint.state.has_producers.then_some(offset);
+        self.persistence.aborted_until = self.persistence.aborted_until.max(offset);
+        Ok(())
+    }
+
+    fn plan(
+        &self,
+        files: Vec<FileToFlush>,
+        folder: Option<PathBuf>,
+        checkpoint: Option<Checkpoint>,
+    ) -> FlushPlan {
+        FlushPlan {
+            directory: self.directory.path.clone(),
+            generation: self.persistence.generation,
+            log_end_offset: self.log_end_offset,
+            messages: self.persistence.unflushed_messages,
+            files,
+            folder,
+            checkpoint,
+        }
+    }
+}
+
+/// One row of a high watermark checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct HighWatermarkCheckpoint {
+    pub(crate) key: PartitionKey,
+    pub(crate) high_watermark: i64,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if !self.closed {
+            self.directory.note_dropped(&self.identity.folder());
+        }
+        self.directory.files.forget_log(self.uid);
+    }
+}

@@ -1,0 +1,509 @@
+//! A log directory: the lock on it, its index, its partitions, and the trace a clean stop leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use odradek_common::time::Now;
+use parking_lot::Mutex;
+use rustix::fs::FlockOperation;
+use slog::{info, warn};
+use uuid::Uuid;
+
+use crate::checkpoint::HighWatermarkCheckpoint;
+use crate::config::LogConfig;
+use crate::error::LogError;
+use crate::files::FileCache;
+use crate::log::{Log, PartitionIdentity};
+use crate::open;
+use crate::store::{Batch, Kind, PartitionKey, Store, Survive, name_key};
+
+/// Kafka's file that names the topic id of a partition folder.
+pub const METADATA_FILE: &str = "partition.metadata";
+const LOCK_FILE: &str = ".lock";
+const INDEX_FOLDER: &str = "odradek-index";
+const DELETED_SUFFIX: &str = "-delete";
+/// A folder of this many bytes in its name is the longest a file system takes.
+const FOLDER_NAME_BYTES_MAX: usize = 255;
+
+/// How a log directory is run.
+#[derive(Clone, Debug)]
+pub struct LogDirectoryOptions {
+    /// Open files of segments that are only read.
+    pub open_files_max: usize,
+    /// Whether an append that `flush.messages` asks to flush does so itself; otherwise it says so in its answer and the
+    /// caller flushes, many partitions at a time.
+    pub flush_inline: bool,
+    /// Producers remembered per partition.
+    pub producers_max: usize,
+}
+
+impl Default for LogDirectoryOptions {
+    fn default() -> Self {
+        Self {
+            open_files_max: 512,
+            flush_inline: true,
+            producers_max: odradek_broker_core::producer_state::PRODUCERS_MAX,
+        }
+    }
+}
+
+/// What the logs of a directory share.
+pub(crate) struct DirectoryShared {
+    pub(crate) path: PathBuf,
+    pub(crate) options: LogDirectoryOptions,
+    pub(crate) store: Store,
+    pub(crate) files: FileCache,
+    pub(crate) logger: slog::Logger,
+    next_uid: AtomicU64,
+    clean_start: bool,
+    /// Something failed that recovery has to look at: no clean stop.
+    failed: AtomicBool,
+    partitions: Mutex<Partitions>,
+    doomed: Mutex<Vec<PathBuf>>,
+    /// Held for its lock; dropped last.
+    _lock: File,
+}
+
+#[derive(Default)]
+struct Partitions {
+    /// Folder -> topic id.
+    known: BTreeMap<String, Uuid>,
+    /// Folders that no log was opened for since the start.
+    unopened: BTreeSet<String>,
+    /// Folders whose log is open.
+    open: BTreeSet<String>,
+}
+
+impl DirectoryShared {
+    pub(crate) fn next_uid(&self) -> u64 {
+        self.next_uid.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_closed(&self, folder: &str) {
+        self.partitions.lock().open.remove(folder);
+    }
+
+    /// A log that was neither closed nor deleted: what it knew is lost, so this stop is not clean.
+    pub(crate) fn note_dropped(&self, folder: &str) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.note_closed(folder);
+    }
+
+    /// Files and folders to remove at the next purge.
+    pub(crate) fn doom(&self, paths: impl IntoIterator<Item = PathBuf>) {
+        self.doomed.lock().extend(paths);
+    }
+
+    fn io(&self, attempt: impl Into<String>, source: io::Error) -> LogError {
+        LogError::io(&self.path, attempt, source)
+    }
+}
+
+/// An open log directory. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct LogDirectory {
+    shared: Arc<DirectoryShared>,
+}
+
+impl LogDirectory {
+    /// Opens the directory, creating it if absent, and locks it against other processes.
+    pub fn open(
+        path: impl Into<PathBuf>,
+        options: LogDirectoryOptions,
+        logger: slog::Logger,
+    ) -> Result<Self, LogError> {
+        let path = path.into();
+        fs::create_dir_all(&path).map_err(|source| LogError::io(&path, "create the directory", source))?;
+        let lock = lock(&path)?;
+        let store = open_store(&path, &logger)?;
+        let (known, empty) = folders(&path, &store, &logger)?;
+        let clean_start = store.is_marked_clean()? || empty;
+        store.mark_in_use()?;
+        info!(logger, "log directory opened"; "path" => %path.display(), "partitions" => known.len(), "clean" => clean_start);
+        let unopened = known.keys().cloned().collect();
+        let shared = DirectoryShared {
+            files: FileCache::new(options.open_files_max),
+            path,
+            options,
+            store,
+            logger,
+            next_uid: AtomicU64::new(0),
+            clean_start,
+            failed: AtomicBool::new(false),
+            partitions: Mutex::new(Partitions {
+                known,
+                unopened,
+                open: BTreeSet::new(),
+            }),
+            doomed: Mutex::default(),
+            _lock: lock,
+        };
+        let directory = Self {
+            shared: Arc::new(shared),
+        };
+        directory.doom_leftovers()?;
+        Ok(directory)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Whether the last stop was clean, or this is the first start. False means unclean: see KIP-966.
+    #[must_use]
+    pub fn is_clean_start(&self) -> bool {
+        self.shared.clean_start
+    }
+
+    /// The partitions the directory holds.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionIdentity> {
+        let partitions = self.shared.partitions.lock();
+        partitions
+            .known
+            .iter()
+            .filter_map(|(folder, topic_id)| {
+                let (topic, partition) = parse_folder(folder)?;
+                Some(PartitionIdentity::new(topic, *topic_id, partition))
+            })
+            .collect()
+    }
+
+    /// Opens the log of a partition, creating it if absent.
+    ///
+    /// A folder of the same name that belongs to another topic id is set aside and removed at the next purge.
+    /// Panics if the log is open already.
+    pub fn open_partition(
+        &self,
+        identity: PartitionIdentity,
+        config: LogConfig,
+        now: Now,
+    ) -> Result<Log, LogError> {
+        let folder = identity.folder();
+        let is_first = self.shared.partitions.lock().open.insert(folder.clone());
+        assert!(is_first, "the log of {folder} is open already");
+        let opened = self
+            .claim_folder(&identity, &folder)
+            .and_then(|path| open::open_log(self.shared.clone(), identity, path, config, now));
+        match &opened {
+            Ok(_) => {
+                self.shared.partitions.lock().unopened.remove(&folder);
+            }
+            Err(_) => {
+                self.shared.failed.store(true, Ordering::Relaxed);
+                self.shared.note_closed(&folder);
+            }
+        }
+        opened
+    }
+
+    /// Removes a partition: its folder is renamed at once, its files go at the next purge.
+    pub fn delete_partition(&self, mut log: Log) -> Result<(), LogError> {
+        log.closed = true;
+        self.discard(&log.identity.folder(), Some(log.key))
+    }
+
+    /// Removes a partition that is not open, as [`LogDirectory::partitions`] lists it.
+    pub fn delete_unopened(&self, identity: &PartitionIdentity) -> Result<(), LogError> {
+        self.discard(
+            &identity.folder(),
+            Some(PartitionKey::new(identity.topic_id, identity.partition)),
+        )
+    }
+
+    /// Removes the files of deleted segments and partitions; returns how many. Blocks.
+    pub fn purge_deleted(&self) -> Result<usize, LogError> {
+        let doomed = std::mem::take(&mut *self.shared.doomed.lock());
+        for path in &doomed {
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
+            match removed {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(self.shared.io(format!("remove {}", path.display()), source)),
+            }
+        }
+        Ok(doomed.len())
+    }
+
+    /// Writes high watermarks down, all at once; they survive the death of the process.
+    pub fn checkpoint_high_watermarks(
+        &self,
+        checkpoints: impl IntoIterator<Item = HighWatermarkCheckpoint>,
+    ) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        for checkpoint in checkpoints {
+            let key = checkpoint.key.key(Kind::HighWatermark, &[]);
+            batch.put(key, checkpoint.high_watermark.to_be_bytes());
+        }
+        self.shared.store.write(batch, Survive::Kill)
+    }
+
+    /// Makes checkpoints survive a crash; call it after a round of them. Blocks.
+    pub fn flush_index(&self) -> Result<(), LogError> {
+        self.shared.store.flush()
+    }
+
+    /// Writes the clean-stop note, if every log that this directory holds was closed cleanly; returns whether it did.
+    ///
+    /// After an unclean start that also means that every log was opened, and so recovered (KAFKA-15375).
+    pub fn close_clean(&self) -> Result<bool, LogError> {
+        let (open, unopened) = {
+            let partitions = self.shared.partitions.lock();
+            (partitions.open.len(), partitions.unopened.len())
+        };
+        let unrecovered = !self.shared.clean_start && unopened > 0;
+        if open > 0 || unrecovered || self.shared.failed.load(Ordering::Relaxed) {
+            warn!(self.shared.logger, "log directory is not closed cleanly";
+                "path" => %self.shared.path.display(), "open_logs" => open, "unopened_logs" => unopened);
+            self.shared.store.flush()?;
+            return Ok(false);
+        }
+        self.shared.store.mark_clean()?;
+        Ok(true)
+    }
+
+    /// Makes sure of the partition's folder and that it is of this topic id; returns its path.
+    fn claim_folder(&self, identity: &PartitionIdentity, folder: &str) -> Result<PathBuf, LogError> {
+        let path = self.shared.path.join(folder);
+        let known = self.shared.partitions.lock().known.get(folder).copied();
+        match known {
+            Some(topic_id) if topic_id == identity.topic_id => return Ok(path),
+            Some(stray) => {
+                info!(self.shared.logger, "set aside the log of a deleted topic of the same name";
+                    "partition" => folder, "topic_id" => %stray, "expected" => %identity.topic_id);
+                self.discard(folder, Some(PartitionKey::new(stray, identity.partition)))?;
+            }
+            None => {}
+        }
+        let create = || -> io::Result<()> {
+            fs::create_dir_all(&path)?;
+            let temporary = path.join(format!("{METADATA_FILE}.tmp"));
+            fs::write(&temporary, format_metadata(identity.topic_id))?;
+            fs::rename(&temporary, path.join(METADATA_FILE))
+        };
+        create().map_err(|source| self.shared.io(format!("create {}", path.display()), source))?;
+        self.shared.store.put_name(folder, identity.topic_id)?;
+        self.shared
+            .partitions
+            .lock()
+            .known
+            .insert(folder.to_owned(), identity.topic_id);
+        Ok(path)
+    }
+
+    fn discard(&self, folder: &str, key: Option<PartitionKey>) -> Result<(), LogError> {
+        let from = self.shared.path.join(folder);
+        let to = self.shared.path.join(deleted_name(folder));
+        match fs::rename(&from, &to) {
+            Ok(()) => self.shared.doom([to]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(self.shared.io(format!("rename {}", from.display()), source)),
+        }
+        let mut batch = Batch::default();
+        batch.delete(name_key(folder));
+        if let Some(key) = key {
+            batch.delete_partition(&key);
+        }
+        self.shared.store.write(batch, Survive::Kill)?;
+        let mut partitions = self.shared.partitions.lock();
+        partitions.known.remove(folder);
+        partitions.unopened.remove(folder);
+        partitions.open.remove(folder);
+        Ok(())
+    }
+
+    fn doom_leftovers(&self) -> Result<(), LogError> {
+        let entries = fs::read_dir(&self.shared.path).map_err(|source| self.shared.io("list it", source))?;
+        for entry in entries {
+            let entry = entry.map_err(|source| self.shared.io("list it", source))?;
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.ends_with(DELETED_SUFFIX))
+            {
+                self.shared.doom([entry.path()]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `<topic>-<partition>`; None for any other name, that of a deleted partition included.
+#[must_use]
+pub fn parse_folder(name: &str) -> Option<(&str, i32)> {
+    let (topic, partition) = name.rsplit_once('-')?;
+    let partition: i32 = partition
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| partition.parse().ok())??;
+    (!topic.is_empty()).then_some((topic, partition))
+}
+
+fn deleted_name(folder: &str) -> String {
+    let suffix = format!(".{}{DELETED_SUFFIX}", Uuid::new_v4().simple());
+    // Topic names are ASCII, so any byte is a border.
+    let kept = folder.len().min(FOLDER_NAME_BYTES_MAX - suffix.len());
+    format!("{}{suffix}", &folder[..kept])
+}
+
+/// Kafka's text: version and topic id, which it writes as unpadded URL-safe base64.
+fn format_metadata(topic_id: Uuid) -> String {
+    format!("version: 0\ntopic_id: {}\n", base64url(topic_id))
+}
+
+fn parse_metadata(text: &str) -> Option<Uuid> {
+    let id = text.lines().find_map(|line| line.strip_prefix("topic_id:"))?;
+    decode_base64url(id.trim())
+}
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+fn base64url(id: Uuid) -> String {
+    let bits = id.as_u128();
+    // 22 characters of 6 bits: the last one holds the low 2 bits, shifted up.
+    (0..22u32)
+        .map(|index| {
+            let sextet = if index < 21 {
+                (bits >> (122 - 6 * index)) & 63
+            } else {
+                (bits & 3) << 4
+            };
+            char::from(ALPHABET[sextet as usize])
+        })
+        .collect()
+}
+
+fn decode_base64url(text: &str) -> Option<Uuid> {
+    if text.len() != 22 {
+        return None;
+    }
+    let mut bits: u128 = 0;
+    for (index, byte) in text.bytes().enumerate() {
+        let sextet = ALPHABET.iter().position(|letter| *letter == byte)? as u128;
+        bits = if index < 21 {
+            bits << 6 | sextet
+        } else {
+            bits << 2 | sextet >> 4
+        };
+    }
+    Some(Uuid::from_u128(bits))
+}
+
+fn lock(path: &Path) -> Result<File, LogError> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path.join(LOCK_FILE))
+        .map_err(|source| LogError::io(path, "create the lock file", source))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(LogError::Locked {
+            path: path.to_owned(),
+        }),
+        Err(error) => Err(LogError::io(path, "lock it", error.into())),
+    }
+}
+
+/// Opens the index; one that is corrupt is set aside, and the logs then rebuild it.
+fn open_store(path: &Path, logger: &slog::Logger) -> Result<Store, LogError> {
+    let folder = path.join(INDEX_FOLDER);
+    match Store::open(path, &folder) {
+        Err(LogError::Directory { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
+            let aside = path.join(format!(
+                "{INDEX_FOLDER}.{}{DELETED_SUFFIX}",
+                Uuid::new_v4().simple()
+            ));
+            warn!(logger, "the index is corrupt and is rebuilt from the logs";
+                "path" => %folder.display(), "error" => %source);
+            fs::rename(&folder, &aside)
+                .map_err(|source| LogError::io(path, "set the corrupt index aside", source))?;
+            Store::open(path, &folder)
+        }
+        opened => opened,
+    }
+}
+
+/// The partition folders and their topic ids, and whether there is no folder at all.
+fn folders(
+    path: &Path,
+    store: &Store,
+    logger: &slog::Logger,
+) -> Result<(BTreeMap<String, Uuid>, bool), LogError> {
+    let mut named: BTreeMap<String, Uuid> = store.names()?.into_iter().collect();
+    let mut known = BTreeMap::new();
+    let mut empty = true;
+    let list = |source| LogError::io(path, "list it", source);
+    for entry in fs::read_dir(path).map_err(list)? {
+        let entry = entry.map_err(list)?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        let is_folder = entry.file_type().map_err(list)?.is_dir();
+        if !is_folder || parse_folder(&name).is_none() {
+            continue;
+        }
+        empty = false;
+        if let Some(topic_id) = named.remove(&name) {
+            known.insert(name, topic_id);
+            continue;
+        }
+        let metadata = fs::read_to_string(entry.path().join(METADATA_FILE)).ok();
+        if let Some(topic_id) = metadata.as_deref().and_then(parse_metadata) {
+            store.put_name(&name, topic_id)?;
+            known.insert(name, topic_id);
+        } else {
+            warn!(logger, "partition folder without a topic id; the next partition of that name takes it over";
+                "folder" => name);
+        }
+    }
+    for (folder, topic_id) in named {
+        warn!(logger, "partition folder is gone"; "folder" => &folder, "topic_id" => %topic_id);
+        let mut batch = Batch::default();
+        batch.delete(name_key(&folder));
+        if let Some((_, partition)) = parse_folder(&folder) {
+            batch.delete_partition(&PartitionKey::new(topic_id, partition));
+        }
+        store.write(batch, Survive::Kill)?;
+    }
+    Ok((known, empty))
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn metadata_is_kafkas_text() {
+        // Kafka's Uuid.toString of the same 16 bytes.
+        let id = Uuid::from_bytes([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(
+            format_metadata(id),
+            "version: 0\ntopic_id: AAECAwQFBgcICQoLDA0ODw\n"
+        );
+        assert_eq!(parse_metadata(&format_metadata(id)), Some(id));
+        let random = Uuid::new_v4();
+        assert_eq!(parse_metadata(&format_metadata(random)), Some(random));
+        assert_eq!(parse_metadata("version: 0\n"), None);
+    }
+
+    #[test]
+    fn folder_names() {
+        assert_eq!(parse_folder("a-b-12"), Some(("a-b", 12)));
+        assert_eq!(parse_folder("a.0123-delete"), None);
+        assert_eq!(parse_folder("odradek-index"), None);
+        assert_eq!(parse_folder("-1"), None);
+        let long = format!("{}-0", "t".repeat(249));
+        assert!(deleted_name(&long).len() <= FOLDER_NAME_BYTES_MAX);
+    }
+}

@@ -1,0 +1,491 @@
+//! Opening a log: from the index alone after a clean stop, else by reading everything above the recovery point.
+//!
+//! What lies below the recovery point is believed if the file sizes agree; what lies above is read batch by batch with
+//! its checksum. The first bad batch ends the log: the rest of its file and every later segment are removed, and the
+//! report says how much that was. A log that the index does not know is read from its first byte.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use odradek_broker_core::aborted::{AbortedTransaction, AbortedTransactions};
+use odradek_broker_core::leader_epochs::LeaderEpochs;
+use odradek_broker_core::producer_state::ProducerStates;
+use odradek_common::records::batch::BatchHeader;
+use odradek_common::time::Now;
+use slog::{info, warn};
+
+use crate::checkpoint::{Persistence, State};
+use crate::config::LogConfig;
+use crate::directory::DirectoryShared;
+use crate::error::LogError;
+use crate::log::{Log, PartitionIdentity, marker_of};
+use crate::read::RecentBatches;
+use crate::scan::{RECOVERY_WINDOW_BYTES, Scan, ScanError};
+use crate::segment::{Footer, Segment, base_offset_of, segment_path};
+use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive};
+
+/// What recovery did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Bytes that were read and checked.
+    pub scanned_bytes: u64,
+    /// Bytes removed from the end of a segment, from its first bad batch on.
+    pub truncated_bytes: u64,
+    /// Later segments that were removed with it.
+    pub removed_segments: usize,
+    /// Bytes of those segments.
+    pub removed_bytes: u64,
+    /// What was wrong with the first bad batch.
+    pub reason: Option<String>,
+    /// Whether the index knew nothing of the log and was rebuilt.
+    pub index_rebuilt: bool,
+    /// Where the log ends now.
+    pub log_end_offset: i64,
+}
+
+/// Opens the log in `folder`, which exists.
+pub(crate) fn open_log(
+    directory: Arc<DirectoryShared>,
+    identity: PartitionIdentity,
+    folder: PathBuf,
+    config: LogConfig,
+    now: Now,
+) -> Result<Log, LogError> {
+    let key = PartitionKey::new(identity.topic_id, identity.partition);
+    let persisted = directory.store.load(&key)?;
+    let files = segment_files(&directory, &folder)?;
+    let state = persisted.state.as_deref().and_then(State::decode);
+    let logger = directory
+        .logger
+        .new(slog::o!("partition" => identity.to_string()));
+    let epochs = persisted
+        .leader_epochs
+        .as_deref()
+        .and_then(LeaderEpochs::decode)
+        .unwrap_or_default();
+    let log = Log {
+        uid: directory.next_uid(),
+        producers: ProducerStates::new(directory.options.producers_max),
+        aborted: aborted(&persisted),
+        persistence: Persistence {
+            recovery_point: state.map_or(0, |state| state.recovery_point),
+            checkpointed: state.map(|state| state.recovery_point),
+            snapshot: state
+                .filter(|state| state.has_producers)
+                .map(|state| state.recovery_point),
+            aborted_until: state.map_or(0, |state| state.recovery_point),
+            high_watermark: persisted.high_watermark,
+            unflushed_messages: 0,
+            flushed_at_ms: now.mono_ms,
+            folder_dirty: state.is_none(),
+            generation: 0,
+        },
+        directory,
+        identity,
+        key,
+        folder,
+        config,
+        logger,
+        segments: BTreeMap::new(),
+        log_start_offset: 0,
+        log_end_offset: 0,
+        high_watermark: 0,
+        epochs,
+        recent: RecentBatches::default(),
+        compacted_until: 0,
+        recovery: None,
+        closed: false,
+    };
+    Opening {
+        log,
+        state,
+        report: RecoveryReport::default(),
+        scanned: false,
+        now,
+    }
+    .run(&persisted, &files)
+}
+
+fn aborted(persisted: &Persisted) -> AbortedTransactions {
+    let mut aborted = AbortedTransactions::new();
+    for entry in persisted
+        .aborted
+        .iter()
+        .filter_map(|bytes| AbortedTransaction::decode(bytes))
+    {
+        aborted.push(entry);
+    }
+    aborted
+}
+
+/// Base offsets and sizes of the segment files, ascending. Files that a crash left half-way are removed.
+fn segment_files(directory: &DirectoryShared, folder: &Path) -> Result<Vec<(i64, u64)>, LogError> {
+    let failed =
+        |source: io::Error| LogError::io(&directory.path, format!("list {}", folder.display()), source);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if let Some(base_offset) = base_offset_of(&name) {
+            files.push((base_offset, entry.metadata().map_err(failed)?.len()));
+        } else if name.ends_with(".deleted") || name.ends_with(".cleaned") {
+            directory.doom([entry.path()]);
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+struct Opening {
+    log: Log,
+    state: Option<State>,
+    report: RecoveryReport,
+    scanned: bool,
+    now: Now,
+}
+
+impl Opening {
+    fn run(mut self, persisted: &Persisted, files: &[(i64, u64)]) -> Result<Log, LogError> {
+        self.report.index_rebuilt = self.state.is_none() && !files.is_empty();
+        self.load_segments(persisted, files)?;
+        self.note_missing();
+        self.set_bounds(persisted)?;
+        self.load_producers()?;
+        if self.scanned {
+            self.finish_recovery()?;
+        }
+        Ok(self.log)
+    }
+
+    fn load_segments(&mut self, persisted: &Persisted, files: &[(i64, u64)]) -> Result<(), LogError> {
+        for (index, &(base_offset, size_bytes)) in files.iter().enumerate() {
+            if self.is_superseded(base_offset) {
+                // A compaction merged it into the segment before and did not come to remove it.
+                self.log.discard_segment_file(base_offset)?;
+                continue;
+            }
+            let known = self.known_footer(persisted, base_offset, size_bytes);
+            if let Some(footer) = known.filter(|footer| footer.size_bytes == size_bytes) {
+                self.log
+                    .segments
+                    .insert(base_offset, Segment::new(base_offset, footer, self.now.wall_ms));
+                continue;
+            }
+            let resume = known.filter(|footer| footer.size_bytes < size_bytes);
+            if self.scan_segment(base_offset, size_bytes, resume)? == Verdict::Bad {
+                self.remove_segments(&files[index + 1..])?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_superseded(&self, base_offset: i64) -> bool {
+        self.log
+            .segments
+            .last_key_value()
+            .is_some_and(|(_, previous)| previous.footer.next_offset > base_offset)
+    }
+
+    /// What is certain about a segment without reading it: all of it, or the part below the recovery point.
+    fn known_footer(&self, persisted: &Persisted, base_offset: i64, size_bytes: u64) -> Option<Footer> {
+        let state = self.state?;
+        if base_offset == state.active_base_offset {
+            return Some(state.footer);
+        }
+        if base_offset > state.active_base_offset {
+            // An empty file needs no reading.
+            return (size_bytes == 0).then(|| Footer::empty(base_offset));
+        }
+        let index = persisted
+            .footers
+            .binary_search_by_key(&base_offset, |(base, _)| *base)
+            .ok()?;
+        let footer = persisted.footers[index].1;
+        (footer.size_bytes == size_bytes).then_some(footer)
+    }
+
+    /// Reads a segment from `resume` or its beginning, to its end or first bad batch, which is cut off.
+    fn scan_segment(
+        &mut self,
+        base_offset: i64,
+        size_bytes: u64,
+        resume: Option<Footer>,
+    ) -> Result<Verdict, LogError> {
+        if !self.scanned {
+            self.scanned = true;
+            // Epochs above the recovery point are found again in the batches.
+            let from = resume.map_or(base_offset, |footer| footer.next_offset);
+            self.log
+                .epochs
+                .truncate_from_end(from.max(self.log.persistence.recovery_point));
+        }
+        let path = segment_path(&self.log.folder, base_offset);
+        let directory = self.log.directory.clone();
+        let failed = |source| LogError::io(&directory.path, format!("recover {}", path.display()), source);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(failed)?;
+        let start = resume.unwrap_or_else(|| Footer::empty(base_offset));
+        let mut segment = Segment::new(base_offset, start, self.now.wall_ms);
+        let mut index = Batch::default();
+        segment
+            .index
+            .truncate(&self.log.place(base_offset), start.size_bytes, &mut index)?;
+        self.log.directory.store.write(index, Survive::Nothing)?;
+
+        let mut scan = Scan::new(&file, start.size_bytes, size_bytes, RECOVERY_WINDOW_BYTES);
+        let bad = loop {
+            match scan.batch() {
+                Ok(None) => break None,
+                Ok(Some((_, header, _))) => {
+                    if header.base_offset < segment.footer.next_offset
+                        || !segment.can_index(header.last_offset())
+                    {
+                        break Some(format!("offset {} is out of order", header.base_offset));
+                    }
+                    self.log.note_epoch(&header);
+                    segment.note(&header, self.log.config.index_interval_bytes);
+                }
+                Err(ScanError::Bad(reason)) => break Some(reason),
+                Err(ScanError::Io(source)) => return Err(failed(source)),
+            }
+        };
+        let good_bytes = segment.footer.size_bytes;
+        self.report.scanned_bytes += good_bytes - start.size_bytes;
+        self.log.segments.insert(base_offset, segment);
+        let Some(reason) = bad else {
+            return Ok(Verdict::Good);
+        };
+        file.set_len(good_bytes).map_err(failed)?;
+        self.report.truncated_bytes = size_bytes - good_bytes;
+        self.report.reason = Some(format!("{} at byte {good_bytes}: {reason}", path.display()));
+        Ok(Verdict::Bad)
+    }
+
+    fn remove_segments(&mut self, files: &[(i64, u64)]) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        // The last one first: a crash must not leave a gap.
+        for &(base_offset, size_bytes) in files.iter().rev() {
+            let path = segment_path(&self.log.folder, base_offset);
+            fs::remove_file(&path).map_err(|source| {
+                LogError::io(
+                    &self.log.directory.path,
+                    format!("remove {}", path.display()),
+                    source,
+                )
+            })?;
+            self.log.forget_segment(base_offset, &mut batch);
+            self.report.removed_segments += 1;
+            self.report.removed_bytes += size_bytes;
+        }
+        self.log.directory.store.write(batch, Survive::Nothing)
+    }
+
+    /// The segment at the recovery point is never removed before a later one exists: if it is gone, records are lost.
+    fn note_missing(&mut self) {
+        let Some(state) = self.state.filter(|state| state.footer.size_bytes > 0) else {
+            return;
+        };
+        if self.log.active_segment_base_offset() >= state.active_base_offset && !self.log.segments.is_empty()
+        {
+            return;
+        }
+        self.scanned = true;
+        let path = segment_path(&self.log.folder, state.active_base_offset);
+        self.report
+            .reason
+            .get_or_insert_with(|| format!("{} is missing", path.display()));
+        self.report.removed_bytes += state.footer.size_bytes;
+    }
+
+    fn set_bounds(&mut self, persisted: &Persisted) -> Result<(), LogError> {
+        let now = self.now;
+        let log = &mut self.log;
+        let recovery_point = self.state.map_or(0, |state| state.recovery_point);
+        let first = log.segments.first_key_value().map(|(base, _)| *base);
+        log.log_start_offset = persisted.log_start_offset.unwrap_or(0).max(first.unwrap_or(0));
+        log.log_end_offset = match log.segments.last_key_value() {
+            // The log may end above its last batch, where truncation cut into a gap that compaction left.
+            Some(_) if !self.scanned => {
+                let end = log
+                    .segments
+                    .values()
+                    .map(|segment| segment.footer.next_offset)
+                    .max()
+                    .unwrap_or(0);
+                end.max(recovery_point)
+            }
+            Some((_, last)) => last.footer.next_offset,
+            None if self.scanned => log.log_start_offset,
+            None => recovery_point.max(log.log_start_offset),
+        };
+        if log.log_end_offset < log.log_start_offset {
+            for (base_offset, _) in std::mem::take(&mut log.segments) {
+                log.discard_segment_file(base_offset)?;
+            }
+            log.log_end_offset = log.log_start_offset;
+            log.create_segment(now, log.log_end_offset)?;
+        }
+        log.persistence.recovery_point = log.persistence.recovery_point.min(log.log_end_offset);
+        let high_watermark = persisted.high_watermark.unwrap_or(log.log_start_offset);
+        log.high_watermark = high_watermark.clamp(log.log_start_offset, log.log_end_offset);
+        if self.scanned {
+            log.epochs.truncate_from_end(log.log_end_offset);
+        }
+        log.epochs.truncate_from_start(log.log_start_offset);
+        Ok(())
+    }
+
+    fn load_producers(&mut self) -> Result<(), LogError> {
+        let log = &mut self.log;
+        match self.state {
+            Some(state) if !self.scanned && !state.has_producers => Ok(()),
+            Some(state) if state.recovery_point <= log.log_end_offset && !state.has_producers => {
+                log.replay_producers(Some((state.recovery_point, None)))
+            }
+            Some(_) => log.reload_producers(),
+            None => log.replay_producers(None),
+        }
+    }
+
+    fn finish_recovery(&mut self) -> Result<(), LogError> {
+        let log = &mut self.log;
+        let flushed = self
+            .state
+            .map(|state| (state.active_base_offset, state.footer.size_bytes));
+        let mut batch = Batch::default();
+        // What a previous incarnation of the cut tail left would be taken for true once the log has grown over it.
+        batch.delete_range(&log.key, Kind::ProducerSnapshot, &[log.log_end_offset + 1], None);
+        let active = log.active_segment_base_offset();
+        for segment in log.segments.values_mut() {
+            match flushed {
+                Some((base, size_bytes)) if segment.base_offset == base => {
+                    segment.flushed_bytes = size_bytes.min(segment.footer.size_bytes);
+                }
+                Some((base, _)) if segment.base_offset < base => {}
+                Some(_) | None => segment.flushed_bytes = 0,
+            }
+            if segment.base_offset != active {
+                segment.index.spill(&log.key, segment.base_offset, &mut batch);
+                segment.index.seal();
+                batch.put(
+                    log.key.key(Kind::Footer, &[segment.base_offset]),
+                    segment.footer.encode(),
+                );
+            }
+        }
+        log.directory.store.write(batch, Survive::Nothing)?;
+        log.persist_epochs(Survive::Kill)?;
+        self.report.log_end_offset = log.log_end_offset;
+        let report = &self.report;
+        match &report.reason {
+            Some(reason) => warn!(log.logger, "log was cut at its first bad batch";
+                "reason" => reason, "truncated_bytes" => report.truncated_bytes,
+                "removed_segments" => report.removed_segments, "removed_bytes" => report.removed_bytes,
+                "log_end_offset" => report.log_end_offset),
+            None => info!(log.logger, "log recovered"; "scanned_bytes" => report.scanned_bytes,
+                "log_end_offset" => report.log_end_offset, "index_rebuilt" => report.index_rebuilt),
+        }
+        log.recovery = Some(std::mem::take(&mut self.report));
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Bad,
+}
+
+impl Log {
+    /// Rebuilds producers and aborted transactions from the last snapshot at or below the log end.
+    pub(crate) fn reload_producers(&mut self) -> Result<(), LogError> {
+        let store = &self.directory.store;
+        let snapshot = store.floor(&self.key, Kind::ProducerSnapshot, &[], self.log_end_offset)?;
+        self.replay_producers(snapshot.map(|(offset, bytes)| (offset, Some(bytes))))
+    }
+
+    /// Rebuilds producers from a snapshot (offset, and its bytes unless it is empty) or the log start.
+    fn replay_producers(&mut self, snapshot: Option<(i64, Option<Vec<u8>>)>) -> Result<(), LogError> {
+        let producers_max = self.directory.options.producers_max;
+        let (from, producers) = match snapshot {
+            Some((offset, None)) => (offset, Some(ProducerStates::new(producers_max))),
+            Some((offset, Some(bytes))) => (offset, ProducerStates::decode(&bytes, producers_max)),
+            None => (self.log_start_offset, None),
+        };
+        // An unreadable snapshot is as good as none.
+        let from = if producers.is_some() {
+            from
+        } else {
+            self.log_start_offset
+        };
+        self.producers = producers.unwrap_or_else(|| ProducerStates::new(producers_max));
+        self.aborted.truncate_from_end(from);
+        if self.persistence.aborted_until > from || self.persistence.checkpointed.is_none() {
+            let mut batch = Batch::default();
+            batch.delete_range(&self.key, Kind::Aborted, &[from], None);
+            self.directory.store.write(batch, Survive::Nothing)?;
+            self.persistence.aborted_until = self.persistence.aborted_until.min(from);
+        }
+        let first = self
+            .segments
+            .range(..=from)
+            .next_back()
+            .map_or(from, |(base, _)| *base);
+        let bases: Vec<i64> = self.segments.range(first..).map(|(base, _)| *base).collect();
+        for base in bases {
+            for (header, batch) in self.producer_batches(base, from)? {
+                let marker = batch.as_deref().and_then(|batch| marker_of(batch).ok().flatten());
+                self.note_producer(&header, marker);
+            }
+        }
+        self.producers.on_high_watermark(self.high_watermark);
+        Ok(())
+    }
+
+    /// The headers with a producer id at or after `from` in a segment, and the bytes of those that are markers.
+    fn producer_batches(
+        &self,
+        base: i64,
+        from: i64,
+    ) -> Result<Vec<(BatchHeader, Option<Vec<u8>>)>, LogError> {
+        use std::os::unix::fs::FileExt;
+        let segment = &self.segments[&base];
+        let Some(start) = self.locate(segment, from)? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        self.walk(segment, start, |position, header| {
+            if header.has_producer_id() {
+                found.push((position, *header));
+            }
+            None::<()>
+        })?;
+        let mut batches = Vec::with_capacity(found.len());
+        for (position, header) in found {
+            let mut marker = None;
+            if header.is_control() {
+                let mut batch = vec![0; header.size_bytes()];
+                self.file_of(segment)?
+                    .read_exact_at(&mut batch, position)
+                    .map_err(|source| {
+                        LogError::io(
+                            &self.directory.path,
+                            format!("read segment {base} of {}", self.identity),
+                            source,
+                        )
+                    })?;
+                marker = Some(batch);
+            }
+            batches.push((header, marker));
+        }
+        Ok(batches)
+    }
+}

@@ -1,0 +1,265 @@
+//! Cutting a log: its end, when a new leader's log differs, and its start, when records are deleted.
+
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+
+use odradek_common::time::Now;
+
+use crate::checkpoint::State;
+use crate::error::{LogError, ReadError};
+use crate::log::Log;
+use crate::segment::{Footer, Segment, segment_path};
+use crate::store::{Batch, Kind, Survive};
+
+impl Log {
+    /// Removes every record at or after `offset`; a batch that contains `offset` goes whole.
+    ///
+    /// Returns the new log end. Leader epochs that begin at or after it go too, also when no record does (KAFKA-10706).
+    pub fn truncate_to(&mut self, now: Now, offset: i64) -> Result<i64, LogError> {
+        self.check_open()?;
+        if offset >= self.log_end_offset {
+            if self.epochs.truncate_from_end(offset) {
+                self.persist_epochs(Survive::Kill)?;
+            }
+            return Ok(self.log_end_offset);
+        }
+        let Some(base_offset) = self.segments.range(..=offset).next_back().map(|(base, _)| *base) else {
+            self.truncate_fully_and_start_at(now, offset)?;
+            return Ok(offset);
+        };
+        let (footer, end_offset) = self.cut_at(&self.segments[&base_offset], offset)?;
+        self.persistence.generation += 1;
+        let later: Vec<i64> = self
+            .segments
+            .range(base_offset + 1..)
+            .map(|(base, _)| *base)
+            .collect();
+        self.write_truncation(base_offset, footer, end_offset, &later)?;
+
+        // The last one first: a crash must not leave a gap.
+        for base in later.iter().rev() {
+            self.discard_segment_file(*base)?;
+            self.segments.remove(base);
+        }
+        self.cut_file(base_offset, footer.size_bytes)?;
+        let segment = self
+            .segments
+            .get_mut(&base_offset)
+            .expect("the segment was found above");
+        segment.footer = footer;
+        segment.flushed_bytes = segment.flushed_bytes.min(footer.size_bytes);
+        self.recent.clear();
+        self.compacted_until = self.compacted_until.min(end_offset);
+        self.log_end_offset = end_offset;
+        self.log_start_offset = self.log_start_offset.min(end_offset);
+        self.high_watermark = self.high_watermark.min(end_offset);
+        self.persistence.recovery_point = self.persistence.recovery_point.min(end_offset);
+        if !self.producers.is_empty() || !self.aborted.entries().is_empty() {
+            self.reload_producers()?;
+        }
+        Ok(end_offset)
+    }
+
+    /// Empties the log; the next record will have `offset`. A follower does this when its leader's log begins above its end.
+    pub fn truncate_fully_and_start_at(&mut self, now: Now, offset: i64) -> Result<(), LogError> {
+        self.check_open()?;
+        self.persistence.generation += 1;
+        self.epochs.clear();
+        self.producers.clear();
+        self.aborted.truncate_from_end(0);
+        let state = State {
+            recovery_point: offset,
+            active_base_offset: -1,
+            footer: Footer::empty(offset),
+            has_producers: false,
+        };
+        let mut batch = Batch::default();
+        for kind in [
+            Kind::Footer,
+            Kind::Aborted,
+            Kind::ProducerSnapshot,
+            Kind::IndexChunk,
+        ] {
+            batch.delete_range(&self.key, kind, &[0], None);
+        }
+        batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
+        batch.put(self.key.key(Kind::LogStart, &[]), offset.to_be_bytes());
+        batch.put(self.key.key(Kind::State, &[]), state.encode());
+        self.directory.store.write(batch, Survive::Nothing)?;
+        self.directory.store.flush()?;
+
+        let bases: Vec<i64> = self.segments.keys().rev().copied().collect();
+        for base in bases {
+            self.discard_segment_file(base)?;
+            self.segments.remove(&base);
+        }
+        self.compacted_until = 0;
+        self.log_start_offset = offset;
+        self.log_end_offset = offset;
+        self.high_watermark = offset;
+        self.persistence.recovery_point = offset;
+        self.persistence.checkpointed = Some(offset);
+        self.persistence.snapshot = None;
+        self.persistence.aborted_until = offset;
+        self.persistence.unflushed_messages = 0;
+        self.create_segment(now, offset)
+    }
+
+    /// Moves the log start to `offset`, as DeleteRecords asks, and persists that before it returns; returns the log start.
+    ///
+    /// Refused above the high watermark. The segments below go with the next [`Log::retention`].
+    pub fn delete_records_before(&mut self, offset: i64) -> Result<i64, ReadError> {
+        if offset > self.high_watermark {
+            return Err(ReadError::OffsetOutOfRange {
+                offset,
+                log_start_offset: self.log_start_offset,
+                log_end_offset: self.high_watermark,
+            });
+        }
+        self.advance_log_start(offset, Survive::PowerLoss)?;
+        Ok(self.log_start_offset)
+    }
+
+    /// Follows the leader's log start, as a follower does; at most to the high watermark.
+    pub fn maybe_increment_log_start_offset(&mut self, offset: i64) -> Result<i64, LogError> {
+        self.advance_log_start(offset.min(self.high_watermark), Survive::Kill)?;
+        Ok(self.log_start_offset)
+    }
+
+    pub(crate) fn advance_log_start(&mut self, offset: i64, survive: Survive) -> Result<(), LogError> {
+        self.check_open()?;
+        if offset <= self.log_start_offset {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.put(self.key.key(Kind::LogStart, &[]), offset.to_be_bytes());
+        if self.epochs.truncate_from_start(offset) {
+            batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
+        }
+        for marker in self.aborted.truncate_from_start(offset) {
+            batch.delete(self.key.key(Kind::Aborted, &[marker]));
+        }
+        self.directory.store.write(batch, survive)?;
+        self.log_start_offset = offset;
+        self.producers.on_log_start(offset);
+        Ok(())
+    }
+
+    /// Renames a segment's file, so that it is no part of the log any more, and leaves it to the next purge.
+    pub(crate) fn discard_segment_file(&self, base_offset: i64) -> Result<(), LogError> {
+        let from = segment_path(&self.folder, base_offset);
+        let mut to = from.clone().into_os_string();
+        to.push(".deleted");
+        let to = PathBuf::from(to);
+        fs::rename(&from, &to).map_err(|source| {
+            LogError::io(&self.directory.path, format!("rename {}", from.display()), source)
+        })?;
+        self.directory.files.forget((self.uid, base_offset));
+        self.directory.doom([to]);
+        Ok(())
+    }
+
+    /// Removes what the index knows of a segment.
+    pub(crate) fn forget_segment(&self, base_offset: i64, batch: &mut Batch) {
+        batch.delete(self.key.key(Kind::Footer, &[base_offset]));
+        batch.delete_range(
+            &self.key,
+            Kind::IndexChunk,
+            &[base_offset],
+            Some(&[base_offset + 1]),
+        );
+    }
+
+    /// The segment's contents below the first batch that ends at or after `offset`, and where the log ends then.
+    fn cut_at(&self, segment: &Segment, offset: i64) -> Result<(Footer, i64), LogError> {
+        let Some(position) = self.locate(segment, offset)? else {
+            return Ok((segment.footer, offset));
+        };
+        let cut_batch = self.walk(segment, position, |_, header| Some(header.base_offset))?;
+        let end_offset = cut_batch.map_or(offset, |base_offset| base_offset.min(offset));
+        let mut footer = Footer::empty(segment.base_offset);
+        if position == 0 {
+            return Ok((footer, end_offset));
+        }
+        let place = self.place(segment.base_offset);
+        let entry = segment.index.floor_position(&place, 0, position - 1)?;
+        if let Some(entry) = entry {
+            footer.size_bytes = u64::from(entry.position);
+            footer.max_timestamp = entry.max_timestamp_before;
+        }
+        self.walk(segment, footer.size_bytes, |at, header| {
+            if at >= position {
+                return Some(());
+            }
+            footer.add(header);
+            None
+        })?;
+        footer.first_timestamp = segment.footer.first_timestamp;
+        Ok((footer, end_offset))
+    }
+
+    fn write_truncation(
+        &mut self,
+        base_offset: i64,
+        footer: Footer,
+        end_offset: i64,
+        later: &[i64],
+    ) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        for base in later {
+            self.forget_segment(*base, &mut batch);
+        }
+        batch.delete_range(&self.key, Kind::ProducerSnapshot, &[end_offset + 1], None);
+        self.epochs.truncate_from_end(end_offset);
+        batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
+        if self.log_start_offset > end_offset {
+            batch.put(self.key.key(Kind::LogStart, &[]), end_offset.to_be_bytes());
+        }
+        let is_below_checkpoint = self
+            .persistence
+            .checkpointed
+            .is_some_and(|checkpointed| checkpointed > end_offset);
+        if is_below_checkpoint {
+            let has_producers = !self.producers.is_empty();
+            let state = State {
+                recovery_point: end_offset,
+                active_base_offset: base_offset,
+                footer,
+                has_producers,
+            };
+            batch.put(self.key.key(Kind::State, &[]), state.encode());
+            self.persistence.checkpointed = Some(end_offset);
+            self.persistence.snapshot = None;
+        }
+        let mut segment = self
+            .segments
+            .remove(&base_offset)
+            .expect("the caller found the segment");
+        let truncated = segment
+            .index
+            .truncate(&self.place(base_offset), footer.size_bytes, &mut batch);
+        self.segments.insert(base_offset, segment);
+        truncated?;
+        self.directory.store.write(batch, Survive::Nothing)?;
+        if is_below_checkpoint {
+            // The old recovery point must not be believed once other records stand below it.
+            self.directory.store.flush()?;
+        }
+        Ok(())
+    }
+
+    fn cut_file(&self, base_offset: i64, size_bytes: u64) -> Result<(), LogError> {
+        let path = segment_path(&self.folder, base_offset);
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(size_bytes))
+            .map_err(|source| {
+                LogError::io(
+                    &self.directory.path,
+                    format!("truncate {}", path.display()),
+                    source,
+                )
+            })
+    }
+}
