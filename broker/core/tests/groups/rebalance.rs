@@ -185,7 +185,7 @@ fn the_protocol_that_all_support_and_most_prefer_is_chosen() {
         joined
             .members
             .iter()
-            .all(|member| member.metadata == &b"sticky"[..])
+            .all(|member| member.metadata == b"sticky"[..])
     );
     for token in tokens {
         assert_eq!(t.joined(token).unwrap().protocol_name, Some(text("sticky")));

@@ -155,6 +155,7 @@ fn a_replacement_that_the_log_refuses_is_reverted() {
     assert_eq!(refused.error_code, ErrorCode::CoordinatorNotAvailable.code());
     t.commits_at_once = true;
     assert_eq!((t.heartbeat(&b, generation), t.heartbeat(&a, generation)), (0, 0));
+    assert_eq!(t.members(), 2, "the new id is gone");
     assert_eq!(t.sync(&b, generation, &[]).assignment, &b"two"[..]);
 }
 
