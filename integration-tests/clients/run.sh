@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the standard clients against a running cluster and prints what works.
 #   run.sh BOOTSTRAP [NAME...]      names: kcat confluent-kafka kafka-python kafka-tools sarama franz-go rdkafka kafkajs
-#   run.sh setup [NAME...]          only fetches and builds the clients
+#   run.sh setup [NAME...]          only fetches and builds them; here "jars" is Apache Kafka's jars alone
 # Each client creates, lists and describes a topic of 3 partitions with replication factor 3, produces COUNT (10,000)
 # keyed records with acks=all and reads them in a group of two members. Ends with 1 unless every verdict is "ok".
 set -euo pipefail
@@ -25,6 +25,7 @@ setup() {
     franz-go) setup_go go-franz ;;
     rdkafka) setup_rdkafka ;;
     kafkajs) setup_kafkajs ;;
+    jars) setup_jars ;;
     *) die "unknown client $1; there are: ${all[*]}" ;;
   esac
 }
@@ -43,9 +44,9 @@ program() { # NAME: sets `argv`
   esac
 }
 
-setup_venv
 for name in "${names[@]}"; do setup "$name"; done
 [ "$bootstrap" != setup ] || exit 0
+setup_venv
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

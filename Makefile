@@ -1,0 +1,42 @@
+# Every target is a thin cover of cargo or of a script in scripts/; those set up what is missing.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/odradek/target
+export CCACHE_DIR ?= $(HOME)/.cache/odradek/ccache
+export ODRADEK_BIN := $(CARGO_TARGET_DIR)/release/odradek
+SHELL := /bin/bash
+SEEDS ?= 1000
+
+.PHONY: help build cluster test check sim interop chaos bench roll
+
+help: ## shows the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+build: ## the release binary, with everything that it takes
+	@scripts/setup.sh build
+	@scripts/cargo.sh build --release --bin odradek
+
+cluster: build ## a cluster of three nodes on this machine, until Ctrl-C
+	@exec $(ODRADEK_BIN) cluster --nodes 3 $(ARGS)
+
+test: ## sets up what is missing and runs all tests
+	@scripts/setup.sh test
+	@scripts/cargo.sh build --release --bin odradek
+	@scripts/cargo.sh test --workspace
+
+check: ## formatting, lints, tests, licences
+	@scripts/setup.sh test
+	@scripts/check.sh
+
+sim: ## SEEDS (1000) seeds of the simulation
+	@scripts/cargo.sh run --release -p odradek-sim -- --seeds $(SEEDS)
+
+interop: build ## the clients of others against a cluster, as a table; CLIENTS="kcat sarama" for some
+	@scripts/interop.sh $(CLIENTS)
+
+chaos: build ## kill -9 under load, every record checked; ARGS="--rounds 2 --modes leader" for less
+	@scripts/chaos.sh $(ARGS)
+
+bench: build ## producer, consumer and topic creation figures
+	@scripts/bench.sh $(ARGS)
+
+roll: build ## an older revision, rolled to this one and back under load
+	@scripts/roll.sh $(ARGS)
