@@ -20,6 +20,7 @@ mod index;
 pub mod log;
 mod open;
 pub mod read;
+mod replica_log;
 mod retention;
 mod scan;
 mod segment;

@@ -1,6 +1,7 @@
 //! The log as a replica's state machine sees it.
 
 use odradek_broker_core::partition::ReplicaLog;
+use odradek_common::time::Now;
 
 use crate::error::LogError;
 use crate::log::Log;
@@ -36,11 +37,11 @@ impl ReplicaLog for Log {
         Log::assign_epoch(self, epoch)
     }
 
-    fn truncate_to(&mut self, offset: i64) -> Result<(), LogError> {
-        Log::truncate_to(self, offset).map(|_| ())
+    fn truncate_to(&mut self, now: Now, offset: i64) -> Result<(), LogError> {
+        Log::truncate_to(self, now, offset).map(|_| ())
     }
 
-    fn truncate_fully_and_start_at(&mut self, offset: i64) -> Result<(), LogError> {
-        Log::truncate_fully_and_start_at(self, offset).map(|_| ())
+    fn truncate_fully_and_start_at(&mut self, now: Now, offset: i64) -> Result<(), LogError> {
+        Log::truncate_fully_and_start_at(self, now, offset)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use uuid::Uuid;
 
 use super::image::{
@@ -105,7 +104,7 @@ impl MetadataImage {
         let number = i8::try_from(r.resource_type).ok();
         let Some(resource_type) = number.and_then(ConfigResourceType::from_number) else { return };
         let resource = ConfigResource { resource_type, name: r.resource_name.as_str().into() };
-        let overrides = self.configs.entry(resource.clone()).or_insert_with(OrdMap::new);
+        let overrides = self.configs.entry(resource.clone()).or_default();
         match &r.value {
             Some(value) => overrides.insert(r.name.as_str().into(), value.as_str().into()),
             None => overrides.remove(r.name.as_str()),

@@ -1,0 +1,177 @@
+//! One leader, its followers and an in-memory log.
+
+use super::*;
+
+#[derive(Default)]
+struct MemoryLog {
+    end: i64,
+    high_watermark: i64,
+    epochs: Vec<(i32, i64)>,
+}
+
+impl ReplicaLog for MemoryLog {
+    type Error = std::convert::Infallible;
+
+    fn log_start_offset(&self) -> i64 {
+        0
+    }
+    fn log_end_offset(&self) -> i64 {
+        self.end
+    }
+    fn high_watermark(&self) -> i64 {
+        self.high_watermark
+    }
+    fn set_high_watermark(&mut self, offset: i64) {
+        self.high_watermark = offset;
+    }
+    fn latest_epoch(&self) -> Option<i32> {
+        self.epochs.last().map(|entry| entry.0)
+    }
+    fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        let at = self.epochs.iter().rposition(|entry| entry.0 <= epoch)?;
+        let end = self.epochs.get(at + 1).map_or(self.end, |next| next.1);
+        Some((self.epochs[at].0, end))
+    }
+    fn assign_epoch(&mut self, epoch: i32) -> Result<(), Self::Error> {
+        self.epochs.push((epoch, self.end));
+        Ok(())
+    }
+    fn truncate_to(&mut self, _now: Now, offset: i64) -> Result<(), Self::Error> {
+        self.end = offset;
+        self.epochs.retain(|entry| entry.1 < offset);
+        Ok(())
+    }
+    fn truncate_fully_and_start_at(&mut self, _now: Now, offset: i64) -> Result<(), Self::Error> {
+        self.end = offset;
+        Ok(())
+    }
+}
+
+const LAG_MAX_MS: u64 = 30_000;
+
+fn at(ms: u64) -> Now {
+    Now::new(ms, 0)
+}
+
+fn image(leader: NodeId, isr: &[NodeId], leader_epoch: i32, partition_epoch: i32) -> Arc<PartitionImage> {
+    Arc::new(PartitionImage {
+        replicas: vec![1, 2, 3],
+        isr: isr.to_vec(),
+        leader,
+        leader_epoch,
+        partition_epoch,
+        ..Default::default()
+    })
+}
+
+fn leader(min_insync_replicas: usize) -> Partition<MemoryLog> {
+    let settings = PartitionSettings { replica_lag_time_max_ms: LAG_MAX_MS, min_insync_replicas };
+    let mut partition = Partition::new(TopicPartition::new("t", 0), 1, settings, MemoryLog::default());
+    let change = partition.apply_image(at(0), &image(1, &[1, 2, 3], 0, 0)).unwrap();
+    assert_eq!(change, RoleChange::BecameLeader);
+    partition
+}
+
+fn append(partition: &mut Partition<MemoryLog>, ms: u64, records: i64) -> bool {
+    partition.log_mut().end += records;
+    partition.appended(at(ms))
+}
+
+fn fetch(partition: &mut Partition<MemoryLog>, ms: u64, replica: NodeId, offset: i64) -> FetchProgress {
+    let fetch = FollowerFetch { replica, broker_epoch: 7, fetch_offset: offset, log_start_offset: 0 };
+    partition.follower_fetched(at(ms), fetch).unwrap()
+}
+
+#[test]
+fn the_high_watermark_waits_for_every_in_sync_replica() {
+    let mut partition = leader(2);
+    assert!(!append(&mut partition, 1, 10));
+    assert!(!fetch(&mut partition, 2, 2, 10).high_watermark_moved);
+    assert!(fetch(&mut partition, 3, 3, 10).high_watermark_moved);
+    assert_eq!(partition.log().high_watermark, 10);
+    assert_eq!(partition.check_committed(0, 10), Ok(true));
+    assert_eq!(partition.check_committed(0, 11), Ok(false));
+    assert_eq!(partition.check_committed(1, 10), Err(ErrorCode::NotLeaderOrFollower));
+}
+
+#[test]
+fn a_lagging_follower_leaves_the_isr_and_returns() {
+    let mut partition = leader(2);
+    append(&mut partition, 1, 10);
+    fetch(&mut partition, 2, 2, 10);
+    assert_eq!(partition.propose_shrink(at(LAG_MAX_MS)), None);
+    fetch(&mut partition, LAG_MAX_MS, 2, 10);
+    let proposal = partition.propose_shrink(at(LAG_MAX_MS + 1)).unwrap();
+    assert_eq!(proposal.isr, [(1, -1), (2, 7)]);
+    assert!(proposal.shrinks);
+    // Until the controller has recorded it, the old ISR counts.
+    assert_eq!(partition.log().high_watermark, 0);
+    partition.apply_image(at(LAG_MAX_MS + 2), &image(1, &[1, 2], 0, 1)).unwrap();
+    assert_eq!(partition.log().high_watermark, 10);
+
+    assert!(!fetch(&mut partition, LAG_MAX_MS + 3, 3, 4).may_expand);
+    assert!(fetch(&mut partition, LAG_MAX_MS + 4, 3, 10).may_expand);
+    assert_eq!(partition.propose_expansion(|_, _| false), None);
+    let proposal = partition.propose_expansion(|_, epoch| epoch == 7).unwrap();
+    assert_eq!(proposal.isr.iter().map(|member| member.0).collect::<Vec<_>>(), [1, 2, 3]);
+    // The proposed member already holds the high watermark back.
+    append(&mut partition, LAG_MAX_MS + 5, 5);
+    fetch(&mut partition, LAG_MAX_MS + 6, 2, 15);
+    assert_eq!(partition.log().high_watermark, 10);
+}
+
+#[test]
+fn a_refused_proposal_leaves_the_committed_isr() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    fetch(&mut partition, LAG_MAX_MS + 1, 2, 10);
+    assert!(partition.propose_shrink(at(LAG_MAX_MS + 2)).is_some());
+    assert!(partition.propose_shrink(at(LAG_MAX_MS + 3)).is_none());
+    partition.proposal_refused(at(LAG_MAX_MS + 4), 0);
+    assert!(partition.propose_shrink(at(LAG_MAX_MS + 5)).is_some());
+}
+
+#[test]
+fn nothing_is_committed_below_min_insync_replicas() {
+    let mut partition = leader(2);
+    partition.apply_image(at(1), &image(1, &[1], 0, 1)).unwrap();
+    assert!(!append(&mut partition, 2, 10));
+    assert_eq!(partition.log().high_watermark, 0);
+    assert_eq!(partition.check_min_isr().unwrap_err().code, ErrorCode::NotEnoughReplicas);
+}
+
+#[test]
+fn a_deposed_leader_truncates_to_where_the_logs_part() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    partition.apply_image(at(2), &image(2, &[2, 3], 1, 1)).unwrap();
+    assert_eq!(partition.leader_to_follow(), Some(2));
+    // The new leader's epoch 0 ended at 7.
+    assert_eq!(partition.truncate_to_leader(at(3), 0, 7).unwrap(), 7);
+    assert_eq!(partition.log().end, 7);
+}
+
+#[test]
+fn the_leader_names_the_diverging_epoch() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    partition.apply_image(at(2), &image(1, &[1, 2, 3], 2, 1)).unwrap();
+    append(&mut partition, 3, 5);
+    assert_eq!(partition.diverging_epoch(10, 0), None);
+    assert_eq!(partition.diverging_epoch(12, 0), Some((0, 10)));
+    assert_eq!(partition.diverging_epoch(12, 1), Some((0, 10)));
+    assert_eq!(partition.diverging_epoch(15, 2), None);
+    assert_eq!(partition.diverging_epoch(16, 2), Some((2, 15)));
+}
+
+#[test]
+fn epochs_fence_callers() {
+    let mut partition = leader(1);
+    partition.apply_image(at(1), &image(1, &[1, 2, 3], 3, 1)).unwrap();
+    assert_eq!(partition.check_leader(-1), Ok(()));
+    assert_eq!(partition.check_leader(2), Err(ErrorCode::FencedLeaderEpoch));
+    assert_eq!(partition.check_leader(4), Err(ErrorCode::UnknownLeaderEpoch));
+    // An image that was overtaken changes nothing.
+    assert_eq!(partition.apply_image(at(2), &image(2, &[2], 2, 0)).unwrap(), RoleChange::Unchanged);
+    assert!(partition.is_leader());
+}
