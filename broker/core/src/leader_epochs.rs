@@ -3,15 +3,6 @@
 //! Owns the ordered list of (epoch, start offset) and answers where an epoch ends, which is what followers and consumers
 //! compare after a change of leader (KIP-101, KIP-279, KIP-320). Persisting the list is the log's work.
 
-/// The answer to "where does this epoch end", as OffsetForLeaderEpoch carries it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EpochEndOffset {
-    /// The largest known epoch that is not above the requested one.
-    pub epoch: i32,
-    /// The offset after the last record of that epoch.
-    pub end_offset: i64,
-}
-
 /// The start of one leader epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EpochEntry {
@@ -77,31 +68,25 @@ impl LeaderEpochs {
         &self.entries
     }
 
-    /// Where the largest epoch at or below `epoch` ends, `log_end_offset` being the end of the newest.
+    /// The largest epoch at or below `epoch`, and where it ends, `log_end_offset` being the end of the newest.
     ///
     /// None when the answer is "undefined": no epoch is known, or `epoch` is above the newest. An epoch older than
     /// every entry ends where the oldest entry begins, and keeps its own number (KIP-279).
     #[must_use]
-    pub fn end_offset_for(&self, epoch: i32, log_end_offset: i64) -> Option<EpochEndOffset> {
+    pub fn end_offset_for(&self, epoch: i32, log_end_offset: i64) -> Option<(i32, i64)> {
         if epoch < 0 {
             return None;
         }
         let latest = self.entries.last()?;
         if latest.epoch == epoch {
-            return Some(EpochEndOffset {
-                epoch,
-                end_offset: log_end_offset,
-            });
+            return Some((epoch, log_end_offset));
         }
         let higher = self.entries.partition_point(|entry| entry.epoch <= epoch);
         let end_offset = self.entries.get(higher)?.start_offset;
         let floor = higher
             .checked_sub(1)
             .map_or(epoch, |index| self.entries[index].epoch);
-        Some(EpochEndOffset {
-            epoch: floor,
-            end_offset,
-        })
+        Some((floor, end_offset))
     }
 
     /// The epoch in which the record at `offset` was written; None below the oldest entry.
@@ -183,9 +168,7 @@ mod tests {
     }
 
     fn end(epochs: &LeaderEpochs, epoch: i32, log_end_offset: i64) -> Option<(i32, i64)> {
-        epochs
-            .end_offset_for(epoch, log_end_offset)
-            .map(|end| (end.epoch, end.end_offset))
+        epochs.end_offset_for(epoch, log_end_offset)
     }
 
     #[test]

@@ -23,7 +23,7 @@ use slog::info;
 
 use crate::error::LogError;
 use crate::log::Log;
-use crate::scan::{RECOVERY_WINDOW_BYTES, Scan};
+use crate::scan::{FoundBatch, RECOVERY_WINDOW_BYTES, Scan};
 use crate::segment::{Footer, SEGMENT_SIZE_BYTES_MAX, Segment, segment_path};
 use crate::store::{Batch, Kind, Survive};
 use crate::timestamps::SECTION_SIZE_BYTES_MAX;
@@ -401,11 +401,7 @@ impl CompactionPlan {
             })
     }
 
-    fn next<'s>(
-        &self,
-        scan: &'s mut Scan<'_>,
-        source: &Source,
-    ) -> Result<Option<(u64, BatchHeader, &'s [u8])>, LogError> {
+    fn next<'s>(&self, scan: &'s mut Scan<'_>, source: &Source) -> Result<Option<FoundBatch<'s>>, LogError> {
         let position = scan.position();
         let path = segment_path(&self.folder, source.base_offset);
         scan.batch()

@@ -203,8 +203,8 @@ impl LogDirectory {
         opened
     }
 
-    /// Removes a partition: its folder is renamed at once, its files go at the next purge.
-    pub fn delete_partition(&self, mut log: Log) -> Result<(), LogError> {
+    /// Removes a partition: its folder is renamed at once, its files go at the next purge. The log is closed.
+    pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
         log.closed = true;
         self.discard(&log.identity.folder(), Some(log.key))
     }

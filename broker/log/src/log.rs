@@ -509,7 +509,7 @@ impl Log {
         if !fits {
             let base_offset = self.log_end_offset;
             let indexable = last_offset - base_offset <= i64::from(i32::MAX);
-            self.create_segment(now, if indexable { base_offset } else { first_offset })?;
+            self.create_segment(now.wall_ms, if indexable { base_offset } else { first_offset })?;
         }
         self.open_active()?;
         Ok(rolled)
@@ -572,11 +572,11 @@ impl Log {
             self.producers.encode(),
         );
         self.directory.store.write(batch, Survive::Nothing)?;
-        self.create_segment(now, self.log_end_offset)
+        self.create_segment(now.wall_ms, self.log_end_offset)
     }
 
     /// Begins an empty segment at `base_offset`, which becomes the active one.
-    pub(crate) fn create_segment(&mut self, now: Now, base_offset: i64) -> Result<(), LogError> {
+    pub(crate) fn create_segment(&mut self, created_ms: i64, base_offset: i64) -> Result<(), LogError> {
         let path = segment_path(&self.folder, base_offset);
         let file = OpenOptions::new()
             .read(true)
@@ -591,7 +591,7 @@ impl Log {
             preallocate(&file, self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX));
         }
         self.directory.files.forget((self.uid, base_offset));
-        let mut segment = Segment::new(base_offset, Footer::empty(base_offset), now.wall_ms);
+        let mut segment = Segment::new(base_offset, Footer::empty(base_offset), created_ms);
         segment.file = Some(Arc::new(file));
         self.segments.insert(base_offset, segment);
         self.recent.clear();

@@ -331,7 +331,7 @@ impl Opening {
                 log.discard_segment_file(base_offset)?;
             }
             log.log_end_offset = log.log_start_offset;
-            log.create_segment(now, log.log_end_offset)?;
+            log.create_segment(now.wall_ms, log.log_end_offset)?;
         }
         log.persistence.recovery_point = log.persistence.recovery_point.min(log.log_end_offset);
         let high_watermark = persisted.high_watermark.unwrap_or(log.log_start_offset);
@@ -397,6 +397,9 @@ impl Opening {
         Ok(())
     }
 }
+
+/// A header, and the batch's bytes if it is a marker.
+type ProducerBatch = (BatchHeader, Option<Vec<u8>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {

@@ -26,7 +26,7 @@ impl ReplicaLog for Log {
     }
 
     fn latest_epoch(&self) -> Option<i32> {
-        self.epochs().latest()
+        self.epochs().latest_epoch()
     }
 
     fn end_offset_for_epoch(&self, epoch: i32) -> Option<(i32, i64)> {

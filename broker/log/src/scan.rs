@@ -35,6 +35,9 @@ impl ScanError {
     }
 }
 
+/// Where a batch begins, its header, and all of it.
+pub(crate) type FoundBatch<'a> = (u64, BatchHeader, &'a [u8]);
+
 /// A walk over the batches of `[position, end)`.
 pub(crate) struct Scan<'a> {
     file: &'a File,
@@ -73,7 +76,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next batch whole; its checksum is right. None at the end.
-    pub(crate) fn batch(&mut self) -> Result<Option<(u64, BatchHeader, &[u8])>, ScanError> {
+    pub(crate) fn batch(&mut self) -> Result<Option<FoundBatch<'_>>, ScanError> {
         let Some(header) = self.peek()? else {
             return Ok(None);
         };

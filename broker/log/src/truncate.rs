@@ -102,7 +102,7 @@ impl Log {
         self.persistence.snapshot = None;
         self.persistence.aborted_until = offset;
         self.persistence.unflushed_messages = 0;
-        self.create_segment(now, offset)
+        self.create_segment(now.wall_ms, offset)
     }
 
     /// Moves the log start to `offset`, as DeleteRecords asks, and persists that before it returns; returns the log start.
