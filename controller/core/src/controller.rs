@@ -43,7 +43,7 @@ use rand::rngs::StdRng;
 use slog::Logger;
 use uuid::Uuid;
 
-pub use config_validator::{ConfigValidator, PermissiveConfigs};
+pub use config_validator::{ConfigValidator, PermissiveConfigs, ServerConfigs};
 pub use partition_change::{Election, PartitionChangeBuilder};
 pub use placement::{PlacementBroker, place_replicas};
 pub use settings::ControllerSettings;

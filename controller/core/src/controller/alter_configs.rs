@@ -207,13 +207,19 @@ impl Controller {
                 "too many changes in one request",
             ));
         }
+        let mut after: BTreeMap<String, String> = owned(draft.image.config_overrides(resource));
         for (name, value) in changes {
-            let Some(value) = value else { continue };
-            let refuse = |detail| ApiError::new(ErrorCode::InvalidConfig, detail);
-            self.configs
-                .validate(resource.resource_type, name, value)
-                .map_err(refuse)?;
+            match value {
+                Some(value) => after.insert(name.clone(), value.clone()),
+                None => after.remove(name),
+            };
         }
+        let set = |(name, value): (&String, &Option<String>)| Some((name.clone(), value.clone()?));
+        let changed: BTreeMap<String, String> = changes.iter().filter_map(set).collect();
+        let refuse = |detail| ApiError::new(ErrorCode::InvalidConfig, detail);
+        self.configs
+            .validate(resource, &changed, &after)
+            .map_err(refuse)?;
         // KAFKA-14136: a broker reloads files such as key stores when an override is set to the value that it has.
         let reload = resource.resource_type == ConfigResourceType::Broker;
         let mut records = Vec::new();
@@ -245,6 +251,12 @@ impl Controller {
             self.change_partitions(draft, |_, partition| !partition.elr.is_empty(), |builder| builder);
         }
     }
+}
+
+fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn named_twice<'a>(keys: impl Iterator<Item = (i8, &'a str)>) -> BTreeSet<(i8, &'a str)> {

@@ -1,15 +1,26 @@
-//! What the controller must know about configuration keys, without knowing the keys.
+//! What the controller must know about configuration keys, and the answers of this version's table of keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kafka_protocol::messages::create_topics_response::CreatableTopicConfigs;
-use odradek_common::metadata::{ConfigResourceType, MetadataImage};
+use kafka_protocol::protocol::StrBytes;
+use odradek_common::metadata::{ConfigResource, ConfigResourceType, MetadataImage};
+use odradek_config::key::{Key, Scope};
+use odradek_config::{ServerConfig, dynamic, keys};
 
 /// The table of configuration keys, as the controller asks it.
 pub trait ConfigValidator: Send + Sync {
-    /// Checks one override of a resource of that kind.
+    /// Checks the overrides that a resource is to have: `changed` are those that the request sets, `after` are all of them.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with the key or the value.
-    fn validate(&self, resource_type: ConfigResourceType, name: &str, value: &str) -> Result<(), String>;
+    /// A sentence that says what is wrong with a key or a value.
+    fn validate(
+        &self,
+        resource: &ConfigResource,
+        changed: &BTreeMap<String, String>,
+        after: &BTreeMap<String, String>,
+    ) -> Result<(), String>;
 
     /// True if the key holds a comma-separated list, which APPEND and SUBTRACT need.
     fn is_list(&self, resource_type: ConfigResourceType, name: &str) -> bool;
@@ -21,7 +32,7 @@ pub trait ConfigValidator: Send + Sync {
     fn topic_configs(
         &self,
         image: &MetadataImage,
-        overrides: &[(String, String)],
+        overrides: &BTreeMap<String, String>,
     ) -> Vec<CreatableTopicConfigs>;
 }
 
@@ -30,19 +41,128 @@ pub trait ConfigValidator: Send + Sync {
 pub struct PermissiveConfigs;
 
 impl ConfigValidator for PermissiveConfigs {
-    fn validate(&self, _: ConfigResourceType, _: &str, _: &str) -> Result<(), String> {
+    fn validate(
+        &self,
+        _: &ConfigResource,
+        _: &BTreeMap<String, String>,
+        _: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
         Ok(())
     }
 
-    fn is_list(&self, _: ConfigResourceType, name: &str) -> bool {
-        name == "cleanup.policy"
+    fn is_list(&self, _: ConfigResourceType, _: &str) -> bool {
+        false
     }
 
-    fn default_value(&self, _: ConfigResourceType, name: &str) -> Option<String> {
-        (name == "cleanup.policy").then(|| "delete".to_owned())
+    fn default_value(&self, _: ConfigResourceType, _: &str) -> Option<String> {
+        None
     }
 
-    fn topic_configs(&self, _: &MetadataImage, _: &[(String, String)]) -> Vec<CreatableTopicConfigs> {
+    fn topic_configs(&self, _: &MetadataImage, _: &BTreeMap<String, String>) -> Vec<CreatableTopicConfigs> {
         Vec::new()
+    }
+}
+
+/// The table of keys of this version, on the configuration that the controller was started with.
+#[derive(Clone, Debug)]
+pub struct ServerConfigs(pub Arc<ServerConfig>);
+
+impl ConfigValidator for ServerConfigs {
+    fn validate(
+        &self,
+        resource: &ConfigResource,
+        changed: &BTreeMap<String, String>,
+        after: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        match resource.resource_type {
+            ConfigResourceType::Topic => dynamic::validate_topic_configs(after, &self.0),
+            ConfigResourceType::Group => dynamic::validate_group_configs(after, &self.0),
+            ConfigResourceType::Broker => {
+                let per_broker = !resource.name.is_empty();
+                changed
+                    .iter()
+                    .try_for_each(|(name, value)| dynamic::validate_broker_config(name, value, per_broker))
+            }
+            // What clients report is not collected: nothing would read a subscription.
+            ConfigResourceType::ClientMetrics => Err("client metrics are not collected here".to_owned()),
+            ConfigResourceType::BrokerLogger => Err("log levels are altered on the broker itself".to_owned()),
+        }
+    }
+
+    fn is_list(&self, resource_type: ConfigResourceType, name: &str) -> bool {
+        scope(resource_type).is_some_and(|scope| dynamic::is_list(scope, name))
+    }
+
+    fn default_value(&self, resource_type: ConfigResourceType, name: &str) -> Option<String> {
+        match scope(resource_type)? {
+            Scope::Broker => self.0.text(name).map(str::to_owned),
+            Scope::Topic => {
+                self.inherited(&MetadataImage::default(), keys::topic_key(name)?)
+                    .0
+            }
+            Scope::Group => keys::group_key(name)?.default.map(str::to_owned),
+        }
+    }
+
+    fn topic_configs(
+        &self,
+        image: &MetadataImage,
+        overrides: &BTreeMap<String, String>,
+    ) -> Vec<CreatableTopicConfigs> {
+        let mut shown: Vec<&Key> = keys::TOPIC_KEYS.iter().filter(|key| !key.internal).collect();
+        shown.sort_by_key(|key| key.name);
+        let configs = shown.into_iter().map(|key| {
+            let (value, source) = match overrides.get(key.name) {
+                Some(value) => (Some(value.clone()), SOURCE_TOPIC),
+                None => self.inherited(image, key),
+            };
+            CreatableTopicConfigs::default()
+                .with_name(StrBytes::from_static_str(key.name))
+                .with_value(value.map(StrBytes::from_string))
+                .with_config_source(source)
+                .with_is_sensitive(key.secret())
+        });
+        configs.collect()
+    }
+}
+
+// Kafka's numbers of DescribeConfigsResponse.ConfigSource.
+const SOURCE_TOPIC: i8 = 1;
+const SOURCE_DYNAMIC_DEFAULT: i8 = 3;
+const SOURCE_STATIC: i8 = 4;
+const SOURCE_DEFAULT: i8 = 5;
+
+impl ServerConfigs {
+    /// What a topic has without an override of its own, and where it comes from.
+    fn inherited(&self, image: &MetadataImage, key: &Key) -> (Option<String>, i8) {
+        for synonym in key.synonyms {
+            let dynamic = image
+                .config(&ConfigResource::every_broker(), synonym.name)
+                .map(|value| &**value);
+            let (text, source) = match dynamic {
+                Some(text) => (Some(text), SOURCE_DYNAMIC_DEFAULT),
+                None if self.0.was_set(synonym.name) => (self.0.text(synonym.name), SOURCE_STATIC),
+                None => continue,
+            };
+            return (text.map(|text| scaled(text, synonym.factor)), source);
+        }
+        (key.default.map(str::to_owned), SOURCE_DEFAULT)
+    }
+}
+
+/// A value in the unit of the topic's key; the broker's may count hours.
+fn scaled(text: &str, factor: i64) -> String {
+    match text.trim().parse::<i64>() {
+        Ok(number) if factor != 1 && number >= 0 => number.saturating_mul(factor).to_string(),
+        Ok(_) | Err(_) => text.to_owned(),
+    }
+}
+
+fn scope(resource_type: ConfigResourceType) -> Option<Scope> {
+    match resource_type {
+        ConfigResourceType::Topic => Some(Scope::Topic),
+        ConfigResourceType::Broker => Some(Scope::Broker),
+        ConfigResourceType::Group => Some(Scope::Group),
+        ConfigResourceType::ClientMetrics | ConfigResourceType::BrokerLogger => None,
     }
 }

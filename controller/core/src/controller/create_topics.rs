@@ -9,8 +9,7 @@ use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::proto::TopicRecord;
 use odradek_common::metadata::{
-    ConfigResource, ConfigResourceType, MetadataImage, PartitionImage, Record, config_record,
-    partition_record, record,
+    ConfigResource, MetadataImage, PartitionImage, Record, config_record, partition_record, record,
 };
 use odradek_common::time::Now;
 use slog::info;
@@ -134,21 +133,22 @@ impl Controller {
             .with_configs(Some(configs)))
     }
 
-    fn check_overrides(&self, request: &CreatableTopic) -> Result<Vec<(String, String)>, ApiError> {
+    fn check_overrides(&self, request: &CreatableTopic) -> Result<BTreeMap<String, String>, ApiError> {
+        let refuse = |detail| ApiError::new(ErrorCode::InvalidConfig, detail);
         let mut overrides = BTreeMap::new();
         for config in &request.configs {
-            let key = config.name.as_str();
-            let refuse = |detail| ApiError::new(ErrorCode::InvalidConfig, detail);
+            let name = config.name.as_str();
             let value = config
                 .value
                 .as_ref()
-                .ok_or_else(|| refuse(format!("{key} has no value")))?;
-            self.configs
-                .validate(ConfigResourceType::Topic, key, value.as_str())
-                .map_err(refuse)?;
-            overrides.insert(key.to_owned(), value.to_string());
+                .ok_or_else(|| refuse(format!("{name} has no value")))?;
+            overrides.insert(name.to_owned(), value.to_string());
         }
-        Ok(overrides.into_iter().collect())
+        let resource = ConfigResource::topic(request.name.as_str());
+        self.configs
+            .validate(&resource, &overrides, &overrides)
+            .map_err(refuse)?;
+        Ok(overrides)
     }
 
     fn new_assignment(

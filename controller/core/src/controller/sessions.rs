@@ -6,6 +6,9 @@ use odradek_common::ids::NodeId;
 use odradek_common::metadata::MetadataImage;
 use odradek_common::time::Now;
 
+/// A live broker speaks to a new active controller sooner than this; one that died together with the last does not.
+const UNHEARD_MS: u64 = 250;
+
 /// What is known of one broker beside the image.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
@@ -94,9 +97,16 @@ impl Sessions {
         expired.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Unfenced brokers that have been silent for longer than `silent_ms`.
+    /// Unfenced brokers that have been silent for longer than `silent_ms`, or that a new active controller has yet to hear.
     pub(super) fn silent(&self, image: &MetadataImage, now: Now, silent_ms: u64) -> Vec<NodeId> {
-        let silent = |session: &Session| now.mono_ms >= session.last_contact_ms + silent_ms;
+        let silent = |session: &Session| {
+            let patience_ms = if session.heard {
+                silent_ms
+            } else {
+                silent_ms.min(UNHEARD_MS)
+            };
+            now.mono_ms >= session.last_contact_ms + patience_ms
+        };
         self.unfenced(image)
             .filter(|(_, session)| silent(session))
             .map(|(id, _)| id)

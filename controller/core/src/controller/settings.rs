@@ -1,6 +1,7 @@
 //! What the controller's decisions depend on besides the image: plain values, made from the configuration by the shell.
 
 use odradek_common::ids::NodeId;
+use odradek_config::ServerConfig;
 
 /// The controller's settings, each after the configuration key it comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +53,36 @@ impl Default for ControllerSettings {
             records_per_request_max: 10_000,
             delete_topic_enable: true,
             producer_id_block_len: 1_000,
+        }
+    }
+}
+
+impl From<&ServerConfig> for ControllerSettings {
+    fn from(config: &ServerConfig) -> Self {
+        let positive = |number: i64| u64::try_from(number).unwrap_or(0);
+        let session_timeout_ms = positive(config.controller.broker_session_timeout_ms.into());
+        let heartbeat_interval_ms = positive(config.controller.broker_heartbeat_interval_ms.into());
+        let defaults = Self::default();
+        Self {
+            node_id: config.node.node_id,
+            num_partitions: config.topics.num_partitions,
+            default_replication_factor: config.topics.default_replication_factor,
+            broker_session_timeout_ms: session_timeout_ms,
+            // A broker that misses a heartbeat is worth a look.
+            broker_suspect_ms: (heartbeat_interval_ms + heartbeat_interval_ms / 4)
+                .min(session_timeout_ms / 2),
+            min_insync_replicas: config.topic_defaults.min_insync_replicas,
+            unclean_leader_election_enable: config.topic_defaults.unclean_leader_election,
+            unclean_leader_election_interval_ms: positive(
+                config.controller.unclean_leader_election_interval_ms,
+            ),
+            auto_leader_rebalance_enable: config.controller.auto_leader_rebalance,
+            leader_imbalance_check_interval_ms: positive(
+                config.controller.leader_imbalance_check_interval_seconds,
+            )
+            .saturating_mul(1_000),
+            delete_topic_enable: config.topics.delete,
+            ..defaults
         }
     }
 }
