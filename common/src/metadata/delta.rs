@@ -77,11 +77,17 @@ impl MetadataDelta {
             touched.configs.extend(image.configs.keys().cloned());
             touched.topics.extend(image.topic_names.keys().copied());
             for topic in image.topics.values() {
-                touched.partitions.extend((0..).zip(&topic.partitions).map(|(index, _)| (topic.id, index)));
+                touched
+                    .partitions
+                    .extend((0..).zip(&topic.partitions).map(|(index, _)| (topic.id, index)));
             }
         }
-        touched.brokers.retain(|id| before.brokers.get(id) != after.brokers.get(id));
-        touched.configs.retain(|resource| before.configs.get(resource) != after.configs.get(resource));
+        touched
+            .brokers
+            .retain(|id| before.brokers.get(id) != after.brokers.get(id));
+        touched
+            .configs
+            .retain(|resource| before.configs.get(resource) != after.configs.get(resource));
         touched.into_delta(before, after)
     }
 
@@ -114,7 +120,9 @@ impl Touched {
         match record {
             Record::ClusterId(_) | Record::ProducerIds(_) => {}
             Record::FeatureLevel(_) => self.features_changed = true,
-            Record::RegisterController(_) | Record::UnregisterController(_) => self.controllers_changed = true,
+            Record::RegisterController(_) | Record::UnregisterController(_) => {
+                self.controllers_changed = true
+            }
             Record::RegisterBroker(r) => _ = self.brokers.insert(r.broker_id),
             Record::UnregisterBroker(r) => _ = self.brokers.insert(r.broker_id),
             Record::BrokerChange(r) => _ = self.brokers.insert(r.broker_id),
@@ -125,7 +133,10 @@ impl Touched {
             Record::Config(r) => {
                 let number = i8::try_from(r.resource_type).ok();
                 if let Some(resource_type) = number.and_then(ConfigResourceType::from_number) {
-                    self.configs.insert(ConfigResource { resource_type, name: r.resource_name.as_str().into() });
+                    self.configs.insert(ConfigResource {
+                        resource_type,
+                        name: r.resource_name.as_str().into(),
+                    });
                 }
             }
         }
@@ -146,22 +157,45 @@ impl Touched {
         };
         for id in self.topics {
             match (before.topic_by_id(&id), after.topic_by_id(&id)) {
-                (Some(gone), None) => _ = delta.deleted_topics.insert(id, gone.clone()),
+                (Some(gone), None) => {
+                    delta.deleted_topics.insert(id, gone.clone());
+                    // Its overrides went with it, without records of their own.
+                    let resource = ConfigResource::topic(gone.name.clone());
+                    if before.configs.get(&resource) != after.configs.get(&resource) {
+                        delta.configs.insert(resource);
+                    }
+                }
                 (_, Some(topic)) => {
                     let partitions = BTreeMap::new();
-                    delta.topics.insert(id, TopicDelta { topic: topic.clone(), partitions });
+                    delta.topics.insert(
+                        id,
+                        TopicDelta {
+                            topic: topic.clone(),
+                            partitions,
+                        },
+                    );
                 }
                 (None, None) => {}
             }
         }
         for (id, index) in self.partitions {
-            let Some(topic) = delta.topics.get_mut(&id) else { continue };
-            let Some(after) = topic.topic.partition(index).cloned() else { continue };
-            let before = before.topic_by_id(&id).and_then(|topic| topic.partition(index)).cloned();
+            let Some(topic) = delta.topics.get_mut(&id) else {
+                continue;
+            };
+            let Some(after) = topic.topic.partition(index).cloned() else {
+                continue;
+            };
+            let before = before
+                .topic_by_id(&id)
+                .and_then(|topic| topic.partition(index))
+                .cloned();
             if before.as_ref() != Some(&after) {
                 topic.partitions.insert(index, PartitionChange { before, after });
             }
         }
+        delta
+            .topics
+            .retain(|id, topic| !topic.partitions.is_empty() || !before.topic_names.contains_key(id));
         delta
     }
 }
