@@ -454,11 +454,7 @@ impl Log {
     }
 
     /// The headers with a producer id at or after `from` in a segment, and the bytes of those that are markers.
-    fn producer_batches(
-        &self,
-        base: i64,
-        from: i64,
-    ) -> Result<Vec<(BatchHeader, Option<Vec<u8>>)>, LogError> {
+    fn producer_batches(&self, base: i64, from: i64) -> Result<Vec<ProducerBatch>, LogError> {
         use std::os::unix::fs::FileExt;
         let segment = &self.segments[&base];
         let Some(start) = self.locate(segment, from)? else {

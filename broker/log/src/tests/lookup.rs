@@ -1,0 +1,281 @@
+//! Appending, rolling, reading, timestamps.
+
+use odradek_common::records::batch::{HEADER_SIZE_BYTES, set_base_offset, set_partition_leader_epoch};
+
+use super::*;
+use crate::error::{AppendError, ReadError};
+
+#[test]
+fn offsets_follow_each_other_and_nothing_is_created_before_the_first_append() {
+    let mut fixture = Fixture::new();
+    assert!(fixture.segment_files().is_empty());
+    let first = fixture.append(3);
+    let second = fixture.append(2);
+    assert_eq!((first.first_offset, first.last_offset), (0, 2));
+    assert_eq!((second.first_offset, second.last_offset), (3, 4));
+    assert_eq!(second.log_append_time, -1);
+    assert_eq!(fixture.log.log_end_offset(), 5);
+    assert_eq!(fixture.segment_files(), ["00000000000000000000.log"]);
+    let offsets: Vec<i64> = fixture.contents().iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(offsets, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn segments_roll_by_size_and_every_offset_is_found_in_them() {
+    let mut fixture = Fixture::with(small_segments());
+    for _ in 0..100 {
+        fixture.append(2);
+    }
+    assert!(fixture.log.segments() >= 10);
+    for name in fixture.segment_files() {
+        assert!(
+            fs::metadata(fixture.path.join("events-0").join(name))
+                .unwrap()
+                .len()
+                <= 1_000
+        );
+    }
+    for offset in 0..200 {
+        let slice = fixture.log.read_plan(offset, 1, 200, MinOneBatch::Yes).unwrap();
+        let bytes = slice.read().unwrap();
+        let (header, _) = batches(&bytes).next().unwrap().unwrap();
+        assert_eq!(header.base_offset, offset / 2 * 2, "a batch is returned whole");
+        assert_eq!(bytes.len(), header.size_bytes());
+    }
+    let fixture = fixture.restart();
+    assert_eq!(fixture.contents().len(), 200);
+}
+
+#[test]
+fn segments_roll_by_the_age_of_their_first_record() {
+    let mut fixture = Fixture::with(LogConfig {
+        segment_ms: 1_000,
+        ..LogConfig::default()
+    });
+    assert!(!fixture.append_at(5_000, 1).rolled);
+    assert!(!fixture.append_at(6_000, 1).rolled);
+    assert!(fixture.append_at(6_001, 1).rolled);
+    assert_eq!(fixture.log.segments(), 2);
+}
+
+#[test]
+fn an_append_larger_than_a_segment_is_refused() {
+    let mut fixture = Fixture::with(LogConfig {
+        segment_bytes: 100,
+        ..LogConfig::default()
+    });
+    let refused =
+        fixture
+            .log
+            .append_as_leader(NOW, 0, &mut BytesMut::from(batch(1, 50)), AppendOrigin::Client);
+    assert!(matches!(refused, Err(AppendError::Refused(error)) if error.code() == 18));
+}
+
+#[test]
+fn reads_end_on_batch_borders_below_the_bound_and_the_limit() {
+    let mut fixture = Fixture::with(LogConfig {
+        index_interval_bytes: 150,
+        ..LogConfig::default()
+    });
+    let size = fixture.append(1).size_bytes;
+    for _ in 0..999 {
+        fixture.append(1);
+    }
+    let reopened = fixture.restart();
+    for log in [&reopened.log] {
+        let read = |offset, max, bound, min| log.read_plan(offset, max, bound, min).unwrap().size_bytes;
+        assert_eq!(read(10, usize::MAX, 13, MinOneBatch::Yes), 3 * size);
+        assert_eq!(read(10, 2 * size + 1, 13, MinOneBatch::Yes), 2 * size);
+        assert_eq!(read(10, 2 * size, 13, MinOneBatch::Yes), 2 * size);
+        assert_eq!(read(10, 1, 13, MinOneBatch::Yes), size);
+        assert_eq!(read(10, 1, 13, MinOneBatch::No), 0);
+        assert_eq!(read(13, 1, 13, MinOneBatch::Yes), 0);
+        assert_eq!(read(0, 700 * size + 5, 1_000, MinOneBatch::No), 700 * size);
+        assert_eq!(read(1_000, 100, i64::MAX, MinOneBatch::Yes), 0);
+    }
+    let log = &reopened.log;
+    assert!(matches!(
+        log.read_plan(1_001, 1, i64::MAX, MinOneBatch::Yes),
+        Err(ReadError::OffsetOutOfRange {
+            log_end_offset: 1_000,
+            ..
+        })
+    ));
+    assert!(log.read_plan(-1, 1, i64::MAX, MinOneBatch::Yes).is_err());
+}
+
+#[test]
+fn a_bound_inside_of_a_batch_excludes_the_batch() {
+    let mut fixture = Fixture::new();
+    let size = fixture.append(3).size_bytes;
+    fixture.append(3);
+    assert_eq!(
+        fixture
+            .log
+            .read_plan(0, 9_999, 5, MinOneBatch::Yes)
+            .unwrap()
+            .size_bytes,
+        size
+    );
+    assert!(
+        fixture
+            .log
+            .read_plan(3, 9_999, 5, MinOneBatch::Yes)
+            .unwrap()
+            .is_empty()
+    );
+    assert!(
+        fixture
+            .log
+            .read_plan(3, 1, 5, MinOneBatch::Yes)
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_slice_stays_readable_when_its_segment_is_deleted() {
+    let mut fixture = Fixture::with(small_segments());
+    for _ in 0..30 {
+        fixture.append(1);
+    }
+    let slice = fixture.log.read_plan(0, 200, 30, MinOneBatch::Yes).unwrap();
+    fixture.log.delete_records_before(30).unwrap();
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    fixture.directory.purge_deleted().unwrap();
+    assert_eq!(slice.read().unwrap().len(), slice.size_bytes);
+}
+
+#[test]
+fn timestamps_find_the_first_record_at_or_after_them() {
+    let mut fixture = Fixture::with(small_segments());
+    for index in 0..100 {
+        // Timestamps may go back: the search answers by offset.
+        let timestamp = if index == 50 { 10_000 } else { 1_000 + index * 10 };
+        fixture.append_at(timestamp, 2);
+    }
+    let mut fixture = fixture.restart();
+    fixture.append_at(1_000 + 100 * 10, 2);
+    let find = |timestamp| fixture.log.offset_for_timestamp(timestamp).unwrap();
+    assert_eq!(find(0).unwrap().offset, 0);
+    for index in 0..50 {
+        let found = find(1_000 + index * 10 - 5).unwrap();
+        assert_eq!(
+            (found.offset, found.timestamp, found.leader_epoch),
+            (index * 2, 1_000 + index * 10, 1)
+        );
+    }
+    assert_eq!(
+        find(1_501).unwrap().offset,
+        100,
+        "the record of 10,000 stands before"
+    );
+    assert_eq!(find(10_001), None);
+    let newest = fixture.log.max_timestamp_offset().unwrap().unwrap();
+    assert_eq!((newest.offset, newest.timestamp), (100, 10_000));
+}
+
+#[test]
+fn timestamps_are_looked_up_inside_of_a_batch() {
+    let mut fixture = Fixture::new();
+    let mut builder = BatchBuilder::new(0);
+    for timestamp in [100, 300, 200] {
+        builder.append(timestamp, None, Some(b"v"), &[]);
+    }
+    fixture.append_batch(4, builder.build());
+    let find = |timestamp| {
+        fixture
+            .log
+            .offset_for_timestamp(timestamp)
+            .unwrap()
+            .map(|found| found.offset)
+    };
+    assert_eq!(find(100), Some(0));
+    assert_eq!(find(150), Some(1));
+    assert_eq!(find(301), None);
+    assert_eq!(fixture.log.max_timestamp_offset().unwrap().unwrap().offset, 1);
+}
+
+#[test]
+fn a_follower_takes_offsets_and_epochs_from_the_batches() {
+    let mut fixture = Fixture::new();
+    let mut bytes = Vec::new();
+    for (offset, epoch) in [(0, 3), (2, 3), (10, 5)] {
+        let mut batch = batch(1, 2).to_vec();
+        set_base_offset(&mut batch, offset);
+        set_partition_leader_epoch(&mut batch, epoch);
+        bytes.extend_from_slice(&batch);
+    }
+    let cut = bytes.len() - 1;
+    let info = fixture.log.append_as_follower(NOW, &bytes[..cut]).unwrap();
+    assert_eq!(
+        (info.first_offset, info.last_offset),
+        (0, 3),
+        "the incomplete batch waits for the next fetch"
+    );
+    let last = bytes.len() / 3 * 2;
+    fixture.log.append_as_follower(NOW, &bytes[last..]).unwrap();
+    assert_eq!(fixture.log.log_end_offset(), 12);
+    assert_eq!(fixture.log.epochs().end_offset_for(3, 12), Some((3, 10)));
+    let again = fixture.log.append_as_follower(NOW, &bytes[last..]);
+    assert!(matches!(
+        again,
+        Err(AppendError::OutOfOrder {
+            first_offset: 10,
+            log_end_offset: 12
+        })
+    ));
+    bytes[HEADER_SIZE_BYTES + 3] ^= 1;
+    assert!(matches!(
+        fixture.log.append_as_follower(NOW, &bytes),
+        Err(AppendError::Corrupt(_))
+    ));
+    assert_eq!(fixture.contents().len(), 6);
+}
+
+#[test]
+fn offsets_too_far_apart_for_one_segment_roll() {
+    let mut fixture = Fixture::new();
+    let far = i64::from(i32::MAX) * 3;
+    let mut bytes = Vec::new();
+    for offset in [5, far, far + 1] {
+        let mut batch = batch(1, 1).to_vec();
+        set_base_offset(&mut batch, offset);
+        bytes.extend_from_slice(&batch);
+    }
+    fixture.log.append_as_follower(NOW, &bytes).unwrap();
+    assert_eq!(fixture.log.log_end_offset(), far + 2);
+    let offsets = |fixture: &Fixture| {
+        fixture
+            .contents()
+            .iter()
+            .map(|(offset, _)| *offset)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(offsets(&fixture), [5, far, far + 1]);
+    assert_eq!(offsets(&fixture.kill()), [5, far, far + 1]);
+}
+
+#[test]
+fn flush_messages_moves_the_recovery_point() {
+    let mut fixture = Fixture::with(LogConfig {
+        flush_messages: 3,
+        ..LogConfig::default()
+    });
+    fixture.append(2);
+    assert_eq!(fixture.log.recovery_point(), 0);
+    fixture.append(2);
+    assert_eq!(fixture.log.recovery_point(), 4);
+}
+
+#[test]
+fn an_idle_log_holds_no_file_open() {
+    let mut fixture = Fixture::with(small_segments());
+    for _ in 0..50 {
+        fixture.append(1);
+    }
+    let fixture = fixture.restart();
+    assert_eq!(fixture.log.directory.files.len(), 0);
+    fixture.contents();
+    assert_eq!(fixture.log.directory.files.len(), fixture.log.segments());
+}

@@ -1,0 +1,108 @@
+//! Old records go.
+
+use super::*;
+use crate::config::CleanupPolicy;
+use crate::error::ReadError;
+
+fn filled(config: LogConfig) -> Fixture {
+    let mut fixture = Fixture::with(LogConfig {
+        retention_ms: -1,
+        ..config
+    });
+    for index in 0..60 {
+        fixture.append_at(NOW.wall_ms + index, 1);
+    }
+    fixture
+}
+
+#[test]
+fn deleted_records_stay_deleted() {
+    let mut fixture = filled(small_segments());
+    let refused = fixture.log.delete_records_before(61);
+    assert!(matches!(refused, Err(ReadError::OffsetOutOfRange { .. })));
+    assert_eq!(fixture.log.delete_records_before(25).unwrap(), 25);
+    assert_eq!(
+        fixture.log.delete_records_before(10).unwrap(),
+        25,
+        "the log start never goes back"
+    );
+    let mut killed = fixture.kill();
+    let mut restarted = fixture.restart();
+    for fixture in [&mut killed, &mut restarted] {
+        assert_eq!(fixture.log.log_start_offset(), 25);
+        assert_eq!(fixture.log.epochs().entries()[0].start_offset, 25);
+        let segments = fixture.log.segments();
+        let deleted = fixture.log.retention(NOW).unwrap();
+        assert!(deleted > 0 && fixture.log.segments() == segments - deleted);
+        assert_eq!(
+            fixture.log.log_start_offset(),
+            25,
+            "segments go whole, the start stays"
+        );
+        assert_eq!(fixture.contents()[0].0, 25);
+        assert_eq!(fixture.log.offset_for_timestamp(0).unwrap().unwrap().offset, 25);
+    }
+}
+
+#[test]
+fn everything_can_be_deleted_and_offsets_go_on() {
+    let mut fixture = filled(small_segments());
+    fixture.log.delete_records_before(60).unwrap();
+    fixture.log.roll(NOW).unwrap();
+    fixture.log.retention(NOW).unwrap();
+    assert_eq!(fixture.log.size_bytes(), 0);
+    fixture.directory.purge_deleted().unwrap();
+    assert_eq!(fixture.segment_files(), ["00000000000000000060.log"]);
+    let mut killed = fixture.kill();
+    assert_eq!(killed.append(1).first_offset, 60);
+    assert_eq!(fixture.restart().append(1).first_offset, 60);
+}
+
+#[test]
+fn size_retention_keeps_the_newest_segments() {
+    let mut fixture = filled(LogConfig {
+        retention_bytes: 2_500,
+        ..small_segments()
+    });
+    let before = fixture.log.size_bytes();
+    let deleted = fixture.log.retention(NOW).unwrap();
+    assert!(deleted > 0);
+    let after = fixture.log.size_bytes();
+    assert!(after >= 2_500 && after < 2_500 + 1_000, "{before} -> {after}");
+    assert_eq!(fixture.log.retention(NOW).unwrap(), 0);
+    assert_eq!(fixture.contents()[0].0, fixture.log.log_start_offset());
+}
+
+#[test]
+fn time_retention_takes_the_active_segment_too_but_nothing_above_the_high_watermark() {
+    let mut fixture = filled(small_segments());
+    fixture.log.set_config(LogConfig {
+        retention_ms: 1_000,
+        ..small_segments()
+    });
+    assert_eq!(fixture.log.retention(NOW).unwrap(), 0);
+    fixture.log.set_high_watermark(30);
+    fixture.log.retention(NOW.plus_ms(5_000)).unwrap();
+    let start = fixture.log.log_start_offset();
+    assert!(start > 0 && start <= 30, "{start}");
+    fixture.log.set_high_watermark(60);
+    fixture.log.retention(NOW.plus_ms(5_000)).unwrap();
+    assert_eq!(
+        (fixture.log.log_start_offset(), fixture.log.log_end_offset()),
+        (60, 60)
+    );
+    assert_eq!(fixture.log.segments(), 1);
+    assert_eq!(fixture.append(1).first_offset, 60);
+}
+
+#[test]
+fn a_compacted_log_keeps_old_segments() {
+    let mut fixture = filled(small_segments());
+    let config = LogConfig {
+        retention_ms: 1,
+        cleanup_policy: CleanupPolicy::COMPACT,
+        ..small_segments()
+    };
+    fixture.log.set_config(config);
+    assert_eq!(fixture.log.retention(NOW.plus_ms(5_000)).unwrap(), 0);
+}

@@ -1,0 +1,91 @@
+//! Cutting the end of a log.
+
+use super::*;
+
+#[test]
+fn every_offset_can_be_cut_at() {
+    for cut in 0..60 {
+        let mut fixture = Fixture::with(small_segments());
+        for epoch in 0..20 {
+            fixture.append_batch(epoch / 7, batch(1_000 + i64::from(epoch), 3));
+        }
+        fixture.log.checkpoint(NOW).unwrap();
+        let whole = fixture.contents();
+        let end = fixture.log.truncate_to(NOW, cut).unwrap();
+        assert_eq!(end, cut / 3 * 3, "a batch that contains the offset goes whole");
+        assert_eq!(fixture.contents(), whole[..end as usize]);
+        assert!(
+            fixture
+                .log
+                .epochs()
+                .entries()
+                .iter()
+                .all(|entry| entry.start_offset < end)
+        );
+        let newest = fixture
+            .log
+            .max_timestamp_offset()
+            .unwrap()
+            .map(|found| found.timestamp);
+        assert_eq!(newest, (end > 0).then(|| 1_000 + end / 3 - 1));
+        fixture.append_batch(8, batch(5_000, 3));
+        let killed = fixture.kill();
+        for fixture in [&fixture, &killed] {
+            assert_eq!(fixture.log.log_end_offset(), end + 3, "cut at {cut}");
+            assert_eq!(fixture.contents()[..end as usize], whole[..end as usize]);
+            assert_eq!(fixture.log.epochs().epoch_for_offset(end), Some(8));
+            assert_eq!(
+                fixture.log.offset_for_timestamp(4_000).unwrap().unwrap().offset,
+                end
+            );
+        }
+        assert_eq!(fixture.restart().log.log_end_offset(), end + 3);
+    }
+}
+
+#[test]
+fn cutting_at_the_end_drops_an_epoch_without_records() {
+    let mut fixture = Fixture::new();
+    fixture.append(3);
+    fixture.log.assign_epoch(7).unwrap();
+    assert_eq!(
+        fixture.kill().log.epochs().latest_epoch(),
+        Some(1),
+        "recovery finds only what has records"
+    );
+    assert_eq!(fixture.log.truncate_to(NOW, 3).unwrap(), 3);
+    assert_eq!(fixture.log.epochs().latest_epoch(), Some(1));
+}
+
+#[test]
+fn an_epoch_without_records_survives_a_clean_stop() {
+    let mut fixture = Fixture::new();
+    fixture.append(3);
+    fixture.log.assign_epoch(7).unwrap();
+    assert_eq!(fixture.restart().log.epochs().latest_epoch(), Some(7));
+}
+
+#[test]
+fn emptying_a_log_keeps_where_it_begins() {
+    let mut fixture = Fixture::with(small_segments());
+    for _ in 0..30 {
+        fixture.append(1);
+    }
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.log.truncate_fully_and_start_at(NOW, 700).unwrap();
+    let bounds = |log: &Log| (log.log_start_offset(), log.high_watermark(), log.log_end_offset());
+    assert_eq!(bounds(&fixture.log), (700, 700, 700));
+    assert_eq!(fixture.log.epochs().latest(), None);
+    assert_eq!(bounds(&fixture.kill().log), (700, 700, 700));
+    let fixture =
+        fixture.damage(|folder| fs::remove_dir_all(folder.with_file_name("odradek-index")).unwrap());
+    assert_eq!(
+        bounds(&fixture.log),
+        (700, 700, 700),
+        "the empty segment's name says it"
+    );
+    let mut fixture = fixture.restart();
+    assert_eq!(fixture.append(1).first_offset, 700);
+    fixture.log.truncate_fully_and_start_at(NOW, 3).unwrap();
+    assert_eq!(bounds(&fixture.restart().log), (3, 3, 3));
+}
