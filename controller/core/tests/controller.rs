@@ -17,3 +17,5 @@ mod partitions;
 mod placement;
 #[path = "controller/topics.rs"]
 mod topics;
+#[path = "controller/wire.rs"]
+mod wire;

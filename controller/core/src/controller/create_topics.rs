@@ -21,6 +21,7 @@ use super::{Controller, Decision, wire_error};
 
 const CLUSTER_METADATA_TOPIC: &str = "__cluster_metadata";
 const TOPIC_NAME_LEN_MAX: usize = 249;
+const COLLIDING: [char; 2] = ['.', '_'];
 
 impl Controller {
     /// Creates topics. A topic that is refused does not keep the others from being created.
@@ -35,7 +36,7 @@ impl Controller {
         for topic in &request.topics {
             *times_named.entry(topic.name.as_str()).or_default() += 1;
         }
-        let mut collisions = Collisions::of(image);
+        let mut collisions = Collisions::of(image, request);
         let mut results = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let name = topic.name.as_str();
@@ -309,18 +310,19 @@ struct Collisions {
 }
 
 impl Collisions {
-    fn of(image: &MetadataImage) -> Self {
+    /// Those that the request's names could meet; most names have neither character and meet none.
+    fn of(image: &MetadataImage, request: &CreateTopicsRequest) -> Self {
         let mut collisions = Self {
             by_folded: BTreeMap::new(),
         };
-        for name in image.topics.keys() {
-            collisions.add(name);
+        if request.topics.iter().any(|topic| topic.name.contains(COLLIDING)) {
+            image.topics.keys().for_each(|name| collisions.add(name));
         }
         collisions
     }
 
     fn add(&mut self, name: &str) {
-        if name.contains(['.', '_']) {
+        if name.contains(COLLIDING) {
             self.by_folded.insert(name.replace('.', "_"), name.to_owned());
         }
     }

@@ -23,6 +23,18 @@ pub(super) struct Session {
     pub(super) shutdown_offset: Option<i64>,
 }
 
+impl Session {
+    fn opened(broker_epoch: i64, now: Now, heard: bool) -> Self {
+        Self {
+            broker_epoch,
+            last_contact_ms: now.mono_ms,
+            heard,
+            metadata_offset: -1,
+            shutdown_offset: None,
+        }
+    }
+}
+
 pub(super) struct Sessions {
     timeout_ms: u64,
     by_broker: BTreeMap<NodeId, Session>,
@@ -37,28 +49,22 @@ impl Sessions {
     }
 
     pub(super) fn reset(&mut self, image: &MetadataImage, now: Now) {
-        let opened = |epoch| Session {
-            broker_epoch: epoch,
-            last_contact_ms: now.mono_ms,
-            heard: false,
-            metadata_offset: -1,
-            shutdown_offset: None,
-        };
-        let unfenced = image.brokers.iter().filter(|(_, broker)| !broker.fenced);
-        self.by_broker = unfenced
-            .map(|(id, broker)| (*id, opened(broker.broker_epoch)))
-            .collect();
+        self.by_broker.clear();
+        self.adopt(image, now);
+    }
+
+    /// Every unfenced broker has a session, so that none is beyond the timeout.
+    pub(super) fn adopt(&mut self, image: &MetadataImage, now: Now) {
+        for (id, broker) in image.brokers.iter().filter(|(_, broker)| !broker.fenced) {
+            self.by_broker
+                .entry(*id)
+                .or_insert_with(|| Session::opened(broker.broker_epoch, now, false));
+        }
     }
 
     /// The session of that incarnation, opened if need be, with a contact right now.
     pub(super) fn touch(&mut self, broker: NodeId, broker_epoch: i64, now: Now) -> &mut Session {
-        let opened = Session {
-            broker_epoch,
-            last_contact_ms: now.mono_ms,
-            heard: true,
-            metadata_offset: -1,
-            shutdown_offset: None,
-        };
+        let opened = Session::opened(broker_epoch, now, true);
         let session = self.by_broker.entry(broker).or_insert_with(|| opened.clone());
         if session.broker_epoch != broker_epoch {
             *session = opened;

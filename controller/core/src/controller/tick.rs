@@ -36,6 +36,7 @@ impl Controller {
     /// Does what is due. The records are one batch; nothing is due before [`Controller::next_deadline`].
     pub fn tick(&mut self, image: &MetadataImage, now: Now) -> Vec<MetadataRecord> {
         let mut draft = Draft::new(image);
+        self.sessions.adopt(image, now);
         for broker in self.sessions.expired(image, now) {
             info!(self.logger, "fencing a broker whose session ran out"; "broker" => broker);
             self.fence(&mut draft, broker);

@@ -396,10 +396,7 @@ fn a_reassignment_completes_when_the_new_replicas_are_in_sync() {
         &world.image,
         &ListPartitionReassignmentsRequest::default().with_topics(None),
     );
-    assert_eq!(
-        listed.topics[0].partitions[0].adding_replicas,
-        [2, 3]
-    );
+    assert_eq!(listed.topics[0].partitions[0].adding_replicas, [2, 3]);
     assert_eq!(world.set_isr("t", 0, &[0, 1, 2]), 0);
     let leader_moves = world.set_isr("t", 0, &[0, 1, 2, 3]);
     assert_eq!(leader_moves, Code::NewLeaderElected.code());
