@@ -81,8 +81,8 @@ fn reads_end_on_batch_borders_below_the_bound_and_the_limit() {
     for _ in 0..999 {
         fixture.append(1);
     }
-    let reopened = fixture.restart();
-    for log in [&reopened.log] {
+    let (killed, reopened) = (fixture.kill(), fixture.restart());
+    for log in [&killed.log, &reopened.log] {
         let read = |offset, max, bound, min| log.read_plan(offset, max, bound, min).unwrap().size_bytes;
         assert_eq!(read(10, usize::MAX, 13, MinOneBatch::Yes), 3 * size);
         assert_eq!(read(10, 2 * size + 1, 13, MinOneBatch::Yes), 2 * size);
@@ -102,6 +102,39 @@ fn reads_end_on_batch_borders_below_the_bound_and_the_limit() {
         })
     ));
     assert!(log.read_plan(-1, 1, i64::MAX, MinOneBatch::Yes).is_err());
+}
+
+#[test]
+fn an_index_that_outgrows_memory_is_searched_in_both_places() {
+    const BATCHES: i64 = 3_000;
+    let mut fixture = Fixture::with(LogConfig {
+        index_interval_bytes: 1,
+        ..LogConfig::default()
+    });
+    let size = fixture.append_at(0, 1).size_bytes;
+    for index in 1..BATCHES {
+        fixture.append_at(index, 1);
+    }
+    let check = |log: &Log, end: i64| {
+        for offset in (0..end).step_by(37) {
+            let slice = log.read_plan(offset, 300 * size, end, MinOneBatch::No).unwrap();
+            assert_eq!(slice.position, offset as u64 * size as u64);
+            assert_eq!(slice.size_bytes, size * 300.min((end - offset) as usize));
+            assert_eq!(log.offset_for_timestamp(offset).unwrap().unwrap().offset, offset);
+        }
+    };
+    check(&fixture.log, BATCHES);
+    check(&fixture.kill().log, BATCHES);
+    let mut fixture = fixture.restart();
+    check(&fixture.log, BATCHES);
+    fixture.log.truncate_to(NOW, 700).unwrap();
+    check(&fixture.log, 700);
+    for index in 700..BATCHES {
+        fixture.append_at(index, 1);
+    }
+    check(&fixture.log, BATCHES);
+    check(&fixture.kill().log, BATCHES);
+    check(&fixture.restart().log, BATCHES);
 }
 
 #[test]

@@ -44,6 +44,45 @@ fn every_offset_can_be_cut_at() {
 }
 
 #[test]
+fn the_old_recovery_point_is_not_believed_after_the_log_has_grown_over_it() {
+    for cut in [0, 1, 20, 33, 59] {
+        let mut fixture = Fixture::with(small_segments());
+        for _ in 0..60 {
+            fixture.append_batch(
+                1,
+                producer_batch(7, 0, fixture.log.log_end_offset() as i32, false),
+            );
+        }
+        fixture.log.checkpoint(NOW).unwrap();
+        fixture.directory.flush_index().unwrap();
+        fixture.log.truncate_to(NOW, cut).unwrap();
+        for sequence in 0..80 {
+            fixture.append_batch(2, producer_batch(8, 0, sequence, false));
+        }
+        let mut killed = fixture.kill();
+        assert!(
+            killed.log.take_recovery_report().unwrap().scanned_bytes > 0,
+            "cut at {cut}"
+        );
+        assert_eq!(killed.log.log_end_offset(), cut + 80);
+        assert_eq!(
+            killed.log.epochs().end_offset_for(1, cut + 80),
+            (cut > 0).then_some((1, cut)).or(Some((1, 0)))
+        );
+        assert_eq!(
+            killed
+                .log
+                .producers()
+                .get(7)
+                .map_or(-1, |state| state.last_sequence()),
+            cut as i32 - 1
+        );
+        assert_eq!(killed.log.producers().get(8).unwrap().last_sequence(), 79);
+        assert_eq!(killed.contents(), fixture.contents());
+    }
+}
+
+#[test]
 fn cutting_at_the_end_drops_an_epoch_without_records() {
     let mut fixture = Fixture::new();
     fixture.append(3);
