@@ -37,12 +37,12 @@ pub fn name(name: &str) -> TopicName {
 
 /// The incarnation `number` of a broker.
 pub fn incarnation(broker: NodeId, number: u128) -> Uuid {
-    Uuid::from_u128((u128::try_from(broker).unwrap() + 1) << 64 | (number + 1))
+    Uuid::from_u128((u128::try_from(broker).expect("broker ids are small") + 1) << 64 | (number + 1))
 }
 
 /// A broker's only log directory.
 pub fn directory(broker: NodeId) -> Uuid {
-    Uuid::from_u128(0xd100_0000 + u128::try_from(broker).unwrap())
+    Uuid::from_u128(0xd100_0000 + u128::try_from(broker).expect("broker ids are small"))
 }
 
 impl World {
@@ -180,11 +180,14 @@ impl World {
     }
 
     pub fn topic(&self, topic: &str) -> Arc<TopicImage> {
-        self.image.topic(topic).unwrap().clone()
+        self.image.topic(topic).expect("the topic exists").clone()
     }
 
     pub fn partition(&self, topic: &str, index: i32) -> Arc<PartitionImage> {
-        self.image.partition(topic, index).unwrap().clone()
+        self.image
+            .partition(topic, index)
+            .expect("the partition exists")
+            .clone()
     }
 
     /// The leader sets the ISR, with everybody's current epoch; returns the partition's error.
@@ -239,7 +242,7 @@ impl World {
 }
 
 pub fn registration(id: NodeId, number: u128) -> BrokerRegistrationRequest {
-    let port = 9_092 + u16::try_from(id).unwrap();
+    let port = 9_092 + u16::try_from(id).expect("broker ids are small");
     let listener = Listener::default()
         .with_name(text("PLAINTEXT"))
         .with_host(text("localhost"))

@@ -148,6 +148,17 @@ fn run(world: &mut World, step: &Step) {
                 .unregister_broker(&world.image, world.now, &request);
             world.decide(decision);
         }
+        Step::Create { .. }
+        | Step::Delete { .. }
+        | Step::Grow { .. }
+        | Step::SetIsr { .. }
+        | Step::Reassign { .. } => run_on_topic(world, step),
+        other => run_on_cluster(world, other),
+    }
+}
+
+fn run_on_cluster(world: &mut World, step: &Step) {
+    match step {
         Step::Pass { ms } => {
             world.pass(*ms);
             world.tick();
@@ -186,13 +197,7 @@ fn run(world: &mut World, step: &Step) {
         Step::Elr { on } => {
             set_elr(world, *on);
         }
-        Step::Create { .. }
-        | Step::Delete { .. }
-        | Step::Grow { .. }
-        | Step::SetIsr { .. }
-        | Step::Reassign { .. } => {
-            run_on_topic(world, step);
-        }
+        other => unreachable!("{other:?} concerns a broker or a topic"),
     }
 }
 
@@ -220,7 +225,7 @@ fn run_on_topic(world: &mut World, step: &Step) {
                 + 1;
             let grown = CreatePartitionsTopic::default()
                 .with_name(name(TOPICS[*topic]))
-                .with_count(i32::try_from(count).unwrap())
+                .with_count(i32::try_from(count).expect("few partitions"))
                 .with_assignments(None);
             let request = CreatePartitionsRequest::default().with_topics(vec![grown]);
             let decision = world
