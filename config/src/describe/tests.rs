@@ -1,3 +1,5 @@
+//! Tests of the describe.
+
 use super::*;
 
 /// What Apache Kafka 4.3.1 printed with `kafka-configs --describe --all` for the node, topic and group below.

@@ -1,3 +1,5 @@
+//! Tests of the dynamic.
+
 use super::*;
 
 /// Asked of Kafka 4.3.1; an empty answer means that it accepts the value.

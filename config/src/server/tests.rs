@@ -1,3 +1,5 @@
+//! Tests of the server.
+
 use super::*;
 use crate::error::{Origin, Problem};
 use crate::listener::SecurityProtocol;

@@ -1,3 +1,5 @@
+//! Tests of the producer state.
+
 use odradek_common::error::ErrorCode;
 use odradek_common::records::batch::BatchHeader;
 use odradek_common::time::Now;
