@@ -1,17 +1,23 @@
 //! How the rest of the process speaks to its controller node.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use odradek_common::error::ApiError;
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::MetadataImage;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
 
+use crate::apis::{self, Prepared};
 use crate::metrics::QuorumMetrics;
-use crate::status::QuorumStatus;
+use crate::node::command::{Command, QueuedCall};
+use crate::settings::NodeSettings;
+use crate::status::{Leadership, Observer, QuorumStatus};
 use crate::update::{MetadataLog, MetadataReceiver, MetadataUpdate};
 
 /// Who asks the controller, and what for. The request's body travels beside it.
@@ -29,6 +35,21 @@ pub struct ControllerCall {
     pub client_address: Option<IpAddr>,
     /// Where the request came in.
     pub listener: ListenerKind,
+}
+
+impl ControllerCall {
+    /// A call that a node makes for itself.
+    #[must_use]
+    pub fn own(api_key: i16, api_version: i16) -> Self {
+        Self {
+            api_key,
+            api_version,
+            client_id: None,
+            principal: odradek_net::service::ANONYMOUS.to_owned(),
+            client_address: None,
+            listener: ListenerKind::Broker,
+        }
+    }
 }
 
 /// Where a request came in.
@@ -74,4 +95,159 @@ pub enum DispatchError {
     /// The controller node has stopped.
     #[error("the controller has stopped")]
     Stopped,
+}
+
+/// What the handles, the transport and the node's own thread share.
+pub(crate) struct Shared {
+    pub(crate) settings: NodeSettings,
+    pub(crate) incarnation_id: Uuid,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) log: Arc<MetadataLog>,
+    pub(crate) status: Mutex<Arc<QuorumStatus>>,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) metrics: Arc<QuorumMetrics>,
+    pub(crate) observers: Mutex<BTreeMap<NodeId, Observer>>,
+    /// Metadata directories of the nodes that sent raft messages.
+    pub(crate) directories: Mutex<BTreeMap<NodeId, Uuid>>,
+    /// Why the node's thread ended, once it has.
+    pub(crate) ended: watch::Sender<Option<Result<(), String>>>,
+}
+
+impl Shared {
+    pub(crate) fn leadership(&self) -> Leadership {
+        *self.leadership.borrow()
+    }
+
+    /// Where a controller listens: as it registered, else as it was configured.
+    pub(crate) fn address(&self, node_id: NodeId) -> Option<String> {
+        controller_address(&self.log.image(), node_id).or_else(|| {
+            let configured = self.settings.voters.iter().find(|(id, _, _)| *id == node_id);
+            configured.map(|(_, host, port)| odradek_net::pool::join_address(host, *port))
+        })
+    }
+}
+
+/// Where a controller registered its first listener.
+#[must_use]
+pub fn controller_address(image: &MetadataImage, node_id: NodeId) -> Option<String> {
+    let endpoint = image.controllers.get(&node_id)?.endpoints.first()?;
+    Some(odradek_net::pool::join_address(&endpoint.host, endpoint.port))
+}
+
+/// The wall clock, in milliseconds since 1970.
+#[must_use]
+pub(crate) fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A controller node that runs in this process. Cheap to clone.
+#[derive(Clone)]
+pub struct ControllerHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl ControllerHandle {
+    /// Carries one request out, if this node is the active controller, and answers when what it changed is committed.
+    ///
+    /// # Errors
+    /// This node is not the active controller, the request is none, or it took too long.
+    pub async fn dispatch(&self, call: ControllerCall, body: Bytes) -> Result<Bytes, DispatchError> {
+        let job = match apis::prepare(&self.shared, &call, body)? {
+            Prepared::Answer(answer) => return Ok(answer),
+            Prepared::Job(job) => job,
+        };
+        let leadership = self.shared.leadership();
+        if !leadership.active {
+            return Err(DispatchError::NotController { leader: leadership.leader });
+        }
+        let (reply, answer) = oneshot::channel();
+        let queued = Command::Call(QueuedCall { job, reply });
+        let limit = self.shared.settings.request_timeout;
+        let waited = tokio::time::timeout(limit, async {
+            self.shared.commands.send(queued).await.map_err(|_| DispatchError::Stopped)?;
+            answer.await.map_err(|_| DispatchError::Stopped)?
+        });
+        waited.await.unwrap_or(Err(DispatchError::TimedOut))
+    }
+
+    /// Who leads the quorum, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        self.shared.leadership().leader
+    }
+
+    /// Whether this node is the active controller.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.shared.leadership().active
+    }
+
+    /// Role, term and leader; changes wake the receiver.
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.subscribe()
+    }
+
+    /// The quorum as this node sees it.
+    #[must_use]
+    pub fn status(&self) -> QuorumStatus {
+        let mut status = QuorumStatus::clone(&self.shared.status.lock());
+        status.observers = self.shared.observers.lock().clone();
+        status
+    }
+
+    /// The committed metadata.
+    #[must_use]
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.shared.log.image()
+    }
+
+    /// Every committed update from here on, beginning with an image.
+    #[must_use]
+    pub fn subscribe(&self) -> MetadataReceiver {
+        self.shared.log.subscribe()
+    }
+
+    /// Committed updates after an offset; waits for some for at most `wait`. An image if they are no longer kept.
+    pub async fn fetch_metadata(&self, after: i64, updates_max: usize, wait: Duration) -> Vec<MetadataUpdate> {
+        self.shared.log.fetch_after(after, updates_max, wait).await
+    }
+
+    /// What the node counts about itself.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<QuorumMetrics> {
+        self.shared.metrics.clone()
+    }
+
+    /// The settings the node was started with.
+    #[must_use]
+    pub fn settings(&self) -> &NodeSettings {
+        &self.shared.settings
+    }
+
+    /// A broker's connection closed: if its port refuses, it is fenced at once.
+    pub fn broker_disconnected(&self, broker_id: NodeId) {
+        // When the queue is full the session timeout still tells.
+        let _full = self.shared.commands.try_send(Command::Suspect(broker_id));
+    }
+
+    /// Hands leadership over, if this node has it, and stops the node.
+    pub async fn shutdown(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.shared.commands.send(Command::Shutdown(done)).await.is_ok() {
+            let _gone = stopped.await;
+        }
+        let _result = self.ended().await;
+    }
+
+    /// Waits until the node's thread has ended.
+    ///
+    /// # Errors
+    /// It ended because its disk failed or its log is damaged; the process should stop.
+    pub async fn ended(&self) -> Result<(), String> {
+        let mut ended = self.shared.ended.subscribe();
+        let result = ended.wait_for(Option::is_some).await;
+        result.ok().and_then(|result| result.clone()).unwrap_or(Ok(()))
+    }
 }

@@ -42,3 +42,14 @@ pub struct Observer {
     /// When it last had everything, by the wall clock.
     pub last_caught_up_ms: i64,
 }
+
+/// Who leads, for those who wait for a change of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// Who leads, if known.
+    pub leader: Option<NodeId>,
+    /// The raft term.
+    pub term: u64,
+    /// Whether this node is the active controller.
+    pub active: bool,
+}

@@ -284,6 +284,12 @@ impl Quorum {
         self.node.raft.state == StateRole::Leader && self.applied_term == self.node.raft.term
     }
 
+    /// The last entry of the log, committed or not.
+    #[must_use]
+    pub fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
     /// Bytes of log held in memory.
     #[must_use]
     pub fn log_bytes(&self) -> usize {

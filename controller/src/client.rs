@@ -1,0 +1,315 @@
+//! The way to the active controller from a node that is not it, and to the metadata from a node without a controller.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{EnvelopeRequest, EnvelopeResponse, RequestHeader};
+use kafka_protocol::protocol::{Encodable, StrBytes};
+use odradek_common::error::ErrorCode;
+use odradek_common::ids::NodeId;
+use odradek_common::metadata::{MetadataImage, batch_from_bytes};
+use odradek_net::client::ClientSettings;
+use odradek_net::pool::{ClientPool, join_address};
+use odradek_net::wire::{request_header_version, response_header_version};
+use parking_lot::Mutex;
+use prost::Message;
+use slog::{Logger, info, warn};
+use tokio::time::Instant;
+
+use crate::handle::{ControllerCall, ControllerHandle, DispatchError};
+use crate::node::set_position;
+use crate::proto::{FetchMetadataRequest, FetchMetadataResponse, MetadataEntry};
+use crate::service::FETCH_METADATA_KEY;
+use crate::transport::client_settings;
+use crate::update::{MetadataContent, MetadataLog, MetadataUpdate};
+
+const RETRY: Duration = Duration::from_millis(50);
+const FETCH_WAIT_MS: i32 = 500;
+const FETCH_ANSWER: Duration = Duration::from_secs(5);
+const FETCH_UPDATES_MAX: i32 = 256;
+
+/// Sends requests to the active controller, in this process or elsewhere.
+pub struct ControllerClient {
+    handle: ControllerHandle,
+    pool: Arc<ClientPool>,
+}
+
+impl ControllerClient {
+    /// A client of a node that has a controller.
+    #[must_use]
+    pub fn local(handle: &ControllerHandle) -> Self {
+        let pool = ClientPool::new(client_settings(handle.settings().node_id));
+        Self { handle: handle.clone(), pool }
+    }
+
+    /// Carries a request to whoever is the active controller, until it is answered or the time is up.
+    ///
+    /// # Errors
+    /// The time is up, or the controller refuses the request.
+    pub async fn dispatch(
+        &self,
+        call: &ControllerCall,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, DispatchError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let last = match self.attempt(call, &body).await {
+                Err(error @ (DispatchError::NotController { .. } | DispatchError::TimedOut)) => error,
+                answered => return answered,
+            };
+            if Instant::now() + RETRY >= deadline {
+                return Err(last);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn attempt(&self, call: &ControllerCall, body: &Bytes) -> Result<Bytes, DispatchError> {
+        let leader = match self.handle.dispatch(call.clone(), body.clone()).await {
+            Err(DispatchError::NotController { leader: Some(leader) }) => leader,
+            answered => return answered,
+        };
+        let unreachable = || DispatchError::NotController { leader: Some(leader) };
+        let address = self.handle.shared.address(leader).ok_or_else(unreachable)?;
+        let client = self.pool.try_get(&address).await.map_err(|_| unreachable())?;
+        let response: EnvelopeResponse =
+            client.send(0, wrap(call, body)?).await.map_err(|_| unreachable())?;
+        unwrap(call, response)
+    }
+}
+
+fn wrap(call: &ControllerCall, body: &Bytes) -> Result<EnvelopeRequest, DispatchError> {
+    let header = RequestHeader::default()
+        .with_request_api_key(call.api_key)
+        .with_request_api_version(call.api_version)
+        .with_client_id(call.client_id.clone().map(StrBytes::from_string));
+    let mut data = BytesMut::with_capacity(body.len() + 64);
+    header
+        .encode(&mut data, request_header_version(call.api_key, call.api_version))
+        .map_err(|error| DispatchError::Malformed { api_key: call.api_key, detail: error.to_string() })?;
+    data.put_slice(body);
+    Ok(EnvelopeRequest::default()
+        .with_request_data(data.freeze())
+        .with_request_principal(Some(Bytes::from(call.principal.clone().into_bytes())))
+        .with_client_host_address(Bytes::from_static(&[127, 0, 0, 1])))
+}
+
+fn unwrap(call: &ControllerCall, response: EnvelopeResponse) -> Result<Bytes, DispatchError> {
+    if response.error_code == ErrorCode::NotController.code() {
+        return Err(DispatchError::NotController { leader: None });
+    }
+    let malformed = |detail: String| DispatchError::Malformed { api_key: call.api_key, detail };
+    if response.error_code != 0 {
+        return Err(malformed(format!("the controller answers the envelope with error {}", response.error_code)));
+    }
+    let mut data = response.response_data.ok_or_else(|| malformed("an empty envelope".to_owned()))?;
+    let header_bytes = if response_header_version(call.api_key, call.api_version) >= 1 { 5 } else { 4 };
+    if data.remaining() < header_bytes {
+        return Err(malformed("a short envelope".to_owned()));
+    }
+    data.advance(header_bytes);
+    Ok(data)
+}
+
+/// What any controller says about the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterInfo {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// Who leads the quorum, if known.
+    pub leader: Option<NodeId>,
+    /// `host:port` of the controllers that registered.
+    pub controllers: Vec<(NodeId, String)>,
+}
+
+/// Asks controllers for their cluster, one after another, until one answers or the time is up.
+///
+/// # Errors
+/// Nobody answers; the text is the last reason.
+pub async fn ask_cluster(controllers: &[String], limit: Duration) -> Result<ClusterInfo, String> {
+    let pool = ClientPool::new(ClientSettings { negotiate: false, ..ClientSettings::default() });
+    let deadline = Instant::now() + limit;
+    let mut last = "no controller is configured: set controller.quorum.bootstrap.servers".to_owned();
+    for server in controllers.iter().cycle() {
+        if Instant::now() >= deadline {
+            break;
+        }
+        let request = FetchMetadataRequest { node_id: -1, after_offset: -1, ..FetchMetadataRequest::default() };
+        match fetch(&pool, server, &request).await {
+            Ok(response) => return Ok(info_of(&response)),
+            Err(reason) => last = reason,
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    Err(last)
+}
+
+fn info_of(response: &FetchMetadataResponse) -> ClusterInfo {
+    let controllers = response.controllers.iter().filter_map(|controller| {
+        let port = u16::try_from(controller.port).ok()?;
+        Some((controller.node_id, join_address(&controller.host, port)))
+    });
+    ClusterInfo {
+        cluster_id: response.cluster_id.clone(),
+        leader: Some(response.leader).filter(|leader| *leader >= 0),
+        controllers: controllers.collect(),
+    }
+}
+
+async fn fetch(
+    pool: &ClientPool,
+    server: &str,
+    request: &FetchMetadataRequest,
+) -> Result<FetchMetadataResponse, String> {
+    let client = pool.get(server).await.map_err(|error| error.to_string())?;
+    let body = Bytes::from(request.encode_to_vec());
+    let answer = client
+        .send_raw_within(FETCH_METADATA_KEY, 0, body, FETCH_ANSWER)
+        .await
+        .map_err(|error| error.to_string())?;
+    let response = FetchMetadataResponse::decode(answer).map_err(|error| format!("{server}: {error}"))?;
+    if response.refused.is_empty() { Ok(response) } else { Err(format!("{server}: {}", response.refused)) }
+}
+
+/// The committed metadata of a cluster whose controllers are elsewhere. Dropping it ends the reading.
+pub struct RemoteMetadata {
+    log: Arc<MetadataLog>,
+    known: Arc<Mutex<ClusterInfo>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl RemoteMetadata {
+    /// Begins to read from the given controllers, and from those that they name.
+    #[must_use]
+    pub fn start(node_id: NodeId, cluster_id: String, controllers: Vec<String>, logger: &Logger) -> Self {
+        let log = MetadataLog::new(0, 0, Arc::new(MetadataImage::default()));
+        let info = ClusterInfo { cluster_id: cluster_id.clone(), leader: None, controllers: Vec::new() };
+        let known = Arc::new(Mutex::new(info));
+        let reader = Reader {
+            node_id,
+            cluster_id,
+            configured: controllers,
+            pool: ClientPool::new(client_settings(node_id)),
+            log: log.clone(),
+            known: known.clone(),
+            image: MetadataImage::default(),
+            begun: false,
+            logger: logger.clone(),
+        };
+        let task = tokio::spawn(reader.run());
+        Self { log, known, task }
+    }
+
+    /// The committed metadata, as far as it was read.
+    #[must_use]
+    pub fn log(&self) -> &Arc<MetadataLog> {
+        &self.log
+    }
+
+    /// What the controllers last said about the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterInfo {
+        self.known.lock().clone()
+    }
+}
+
+impl Drop for RemoteMetadata {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Reader {
+    node_id: NodeId,
+    cluster_id: String,
+    configured: Vec<String>,
+    pool: Arc<ClientPool>,
+    log: Arc<MetadataLog>,
+    known: Arc<Mutex<ClusterInfo>>,
+    image: MetadataImage,
+    begun: bool,
+    logger: Logger,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let mut turn = 0;
+        let mut reachable = true;
+        loop {
+            let servers = self.servers();
+            let Some(server) = servers.get(turn % servers.len().max(1)) else { return };
+            match self.read(server).await {
+                Ok(()) if !reachable => {
+                    reachable = true;
+                    info!(self.logger, "metadata is read again"; "controller" => server);
+                }
+                Ok(()) => {}
+                Err(reason) => {
+                    if reachable {
+                        warn!(self.logger, "metadata cannot be read"; "controller" => server, "reason" => reason);
+                    }
+                    reachable = false;
+                    turn += 1;
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// The leader first: what it hands out is newest.
+    fn servers(&self) -> Vec<String> {
+        let known = self.known.lock();
+        let leads = |(node, _): &&(NodeId, String)| Some(*node) == known.leader;
+        let leader = known.controllers.iter().find(leads).map(|(_, address)| address.clone());
+        let named = known.controllers.iter().map(|(_, address)| address.clone());
+        let mut servers = Vec::new();
+        for server in leader.into_iter().chain(named).chain(self.configured.iter().cloned()) {
+            if !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        servers
+    }
+
+    async fn read(&mut self, server: &str) -> Result<(), String> {
+        let request = FetchMetadataRequest {
+            cluster_id: self.cluster_id.clone(),
+            node_id: self.node_id,
+            after_offset: if self.begun { self.image.offset } else { -1 },
+            wait_ms: FETCH_WAIT_MS,
+            updates_max: FETCH_UPDATES_MAX,
+        };
+        let response = fetch(&self.pool, server, &request).await?;
+        *self.known.lock() = info_of(&response);
+        for entry in response.entries {
+            self.take(entry).map_err(|error| format!("{server}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, entry: MetadataEntry) -> Result<(), prost::DecodeError> {
+        // A controller that is behind must not take this node back; its image is older, not another.
+        if self.begun && entry.offset <= self.image.offset {
+            return Ok(());
+        }
+        let records = batch_from_bytes(&entry.batch)?;
+        if entry.snapshot {
+            self.image = MetadataImage::default();
+        }
+        for record in &records {
+            self.image.apply(record);
+        }
+        let index = u64::try_from(entry.offset).unwrap_or(0);
+        set_position(&mut self.image, index, u64::try_from(entry.epoch).unwrap_or(0));
+        self.begun = true;
+        let content = match entry.snapshot {
+            true => MetadataContent::Snapshot,
+            false => MetadataContent::Records(Arc::new(records)),
+        };
+        let image = Arc::new(self.image.clone());
+        self.log.publish(MetadataUpdate { offset: entry.offset, epoch: entry.epoch, content, image });
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Voters come and go: a new one learns the log first and votes once it has it.
+
+use bytes::Bytes;
+use odradek_common::error::{ApiError, ErrorCode};
+use odradek_common::ids::NodeId;
+use odradek_common::metadata::proto::UnregisterControllerRecord;
+use odradek_common::metadata::{ControllerImage, Endpoint, Record, record};
+use odradek_controller_core::quorum::{Membership, ProposeError, QuorumInput, VoterChange};
+use slog::{info, warn};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+use super::ControllerNode;
+use super::command::{Reply, VoterJob, VoterJobKind};
+use super::turn::refusal;
+use crate::handle::DispatchError;
+
+/// A learner this close to the end of the log gets its vote.
+const PROMOTE_LAG_MAX: u64 = 64;
+/// A node that has not caught up by then stays a learner.
+const JOIN_MAX: Duration = Duration::from_secs(60);
+
+/// A node that is being let in.
+pub(crate) struct Joining {
+    node_id: NodeId,
+    since: Instant,
+    answers: Vec<(Reply, Bytes)>,
+}
+
+impl ControllerNode {
+    pub(super) fn change_voters(&mut self, job: VoterJob, reply: Reply) {
+        let result = match job.change {
+            VoterJobKind::Add { node_id, directory_id, endpoints } => {
+                self.add_voter(node_id, directory_id, endpoints, reply, job.done)
+            }
+            VoterJobKind::Remove { node_id, directory_id } => {
+                self.remove_voter(node_id, directory_id, reply, job.done)
+            }
+        };
+        if let Err((error, reply)) = result {
+            info!(self.logger, "refusing a change of voters"; "error" => %error);
+            let _gone = reply.send(Ok((job.refused)(&error)));
+        }
+    }
+
+    fn add_voter(
+        &mut self,
+        node_id: NodeId,
+        directory_id: Uuid,
+        endpoints: Vec<Endpoint>,
+        reply: Reply,
+        done: Bytes,
+    ) -> Result<(), (ApiError, Reply)> {
+        if self.quorum.view().membership.voters.contains(&node_id) {
+            let detail = format!("node {node_id} votes already");
+            return Err((ApiError::new(ErrorCode::DuplicateVoter, detail), reply));
+        }
+        if let Some(joining) = self.joining.iter_mut().find(|joining| joining.node_id == node_id) {
+            joining.answers.push((reply, done));
+            return Ok(());
+        }
+        self.register_joiner(node_id, directory_id, endpoints);
+        self.joining.push(Joining { node_id, since: Instant::now(), answers: vec![(reply, done)] });
+        Ok(())
+    }
+
+    /// The log is pushed to a learner, so its address must be known before it knows anything.
+    fn register_joiner(&mut self, node_id: NodeId, directory_id: Uuid, endpoints: Vec<Endpoint>) {
+        let Some(active) = &self.active else { return };
+        let known = active.latest.controllers.get(&node_id);
+        if known.is_some_and(|known| known.directory_id == directory_id && known.endpoints == endpoints) {
+            return;
+        }
+        let joiner = ControllerImage {
+            node_id,
+            directory_id,
+            incarnation_id: Uuid::nil(),
+            endpoints,
+            features: Vec::new(),
+        };
+        self.propose(vec![joiner.to_record()], None);
+    }
+
+    fn remove_voter(
+        &mut self,
+        node_id: NodeId,
+        directory_id: Uuid,
+        reply: Reply,
+        done: Bytes,
+    ) -> Result<(), (ApiError, Reply)> {
+        let Some(active) = &self.active else { return Ok(()) };
+        let member = self.quorum.view().membership;
+        let votes = member.voters.contains(&node_id) || member.learners.contains(&node_id);
+        let registered = active.latest.controllers.get(&node_id).map(|controller| controller.directory_id);
+        let other = registered.is_some_and(|id| !id.is_nil() && !directory_id.is_nil() && id != directory_id);
+        if !votes || other {
+            let detail = format!("node {node_id} with that directory id is no voter");
+            return Err((ApiError::new(ErrorCode::VoterNotFound, detail), reply));
+        }
+        // Before the change: a leader that removes itself takes no records after it.
+        if registered.is_some() {
+            let gone = record(Record::UnregisterController(UnregisterControllerRecord { node_id }));
+            self.propose(vec![gone], None);
+        }
+        match self.quorum.change_voters(VoterChange::Remove(node_id)) {
+            Ok(at) => {
+                if let Some(active) = &mut self.active {
+                    active.proposed(at, &[], Some((reply, done)));
+                }
+                Ok(())
+            }
+            Err(error) => Err((voter_error(error), reply)),
+        }
+    }
+
+    /// Takes every joining node one step further.
+    pub(super) fn pursue_joining(&mut self, _inputs: &mut Vec<QuorumInput>) {
+        if self.joining.is_empty() {
+            return;
+        }
+        let view = self.quorum.view();
+        let mut joining = std::mem::take(&mut self.joining);
+        joining.retain_mut(|node| {
+            if view.membership.voters.contains(&node.node_id) {
+                for (reply, done) in node.answers.drain(..) {
+                    let _gone = reply.send(Ok(done));
+                }
+                return false;
+            }
+            if node.since.elapsed() > JOIN_MAX {
+                warn!(self.logger, "a node did not catch up and stays without a vote"; "joiner" => node.node_id);
+                for (reply, _) in node.answers.drain(..) {
+                    let _gone = reply.send(Err(DispatchError::TimedOut));
+                }
+                return false;
+            }
+            let matched = view.peers.iter().find(|peer| peer.node == node.node_id).map(|peer| peer.matched);
+            let change = if !view.membership.learners.contains(&node.node_id) {
+                Some(VoterChange::AddLearner(node.node_id))
+            } else if matched.is_some_and(|matched| matched + PROMOTE_LAG_MAX >= view.last) {
+                Some(VoterChange::Promote(node.node_id))
+            } else {
+                None
+            };
+            // A change that is refused now, because another is under way, is tried again in the next turn.
+            if let Some(change) = change
+                && self.quorum.change_voters(change).is_ok()
+            {
+                info!(self.logger, "a node joins the quorum"; "change" => ?change);
+            }
+            true
+        });
+        self.joining = joining;
+    }
+
+    pub(super) fn abandon_joining(&mut self) {
+        for (reply, _) in self.joining.drain(..).flat_map(|joining| joining.answers) {
+            let _gone = reply.send(Err(refusal(ProposeError::NotLeader, self.role.leader)));
+        }
+    }
+
+    pub(super) fn membership_changed(&mut self, membership: &Membership) {
+        let own = self.shared.settings.node_id;
+        let peers = membership.voters.iter().chain(&membership.learners).copied();
+        self.transport.keep_only(peers.filter(|node| *node != own).collect());
+    }
+}
+
+fn voter_error(error: ProposeError) -> ApiError {
+    let code = match error {
+        ProposeError::NotLeader | ProposeError::Busy => ErrorCode::NotLeaderOrFollower,
+        ProposeError::ChangeInProgress => ErrorCode::RequestTimedOut,
+        ProposeError::TooLarge { .. } | ProposeError::InvalidChange => ErrorCode::InvalidRequest,
+    };
+    ApiError::new(code, error.to_string())
+}

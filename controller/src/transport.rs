@@ -1,0 +1,273 @@
+//! Raft messages to the other controllers: one task, one connection and one queue for each.
+//!
+//! It promises order per peer, bounded queues, and that the quorum hears of it when messages were lost, and at once when a
+//! peer's process is gone: a closed connection is dialled again, and a refusal is proof. It never waits for the node's thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use odradek_common::ids::NodeId;
+use odradek_controller_core::quorum::{Outgoing, QuorumInput};
+use odradek_net::client::{Client, ClientError, ClientSettings};
+use odradek_net::pool::ClientPool;
+use prost::Message;
+use slog::{Logger, debug, info, o, warn};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::handle::Shared;
+use crate::metrics::QuorumMetrics;
+use crate::node::command::Command;
+use crate::proto::{RaftMessagesRequest, RaftMessagesResponse};
+
+/// The private API key of raft messages.
+pub const RAFT_MESSAGES_KEY: i16 = 10_000;
+
+/// Messages that may wait for one peer.
+const QUEUE_MAX: usize = 1_024;
+/// Messages and bytes of one request.
+const BATCH_MESSAGES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Silence on a request after which its connection counts as dead.
+const ANSWER: Duration = Duration::from_secs(2);
+const SNAPSHOT_ANSWER: Duration = Duration::from_secs(60);
+const CONNECT: Duration = Duration::from_secs(1);
+/// A dying process closes its sockets one after another: so often is a peer dialled again before it counts as alive.
+const REDIALS: usize = 5;
+const REDIAL_PAUSE: Duration = Duration::from_millis(30);
+
+pub(crate) struct Transport {
+    shared: Arc<Shared>,
+    pool: Arc<ClientPool>,
+    runtime: Handle,
+    logger: Logger,
+    peers: BTreeMap<NodeId, mpsc::Sender<Outgoing>>,
+    lost: BTreeSet<NodeId>,
+}
+
+impl Transport {
+    pub(crate) fn new(shared: &Arc<Shared>, runtime: &Handle, logger: &Logger) -> Self {
+        Self {
+            shared: shared.clone(),
+            pool: ClientPool::new(client_settings(shared.settings.node_id)),
+            runtime: runtime.clone(),
+            logger: logger.clone(),
+            peers: BTreeMap::new(),
+            lost: BTreeSet::new(),
+        }
+    }
+
+    /// Queues messages; what does not fit is lost, and said to be.
+    pub(crate) fn send(&mut self, messages: Vec<Outgoing>) {
+        for message in messages {
+            let to = message.to;
+            let queue = self.peers.entry(to).or_insert_with(|| {
+                let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+                let peer = Peer {
+                    id: to,
+                    shared: self.shared.clone(),
+                    pool: self.pool.clone(),
+                    logger: self.logger.new(o!("peer" => to)),
+                    client: None,
+                    reachable: true,
+                };
+                self.runtime.spawn(peer.run(receiver));
+                queue
+            });
+            if queue.try_send(message).is_err() {
+                QuorumMetrics::count(&self.shared.metrics.messages_failed, 1);
+                self.lost.insert(to);
+            }
+        }
+    }
+
+    /// Peers that messages were lost to since the last call.
+    pub(crate) fn take_lost(&mut self) -> impl Iterator<Item = NodeId> + use<> {
+        std::mem::take(&mut self.lost).into_iter()
+    }
+
+    /// Ends the tasks of nodes that are no longer in the quorum, once their queues are empty.
+    pub(crate) fn keep_only(&mut self, peers: BTreeSet<NodeId>) {
+        self.peers.retain(|peer, _| peers.contains(peer));
+    }
+}
+
+pub(crate) fn client_settings(node_id: NodeId) -> ClientSettings {
+    ClientSettings {
+        client_id: format!("controller-{node_id}"),
+        connect_timeout: CONNECT,
+        request_timeout: ANSWER,
+        negotiate: false,
+        ..ClientSettings::default()
+    }
+}
+
+/// Whether an attempt to connect failed because nobody listens there.
+pub(crate) fn is_refused(error: &ClientError) -> bool {
+    let reason = match error {
+        ClientError::Connect { reason, .. } | ClientError::BackingOff { reason, .. } => reason,
+        ClientError::Closed { .. }
+        | ClientError::Timeout { .. }
+        | ClientError::Wire(_)
+        | ClientError::UnknownNode(_) => return false,
+    };
+    reason.contains("refused")
+}
+
+/// The sending side of one peer.
+struct Peer {
+    id: NodeId,
+    shared: Arc<Shared>,
+    pool: Arc<ClientPool>,
+    logger: Logger,
+    client: Option<Arc<Client>>,
+    reachable: bool,
+}
+
+impl Peer {
+    async fn run(mut self, mut queue: mpsc::Receiver<Outgoing>) {
+        let mut batch = Vec::new();
+        loop {
+            let closed = self.client.clone();
+            let closed = async {
+                match closed {
+                    Some(client) => client.closed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                received = queue.recv() => match received {
+                    Some(message) => fill(&mut batch, message, &mut queue),
+                    None => return,
+                },
+                _ = closed => {
+                    self.redial().await;
+                    continue;
+                }
+            }
+            self.deliver(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn deliver(&mut self, batch: Vec<Outgoing>) {
+        let snapshot = batch.iter().any(|message| message.snapshot);
+        let count = batch.len() as u64;
+        let result = match self.connect().await {
+            Ok(client) => self.exchange(&client, batch, snapshot).await,
+            Err(error) => Err(error),
+        };
+        let metrics = &self.shared.metrics;
+        match result {
+            Ok(refused) if refused.is_empty() => {
+                QuorumMetrics::count(&metrics.messages_sent, count);
+                self.became_reachable(true, "");
+                if snapshot {
+                    self.report(QuorumInput::SnapshotSent { peer: self.id, delivered: true }).await;
+                }
+            }
+            Ok(refused) => {
+                QuorumMetrics::count(&metrics.messages_failed, count);
+                self.became_reachable(false, &refused);
+                self.report(QuorumInput::Unreachable { peer: self.id }).await;
+            }
+            Err(error) => {
+                QuorumMetrics::count(&metrics.messages_failed, count);
+                self.became_reachable(false, &error.to_string());
+                let gone = is_refused(&error);
+                self.report_loss(gone).await;
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        client: &Client,
+        batch: Vec<Outgoing>,
+        snapshot: bool,
+    ) -> Result<String, ClientError> {
+        let settings = &self.shared.settings;
+        let request = RaftMessagesRequest {
+            cluster_id: settings.cluster_id.clone(),
+            from: settings.node_id,
+            to: self.id,
+            directory_id: Bytes::copy_from_slice(settings.directory_id.as_bytes()),
+            messages: batch.into_iter().map(|message| message.bytes).collect(),
+        };
+        let limit = if snapshot { SNAPSHOT_ANSWER } else { ANSWER };
+        let body = Bytes::from(request.encode_to_vec());
+        let answer = client.send_raw_within(RAFT_MESSAGES_KEY, 0, body, limit).await?;
+        match RaftMessagesResponse::decode(answer) {
+            Ok(response) => Ok(response.refused),
+            Err(error) => Ok(format!("its answer does not decode: {error}")),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Arc<Client>, ClientError> {
+        if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(client.clone());
+        }
+        let address = self.shared.address(self.id).ok_or(ClientError::UnknownNode(self.id))?;
+        let client = self.pool.try_get(&address).await?;
+        self.client = Some(client.clone());
+        Ok(client)
+    }
+
+    /// The connection closed: is the process gone?
+    async fn redial(&mut self) {
+        self.client = None;
+        for _ in 0..REDIALS {
+            match self.connect().await {
+                Ok(client) => {
+                    // A process that ends may still have its listener open for a moment: see whether this one lasts.
+                    let lasted = tokio::time::timeout(REDIAL_PAUSE, client.closed()).await.is_err();
+                    if lasted {
+                        self.report_loss(false).await;
+                        return;
+                    }
+                    self.client = None;
+                }
+                Err(error) => {
+                    debug!(self.logger, "a controller closed its connection"; "error" => %error);
+                    self.became_reachable(false, &error.to_string());
+                    self.report_loss(is_refused(&error)).await;
+                    return;
+                }
+            }
+        }
+        self.report_loss(false).await;
+    }
+
+    async fn report_loss(&self, gone: bool) {
+        let peer = self.id;
+        let input = if gone { QuorumInput::Down { peer } } else { QuorumInput::Unreachable { peer } };
+        self.report(input).await;
+    }
+
+    async fn report(&self, input: QuorumInput) {
+        let _stopped = self.shared.commands.send(Command::Report(input)).await;
+    }
+
+    fn became_reachable(&mut self, reachable: bool, reason: &str) {
+        if self.reachable == reachable {
+            return;
+        }
+        self.reachable = reachable;
+        if reachable {
+            info!(self.logger, "a controller is reachable again");
+        } else {
+            warn!(self.logger, "a controller is not reachable"; "reason" => reason);
+        }
+    }
+}
+
+fn fill(batch: &mut Vec<Outgoing>, first: Outgoing, queue: &mut mpsc::Receiver<Outgoing>) {
+    let mut size_bytes = first.bytes.len();
+    batch.push(first);
+    while batch.len() < BATCH_MESSAGES_MAX && size_bytes < BATCH_BYTES_MAX {
+        let Ok(message) = queue.try_recv() else { return };
+        size_bytes += message.bytes.len();
+        batch.push(message);
+    }
+}
