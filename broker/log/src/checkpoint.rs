@@ -32,8 +32,8 @@ pub(crate) struct Persistence {
     pub(crate) high_watermark: Option<i64>,
     /// Records appended since the last flush.
     pub(crate) unflushed_messages: i64,
-    /// When the last flush was completed.
-    pub(crate) flushed_at_ms: u64,
+    /// When the first of them was appended.
+    pub(crate) unflushed_since_ms: u64,
     /// Whether files were created since the folder was fsync'ed.
     pub(crate) folder_dirty: bool,
     /// Grows when the log's end moves back: plans made before are void.
@@ -156,8 +156,8 @@ impl Log {
     #[must_use]
     pub fn is_flush_due(&self, now: Now) -> bool {
         let unflushed = self.persistence.unflushed_messages;
-        let waited_ms =
-            i64::try_from(now.mono_ms.saturating_sub(self.persistence.flushed_at_ms)).unwrap_or(i64::MAX);
+        let waited_ms = i64::try_from(now.mono_ms.saturating_sub(self.persistence.unflushed_since_ms))
+            .unwrap_or(i64::MAX);
         unflushed > 0 && (unflushed >= self.config.flush_messages || waited_ms >= self.config.flush_ms)
     }
 
@@ -186,7 +186,8 @@ impl Log {
     /// Plans a checkpoint; None if the recovery point that is written down is the log end.
     pub fn checkpoint_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
         let flush = self.flush_plan()?;
-        self.persistence.flushed_at_ms = now.mono_ms;
+        // Whatever this flush does not cover is appended from now on.
+        self.persistence.unflushed_since_ms = now.mono_ms;
         if flush.is_none() && self.persistence.checkpointed == Some(self.log_end_offset) {
             return Ok(None);
         }

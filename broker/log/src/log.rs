@@ -368,6 +368,9 @@ impl Log {
 
     fn append(&mut self, now: Now, headers: &[BatchHeader], bytes: &[u8]) -> Result<AppendInfo, AppendError> {
         let (first, last) = (headers[0], headers[headers.len() - 1]);
+        if self.persistence.unflushed_messages == 0 {
+            self.persistence.unflushed_since_ms = now.mono_ms;
+        }
         let mut rolled = false;
         if last.last_offset() - first.base_offset <= i64::from(i32::MAX) {
             rolled |= self.append_group(now, headers, bytes)?;

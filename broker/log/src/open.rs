@@ -79,7 +79,7 @@ pub(crate) fn open_log(
             aborted_until: state.map_or(0, |state| state.recovery_point),
             high_watermark: persisted.high_watermark,
             unflushed_messages: 0,
-            flushed_at_ms: now.mono_ms,
+            unflushed_since_ms: now.mono_ms,
             folder_dirty: state.is_none(),
             generation: 0,
         },

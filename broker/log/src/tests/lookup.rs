@@ -302,6 +302,20 @@ fn flush_messages_moves_the_recovery_point() {
 }
 
 #[test]
+fn flush_ms_counts_from_the_oldest_record_that_is_not_flushed() {
+    let mut fixture = Fixture::with(LogConfig {
+        flush_ms: 100,
+        ..LogConfig::default()
+    });
+    assert!(!fixture.log.is_flush_due(NOW.plus_ms(1_000)), "nothing to flush");
+    fixture.append(1);
+    assert!(!fixture.log.is_flush_due(NOW.plus_ms(99)));
+    assert!(fixture.log.is_flush_due(NOW.plus_ms(100)));
+    fixture.log.flush().unwrap();
+    assert!(!fixture.log.is_flush_due(NOW.plus_ms(1_000)));
+}
+
+#[test]
 fn an_idle_log_holds_no_file_open() {
     let mut fixture = Fixture::with(small_segments());
     for _ in 0..50 {
