@@ -12,11 +12,11 @@ done
 status=0
 if [ $# = 0 ] || [ ${#names[@]} -gt 0 ]; then
   "$clients/run.sh" setup "${names[@]}"
-  "$here/with-cluster.sh" 3 "${BASE_PORT:-29092}" bash -c 'exec "$0" "$BOOTSTRAP" "$@"' "$clients/run.sh" "${names[@]}" || status=1
+  "$here/with-cluster.sh" 3 "${BASE_PORT:-45092}" bash -c 'exec "$0" "$BOOTSTRAP" "$@"' "$clients/run.sh" "${names[@]}" || status=1
 fi
 if [ "$suite" = yes ]; then
   echo
-  CLUSTER_ARGS="--override num.partitions=4" "$here/with-cluster.sh" 1 "${BASE_PORT:-29092}" \
+  CLUSTER_ARGS="--override num.partitions=4" "$here/with-cluster.sh" 1 "${BASE_PORT:-45092}" \
     bash -c 'exec "$0" "$BOOTSTRAP"' "$clients/kafka-python-suite.sh" || status=1
 fi
 exit "$status"

@@ -1,6 +1,6 @@
 """chaos.py: an idempotent producer at a steady rate while nodes are killed with kill -9; then every record is checked.
 
-    chaos.py --system kafka|odradek [--binary PATH] [--modes leader,controller,both,all] [--rounds 10] [--rate 5000]
+    chaos.py --system kafka|odradek|odradek-nodes [--binary PATH] [--modes leader,controller,both,all] [--rounds 10] [--rate 5000]
 
 Modes: leader (a node that leads partitions and is not the active controller), controller (the active controller, with its
 partition leaders moved away first), both (the active controller while it leads partitions), all (every node at once).
@@ -15,6 +15,7 @@ import bisect
 import heapq
 import json
 import pathlib
+import socket
 import sys
 import tempfile
 import threading
@@ -97,6 +98,14 @@ class Load(threading.Thread):
         return longest_gap(heapq.merge(*windows), begin, end), max(longest_gap(w, begin, end) for w in windows)
 
 
+def accepts(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
 def longest_gap(times, begin, end):
     longest, last = 0.0, begin
     for t in times:
@@ -132,12 +141,12 @@ class Scene:
         except confluent_kafka.KafkaException:
             return {}
 
-    def wait_in_sync(self, seconds):
-        def whole():
-            found = self.partitions()
-            return len(found) == PARTITIONS and all(leader > 0 and len(isr) == 3 for leader, isr in found.values())
+    def whole(self):
+        found = self.partitions()
+        return len(found) == PARTITIONS and all(leader > 0 and len(isr) == 3 for leader, isr in found.values())
 
-        interop.wait_for("every replica in sync", seconds, whole, pause=0.25)
+    def wait_in_sync(self, seconds):
+        interop.wait_for("every replica in sync", seconds, self.whole, pause=0.25)
 
     def ask(self, question):
         """Asks through kafka-python, which has the calls that librdkafka lacks; tries until the quorum has settled."""
@@ -216,8 +225,15 @@ class Scene:
         ready = None
         if mode == "all":
             ready = first_acks(self.system.bootstrap, 120) - restarted
+        for node in which:
+            interop.wait_for(f"node {node} accepts connections", 60, lambda: accepts(self.system.port(node)), pause=0.02)
+        # Until the controller has noticed the kill, the metadata may still show the old ISR: two looks, a second apart.
         self.wait_in_sync(180)
         end = time.monotonic()
+        systems.until(end + 1)
+        if not self.whole():
+            self.wait_in_sync(180)
+            end = time.monotonic()
         interop.wait_for("acks at the end", 60, lambda: all(a and a[-1] > end for a in self.load.acks))
         topic_gap, partition_gap = self.load.gaps(killed, time.monotonic())
         kill = {"mode": mode, "round": number, "nodes": which, "controller": controller in which, "led": sum(led.values()),
@@ -305,14 +321,14 @@ def verify(bootstrap, load):
 
 def settings_from(argv):
     parser = argparse.ArgumentParser(description="kill -9 under load, and a check of every record")
-    parser.add_argument("--system", choices=("kafka", "odradek"), default="odradek")
+    parser.add_argument("--system", choices=("kafka", "odradek", "odradek-nodes"), default="odradek")
     parser.add_argument("--binary", default="odradek", help="the odradek program")
     parser.add_argument("--modes", default="leader,controller,both,all")
     parser.add_argument("--rounds", type=int, default=10, help="kills in each mode")
     parser.add_argument("--all-rounds", type=int, default=3, help="kills in mode all")
     parser.add_argument("--rate", type=int, default=5000)
     parser.add_argument("--down", type=float, default=5.0, help="seconds a killed node stays down")
-    parser.add_argument("--base-port", type=int, default=39092)
+    parser.add_argument("--base-port", type=int, default=46092)
     parser.add_argument("--max-gap", type=float, default=3.0, help="longest allowed time without an ack; 0: any")
     parser.add_argument("--max-ready", type=float, default=3.0, help="longest allowed restart in mode all; 0: any")
     parser.add_argument("--override", action="append", default=[], help="a configuration of the cluster, key=value")
@@ -346,6 +362,8 @@ def worst(kills):
 def run(settings, folder):
     if settings.system == "kafka":
         system = systems.ApacheKafka(folder, settings.base_port, 3, settings.override)
+    elif settings.system == "odradek-nodes":
+        system = systems.OdradekNodes(folder, settings.base_port, 3, settings.override, settings.binary)
     else:
         system = systems.Odradek(folder, settings.base_port, 3, settings.override, settings.binary)
     scene = Scene(system, settings)

@@ -58,7 +58,7 @@ def run_tests(folder, bootstrap, label):
 
 def reference(folder):
     with tempfile.TemporaryDirectory(prefix="odradek-suite-") as data:
-        kafka = systems.ApacheKafka(data, int(os.environ.get("REFERENCE_PORT", "49092")), 1, ["num.partitions=4"])
+        kafka = systems.ApacheKafka(data, int(os.environ.get("REFERENCE_PORT", "48092")), 1, ["num.partitions=4"])
         try:
             kafka.start()
             return run_tests(folder, kafka.bootstrap, "kafka")

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -29,6 +30,17 @@ class Nodes:
 
     def port(self, i):
         return self.base_port + 10 * (i - 1)
+
+    def claim_ports(self):
+        """A port that somebody else serves would be tested in our cluster's place."""
+        for i in self.numbers():
+            for port in (self.port(i), self.port(i) + 1):
+                with socket.socket() as s:
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        s.bind(("127.0.0.1", port))
+                    except OSError as error:
+                        raise RuntimeError(f"port {port} is in use; choose another --base-port") from error
 
     def launch(self, name, argv):
         with open(self.folder / f"{name}.log", "ab") as log:
@@ -62,27 +74,30 @@ class Nodes:
         interop.wait_for(f"{self.count} brokers answer", seconds, all_there)
 
 
-class ApacheKafka(Nodes):
-    """Combined nodes of the release that the jars hold. `jars` is the folder that setup_jars filled."""
-
-    name = "kafka"
-
-    def __init__(self, folder, base_port, count, overrides=(), jars=None):
-        super().__init__(folder, base_port, count, overrides)
-        self.classpath = f"{jars or os.environ['JARS']}/*"
+class OwnFiles(Nodes):
+    """Nodes with a server.properties of ours each: prepare() formats them, launch_all() starts them."""
 
     def start(self):
-        cluster_id = subprocess.run(
-            ["java", "-cp", self.classpath, "kafka.tools.StorageTool", "random-uuid"],
-            capture_output=True, check=True, timeout=60).stdout.decode().split()[-1]
-        for i in self.numbers():
-            path = self.properties(i)
-            subprocess.run(
-                ["java", "-cp", self.classpath, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", path],
-                capture_output=True, check=True, timeout=60)
+        self.prepare()
+        self.launch_all()
+        self.wait_ready()
+
+    def launch_all(self):
         for i in self.numbers():
             self.up(i)
-        self.wait_ready()
+
+    def prepare(self):
+        self.claim_ports()
+        cluster_id = self.tool("random-uuid").split()[-1]
+        for i in self.numbers():
+            self.tool("format", "-t", cluster_id, "-c", self.properties(i))
+
+    def tool(self, *arguments):
+        """Kafka's storage tool, or ours, which has its flags."""
+        done = subprocess.run([*self.storage(), *arguments], capture_output=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{arguments}: {done.stdout.decode()[-300:]} {done.stderr.decode()[-300:]}")
+        return done.stdout.decode()
 
     def properties(self, i):
         voters = ",".join(f"{n}@127.0.0.1:{self.port(n) + 1}" for n in self.numbers())
@@ -100,23 +115,59 @@ class ApacheKafka(Nodes):
             f"default.replication.factor={self.count}",
             f"transaction.state.log.replication.factor={self.count}",
             f"transaction.state.log.min.isr={min(self.count, 2)}",
+            *self.own_lines(i),
             *self.overrides,
         ]
         path = self.folder / f"node-{i}.properties"
         path.write_text("\n".join(lines) + "\n")
         return str(path)
 
+    def own_lines(self, _):
+        return []
+
     def pid(self, i):
         return self.processes[i].pid
-
-    def up(self, i):
-        argv = ["java", *JVM, "-Dlog4j2.level=WARN", "-cp", self.classpath, "kafka.Kafka", self.properties(i)]
-        self.processes[i] = self.launch(f"node-{i}", argv)
 
     def stop(self):
         for process in self.processes.values():
             process.kill()
             process.wait(30)
+
+
+class ApacheKafka(OwnFiles):
+    """Combined nodes of the release that the jars hold. `jars` is the folder that setup_jars filled."""
+
+    name = "kafka"
+
+    def __init__(self, folder, base_port, count, overrides=(), jars=None):
+        super().__init__(folder, base_port, count, overrides)
+        self.classpath = f"{jars or os.environ['JARS']}/*"
+
+    def storage(self):
+        return ["java", "-cp", self.classpath, "kafka.tools.StorageTool"]
+
+    def up(self, i):
+        argv = ["java", *JVM, "-Dlog4j2.level=WARN", "-cp", self.classpath, "kafka.Kafka", self.properties(i)]
+        self.processes[i] = self.launch(f"node-{i}", argv)
+
+
+class OdradekNodes(OwnFiles):
+    """Combined nodes that `odradek server` runs, on the same files as Kafka's."""
+
+    name = "odradek-nodes"
+
+    def __init__(self, folder, base_port, count, overrides=(), binary="odradek"):
+        super().__init__(folder, base_port, count, overrides)
+        self.binary = binary
+
+    def storage(self):
+        return [self.binary, "storage"]
+
+    def own_lines(self, i):
+        return [f"odradek.metrics.listener=127.0.0.1:{self.port(i) + 2}"]
+
+    def up(self, i):
+        self.processes[i] = self.launch(f"node-{i}", [self.binary, "server", self.properties(i)])
 
 
 class Odradek(Nodes):
@@ -132,6 +183,7 @@ class Odradek(Nodes):
         return self.folder / "data" / f"node-{i}"
 
     def start(self):
+        self.claim_ports()
         argv = [self.binary, "cluster", "--nodes", str(self.count), "--data-dir", str(self.folder / "data"),
                 "--base-port", str(self.base_port)]
         for override in self.overrides:
