@@ -5,11 +5,27 @@
 #![expect(clippy::print_stdout, reason = "a command line answers on standard output")]
 
 pub mod arguments;
+mod client;
+mod cluster_id;
+mod configs;
+mod consume;
+mod error;
+mod features;
+mod groups;
+mod kafka_uuid;
+mod leader_election;
+mod produce;
+mod quorum;
+mod reassign;
+mod table;
+mod topics;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use client::run_command;
 
 pub use arguments::ServerArguments;
 
@@ -30,6 +46,26 @@ struct Cli {
 enum Command {
     /// Runs one node: broker, controller or both, as its configuration says.
     Server(ServerArguments),
+    /// Creates, lists, describes, alters and deletes topics (kafka-topics.sh).
+    Topics(topics::TopicsArguments),
+    /// Lists, describes, deletes and resets consumer groups (kafka-consumer-groups.sh).
+    Groups(groups::GroupsArguments),
+    /// Describes and alters configurations of topics, brokers and groups (kafka-configs.sh).
+    Configs(configs::ConfigsArguments),
+    /// Describes the metadata quorum (kafka-metadata-quorum.sh).
+    Quorum(quorum::QuorumArguments),
+    /// Describes and finalizes feature levels (kafka-features.sh).
+    Features(features::FeaturesArguments),
+    /// Moves replicas between brokers (kafka-reassign-partitions.sh).
+    Reassign(reassign::ReassignArguments),
+    /// Elects preferred or unclean leaders (kafka-leader-election.sh).
+    LeaderElection(leader_election::LeaderElectionArguments),
+    /// Prints the cluster's id or its brokers (kafka-cluster.sh).
+    ClusterId(cluster_id::ClusterIdArguments),
+    /// Sends lines of standard input to a topic (kafka-console-producer.sh).
+    Produce(produce::ProduceArguments),
+    /// Prints the records of a topic (kafka-console-consumer.sh).
+    Consume(consume::ConsumeArguments),
 }
 
 /// Parses the arguments (the first is the program's name) and carries out the subcommand; `server` runs a node.
@@ -49,5 +85,15 @@ pub fn run(
     };
     match cli.command {
         Command::Server(arguments) => server(arguments),
+        Command::Topics(arguments) => run_command("topic", topics::run(arguments)),
+        Command::Groups(arguments) => run_command("group", groups::run(arguments)),
+        Command::Configs(arguments) => run_command("config", configs::run(arguments)),
+        Command::Quorum(arguments) => run_command("quorum", quorum::run(arguments)),
+        Command::Features(arguments) => run_command("features", features::run(arguments)),
+        Command::Reassign(arguments) => run_command("reassign", reassign::run(arguments)),
+        Command::LeaderElection(arguments) => run_command("leader election", leader_election::run(arguments)),
+        Command::ClusterId(arguments) => run_command("cluster", cluster_id::run(arguments)),
+        Command::Produce(arguments) => run_command("produce", produce::run(arguments)),
+        Command::Consume(arguments) => run_command("consume", consume::run(arguments)),
     }
 }
