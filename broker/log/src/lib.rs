@@ -18,14 +18,14 @@ pub mod error;
 mod files;
 mod index;
 pub mod log;
-mod open;
+pub mod open;
 pub mod read;
 mod replica_log;
 mod retention;
 mod scan;
 mod segment;
 mod store;
-mod timestamps;
+pub mod timestamps;
 mod truncate;
 
 #[cfg(test)]
