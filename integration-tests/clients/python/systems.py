@@ -176,8 +176,9 @@ class Odradek(Nodes):
     name = "odradek"
 
     def __init__(self, folder, base_port, count, overrides=(), binary="odradek"):
+        self.cluster = None
         super().__init__(folder, base_port, count, overrides)
-        self.binary, self.cluster = binary, None
+        self.binary = binary
 
     def node_folder(self, i):
         return self.folder / "data" / f"node-{i}"
@@ -198,6 +199,12 @@ class Odradek(Nodes):
             log = (self.folder / "cluster.log").read_text(errors="replace")
             raise RuntimeError(f"odradek cluster ended with {self.cluster.returncode}: {log[-500:]}")
         return all((self.node_folder(i) / "pid").exists() for i in self.numbers())
+
+    def port(self, i):
+        """As planned until the cluster is up, then as the node's own file says."""
+        if self.cluster is None or not (self.node_folder(i) / "server.properties").exists():
+            return super().port(i)
+        return int(self.listener(i).rsplit(":", 1)[1])
 
     def listener(self, i):
         """The first address of `listeners` that is not the controller's, as the node's own file says."""
