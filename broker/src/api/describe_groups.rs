@@ -1,0 +1,50 @@
+//! DescribeGroups: state, members and assignments of groups, each answered by its own coordinator.
+
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use kafka_protocol::messages::describe_groups_response::DescribedGroup;
+use kafka_protocol::messages::{ApiKey, DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
+use odradek_broker_core::groups::{GroupRequest, GroupResponse};
+use odradek_common::error::ErrorCode;
+
+use super::{Call, Handler};
+use crate::broker::Broker;
+use crate::coordinator::{GROUPS_AT_ONCE, caller, count_refusal};
+
+/// The handler.
+pub struct DescribeGroups;
+
+impl Handler for DescribeGroups {
+    type Request = DescribeGroupsRequest;
+
+    async fn handle(
+        broker: Arc<Broker>,
+        call: Call,
+        request: DescribeGroupsRequest,
+    ) -> DescribeGroupsResponse {
+        let groups = request
+            .groups
+            .into_iter()
+            .map(|group_id| describe(&broker, &call, group_id));
+        let groups = stream::iter(groups).buffered(GROUPS_AT_ONCE).collect().await;
+        DescribeGroupsResponse::default().with_groups(groups)
+    }
+}
+
+async fn describe(broker: &Broker, call: &Call, group_id: GroupId) -> DescribedGroup {
+    let request = GroupRequest::DescribeGroup(group_id);
+    let answer = if request.group_id().is_some_and(|group_id| group_id.is_empty()) {
+        request
+            .refuse(ErrorCode::InvalidGroupId)
+            .for_version(call.api_version)
+    } else {
+        broker.groups.call(caller(call), request).await
+    };
+    let GroupResponse::DescribeGroup(group) = answer else {
+        unreachable!("DescribeGroups is answered in kind, not by {answer:?}")
+    };
+    count_refusal(broker, ApiKey::DescribeGroups, group.error_code);
+    // Authorisation is not part of this version: no operations are listed, which this value says.
+    group.with_authorized_operations(i32::MIN)
+}

@@ -1,0 +1,245 @@
+//! Reads a partition of `__consumer_offsets` for the shard that is to coordinate it.
+//!
+//! Everything that was in the log when leadership began must be committed before anything is read: what a later leader
+//! could truncate is never shown to a member. Records of transactions and control records are left out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use odradek_common::error::ErrorCode;
+use odradek_common::records::batch::{BatchHeader, batches};
+use odradek_common::records::compression::DECOMPRESSED_BYTES_MAX;
+use odradek_common::records::record::{RecordError, decoded_section, records};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::replica::{Isolation, ReadRequest, Replica};
+
+/// Parts that were read and not replayed yet.
+const PARTS_AHEAD: usize = 1;
+
+/// Key and value of one record.
+pub(super) type KeyValue = (Bytes, Option<Bytes>);
+
+/// What the reader hands to the shard, in order.
+#[derive(Debug)]
+pub(super) enum Loaded {
+    /// Records in offset order.
+    Records(Vec<KeyValue>),
+    /// There are no more.
+    Done,
+    /// The log cannot be read, or is led elsewhere by now.
+    Failed(LoadError),
+}
+
+/// Why a log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    /// The replica refuses.
+    #[error("the replica does not answer: {0:?}")]
+    Refused(ErrorCode),
+    /// The segment's file cannot be read.
+    #[error("a segment cannot be read")]
+    Io(#[from] std::io::Error),
+    /// Bytes that are no batch, or a batch whose records cannot be read.
+    #[error("the batch at or after offset {offset} cannot be read")]
+    Batch {
+        /// Where the read began, or the batch.
+        offset: i64,
+        /// What is wrong.
+        #[source]
+        source: RecordError,
+    },
+}
+
+/// One replica in one leader epoch.
+#[derive(Clone)]
+pub(super) struct LogReader {
+    pub(super) replica: Arc<Replica>,
+    pub(super) leader_epoch: i32,
+    /// Bytes to read at once.
+    pub(super) buffer_bytes: usize,
+}
+
+/// Records of one read, and where the next one begins; `None` at the end.
+struct Part {
+    records: Vec<KeyValue>,
+    next_offset: Option<i64>,
+}
+
+impl LogReader {
+    /// Begins to read. The reader ends when the receiver is dropped, or after [`Loaded::Done`] or [`Loaded::Failed`].
+    pub(super) fn start(self, loads: Arc<Semaphore>) -> mpsc::Receiver<Loaded> {
+        let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
+        tokio::spawn(async move {
+            let last = match self.read_all(&loads, &parts).await {
+                Ok(()) => Loaded::Done,
+                Err(error) => Loaded::Failed(error),
+            };
+            // Nobody listens any more if leadership was lost meanwhile.
+            _ = parts.send(last).await;
+        });
+        receiver
+    }
+
+    async fn read_all(&self, loads: &Semaphore, parts: &mpsc::Sender<Loaded>) -> Result<(), LoadError> {
+        self.await_commit().await?;
+        let _permit = loads.acquire().await.expect("the semaphore is never closed");
+        let mut next_offset = Some(self.replica.offsets().log_start);
+        while let Some(offset) = next_offset {
+            let reader = self.clone();
+            let part = tokio::task::spawn_blocking(move || reader.read(offset)).await;
+            let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+            if parts.send(Loaded::Records(part.records)).await.is_err() {
+                return Ok(());
+            }
+            next_offset = part.next_offset;
+        }
+        Ok(())
+    }
+
+    /// Waits until the high watermark covers the log as it is now.
+    async fn await_commit(&self) -> Result<(), LoadError> {
+        let end = self.replica.offsets().log_end;
+        match self.replica.await_commit(self.leader_epoch, end).await {
+            // The high watermark has passed the records, whatever happened to the ISR since.
+            Ok(Ok(()) | Err(ErrorCode::NotEnoughReplicasAfterAppend)) => Ok(()),
+            Ok(Err(code)) => Err(LoadError::Refused(code)),
+            Err(_) => Err(LoadError::Refused(ErrorCode::NotLeaderOrFollower)),
+        }
+    }
+
+    /// Reads from `offset` on. Blocks.
+    fn read(&self, offset: i64) -> Result<Part, LoadError> {
+        let request = ReadRequest {
+            offset,
+            max_bytes: self.buffer_bytes,
+            min_one_batch: true,
+            isolation: Isolation::ReadUncommitted,
+            current_leader_epoch: self.leader_epoch,
+            last_fetched_epoch: -1,
+            follower_may_answer: false,
+        };
+        let plan = match self.replica.read(request) {
+            Ok(plan) => plan,
+            Err(ErrorCode::OffsetOutOfRange) => {
+                let log_start = self.replica.offsets().log_start;
+                let moved = log_start > offset;
+                let refused = LoadError::Refused(ErrorCode::OffsetOutOfRange);
+                return if moved {
+                    Ok(Part {
+                        records: Vec::new(),
+                        next_offset: Some(log_start),
+                    })
+                } else {
+                    Err(refused)
+                };
+            }
+            Err(code) => return Err(LoadError::Refused(code)),
+        };
+        match plan.slice {
+            Some(slice) if !slice.is_empty() => decode(offset, &slice.read()?),
+            Some(_) | None => Ok(Part {
+                records: Vec::new(),
+                next_offset: None,
+            }),
+        }
+    }
+}
+
+/// The records of whole batches from `offset` on.
+fn decode(offset: i64, bytes: &[u8]) -> Result<Part, LoadError> {
+    let mut part = Part {
+        records: Vec::new(),
+        next_offset: None,
+    };
+    for batch in batches(bytes) {
+        let (header, batch) = batch.map_err(|source| LoadError::Batch {
+            offset,
+            source: source.into(),
+        })?;
+        part.next_offset = Some(header.next_offset());
+        if header.is_control() || header.is_transactional() {
+            continue;
+        }
+        decode_batch(offset, &header, batch, &mut part.records).map_err(|source| LoadError::Batch {
+            offset: header.base_offset,
+            source,
+        })?;
+    }
+    Ok(part)
+}
+
+fn decode_batch(
+    offset: i64,
+    header: &BatchHeader,
+    batch: &[u8],
+    out: &mut Vec<KeyValue>,
+) -> Result<(), RecordError> {
+    let (_, section) = decoded_section(batch, DECOMPRESSED_BYTES_MAX)?;
+    for record in records(header, &section) {
+        let record = record?;
+        let Some(key) = record.key.filter(|_| record.offset >= offset) else {
+            continue;
+        };
+        out.push((
+            Bytes::copy_from_slice(key),
+            record.value.map(Bytes::copy_from_slice),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odradek_common::records::builder::BatchBuilder;
+
+    fn batch(builder: BatchBuilder, keys: &[&str]) -> Bytes {
+        let mut builder = builder;
+        for key in keys {
+            builder.append(0, Some(key.as_bytes()), None, &[]);
+        }
+        builder.build()
+    }
+
+    fn keys(part: &Part) -> Vec<&str> {
+        part.records
+            .iter()
+            .map(|(key, _)| std::str::from_utf8(key).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn transactions_and_control_records_are_left_out() {
+        let bytes = [
+            batch(BatchBuilder::new(0), &["a", "b"]),
+            batch(BatchBuilder::new(2).producer(7, 0, 0).transactional(), &["open"]),
+            batch(
+                BatchBuilder::new(3).producer(7, 0, -1).transactional().control(),
+                &["marker"],
+            ),
+            batch(BatchBuilder::new(4), &["c"]),
+        ]
+        .concat();
+        let part = decode(0, &bytes).unwrap();
+        assert_eq!(keys(&part), ["a", "b", "c"]);
+        assert_eq!(part.next_offset, Some(5));
+    }
+
+    #[test]
+    fn records_before_the_offset_are_left_out() {
+        let part = decode(11, &batch(BatchBuilder::new(10), &["a", "b", "c"])).unwrap();
+        assert_eq!(keys(&part), ["b", "c"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_not_the_end() {
+        let mut bytes = batch(BatchBuilder::new(0), &["a"]).to_vec();
+        let last = bytes.len() - 1;
+        bytes[last] = 0x7f;
+        assert!(matches!(
+            decode(0, &bytes),
+            Err(LoadError::Batch { offset: 0, .. })
+        ));
+    }
+}

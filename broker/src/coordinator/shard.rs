@@ -1,0 +1,415 @@
+//! The task around one [`GroupShard`]: picks an input, lets the shard handle it, carries its effects out.
+//!
+//! Invariant: a decision is reported as stored when the high watermark has passed its records, and never before; a
+//! decision that is in the log stays under way in the shard until then, even if whoever asked was told to try again.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use odradek_broker_core::groups::{
+    Append, AppendId, Caller, Effects, GroupRequest, GroupResponse, GroupShard, RequestToken,
+};
+use odradek_common::error::ErrorCode;
+use odradek_common::ids::TopicPartition;
+use parking_lot::Mutex;
+use slog::Logger;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+use super::load::{LoadError, Loaded, LogReader};
+use super::snapshot::GroupsSnapshot;
+use super::write::{BatchRules, Packed, pack};
+use super::{CoordinatorSettings, SHARD_QUEUE_MAX};
+use crate::clock;
+use crate::replica::{AppendRefusal, Replica};
+use crate::replicas::{Replicas, error_chain};
+
+/// Bytes of one shard that are in the log and not committed; beyond, requests wait in their queue.
+const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+/// A snapshot for metrics is taken at most this often.
+const SNAPSHOT_INTERVAL_MS: u64 = 1_000;
+
+/// A request and the way back.
+pub(super) struct ShardRequest {
+    pub(super) caller: Caller,
+    pub(super) request: GroupRequest,
+    /// Its receiver may be gone: then nobody waits any more.
+    pub(super) answer: oneshot::Sender<GroupResponse>,
+}
+
+/// What the task shares with other threads.
+#[derive(Default)]
+pub(super) struct ShardShared {
+    /// The groups, for metrics.
+    pub(super) snapshot: Mutex<GroupsSnapshot>,
+    deleted: Mutex<Vec<TopicPartition>>,
+    deleted_more: Notify,
+}
+
+impl ShardShared {
+    /// These partitions are gone; the shard takes their offsets back when it comes to it.
+    pub(super) fn delete(&self, partitions: &[TopicPartition]) {
+        self.deleted.lock().extend_from_slice(partitions);
+        self.deleted_more.notify_one();
+    }
+}
+
+/// What a shard's task begins with.
+pub(super) struct ShardOrigin {
+    pub(super) replica: Arc<Replica>,
+    pub(super) leader_epoch: i32,
+    pub(super) replicas: Arc<Replicas>,
+    pub(super) settings: CoordinatorSettings,
+    pub(super) loads: Arc<Semaphore>,
+    pub(super) shared: Arc<ShardShared>,
+    pub(super) log: Logger,
+}
+
+/// Coordinates one partition's groups until the senders of `requests` are gone.
+pub(super) async fn run(origin: ShardOrigin, requests: mpsc::Receiver<ShardRequest>) {
+    let shard = GroupShard::new(origin.settings.groups.clone(), rand::random(), origin.log.clone());
+    let mut task = ShardTask {
+        origin,
+        shard,
+        requests,
+        next_token: 0,
+        waiting: HashMap::new(),
+        unwritten: Vec::new(),
+        in_flight: FuturesUnordered::new(),
+        in_flight_bytes: 0,
+        snapshot_due: None,
+        snapshot_taken_ms: 0,
+    };
+    match task.load().await {
+        Ok(Next::Continue) => task.serve().await,
+        Ok(Next::End) => {}
+        Err(error) => task.failed_to_load(&error).await,
+    }
+    task.resign();
+}
+
+/// Whether the task goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Continue,
+    End,
+}
+
+/// A batch whose outcome is known.
+struct Written {
+    ids: Vec<AppendId>,
+    size_bytes: usize,
+    result: Result<(), ErrorCode>,
+}
+
+type WrittenFuture = Pin<Box<dyn Future<Output = Written> + Send>>;
+
+struct ShardTask {
+    origin: ShardOrigin,
+    shard: GroupShard,
+    requests: mpsc::Receiver<ShardRequest>,
+    next_token: u64,
+    waiting: HashMap<RequestToken, oneshot::Sender<GroupResponse>>,
+    unwritten: Vec<Append>,
+    in_flight: FuturesUnordered<WrittenFuture>,
+    in_flight_bytes: usize,
+    /// Set while the snapshot is older than the state.
+    snapshot_due: Option<u64>,
+    snapshot_taken_ms: u64,
+}
+
+impl ShardTask {
+    /// Replays the log; requests are answered meanwhile, by a shard that says that it is loading.
+    async fn load(&mut self) -> Result<Next, LoadError> {
+        let started_ms = clock::mono_ms();
+        let reader = LogReader {
+            replica: self.origin.replica.clone(),
+            leader_epoch: self.origin.leader_epoch,
+            buffer_bytes: self.origin.settings.load_buffer_bytes,
+        };
+        let mut parts = reader.start(self.origin.loads.clone());
+        let mut records = 0;
+        loop {
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.handle(request),
+                    None => return Ok(Next::End),
+                },
+                loaded = parts.recv() => match loaded {
+                    Some(Loaded::Records(part)) => {
+                        records += part.len();
+                        part.iter().for_each(|(key, value)| self.shard.replay(key, value.as_deref()));
+                    }
+                    Some(Loaded::Done) => break,
+                    Some(Loaded::Failed(error)) => return Err(error),
+                    None => return Err(LoadError::Refused(ErrorCode::UnknownServerError)),
+                },
+            }
+        }
+        let effects = self.shard.finish_loading(clock::now());
+        self.perform(effects);
+        self.snapshot_due = Some(0);
+        slog::debug!(self.origin.log, "group log read"; "records" => records,
+            "ms" => clock::mono_ms() - started_ms);
+        Ok(Next::Continue)
+    }
+
+    /// As Kafka: nothing is coordinated until the partition is led anew, here or elsewhere.
+    async fn failed_to_load(&mut self, error: &LoadError) {
+        match error {
+            LoadError::Refused(
+                ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch | ErrorCode::UnknownLeaderEpoch,
+            ) => slog::debug!(self.origin.log, "leadership moved while groups were loading"),
+            LoadError::Refused(_) | LoadError::Io(_) | LoadError::Batch { .. } => {
+                slog::error!(self.origin.log, "groups not loaded, none of this partition is coordinated";
+                    "error" => error_chain(error));
+            }
+        }
+        self.resign();
+        while let Some(request) = self.requests.recv().await {
+            self.handle(request);
+        }
+    }
+
+    async fn serve(&mut self) {
+        loop {
+            self.write();
+            self.refresh_snapshot();
+            let wake_up = self.wake_up();
+            let has_room = self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
+            tokio::select! {
+                request = self.requests.recv(), if has_room => match request {
+                    Some(request) => self.handle(request),
+                    None => return,
+                },
+                Some(written) = self.in_flight.next() => self.on_written(&written),
+                () = self.origin.shared.deleted_more.notified() => self.delete_partitions(),
+                () = sleep_until(wake_up), if wake_up.is_some() => self.tick(),
+            }
+            self.drain();
+        }
+    }
+
+    /// Takes what is there already, so that its records share a batch.
+    fn drain(&mut self) {
+        while let Some(Some(written)) = self.in_flight.next().now_or_never() {
+            self.on_written(&written);
+        }
+        for _ in 0..SHARD_QUEUE_MAX {
+            if self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX {
+                return;
+            }
+            match self.requests.try_recv() {
+                Ok(request) => self.handle(request),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn handle(&mut self, request: ShardRequest) {
+        let ShardRequest {
+            caller,
+            request,
+            answer,
+        } = request;
+        let token = RequestToken(self.next_token);
+        self.next_token += 1;
+        self.waiting.insert(token, answer);
+        if changes_members(&request) {
+            self.note_change();
+        }
+        let effects = self.shard.handle(clock::now(), token, &caller, request);
+        self.perform(effects);
+    }
+
+    fn tick(&mut self) {
+        let now = clock::now();
+        if self
+            .shard
+            .next_deadline()
+            .is_some_and(|deadline_ms| deadline_ms <= now.mono_ms)
+        {
+            self.note_change();
+        }
+        let effects = self.shard.tick(now);
+        self.perform(effects);
+    }
+
+    fn delete_partitions(&mut self) {
+        let partitions = std::mem::take(&mut *self.origin.shared.deleted.lock());
+        let effects = self.shard.on_partitions_deleted(clock::now(), &partitions);
+        self.perform(effects);
+    }
+
+    fn on_written(&mut self, written: &Written) {
+        self.in_flight_bytes -= written.size_bytes;
+        if written.result.is_err_and(|code| self.is_final(code)) {
+            self.resign();
+            return;
+        }
+        self.report(&written.ids, written.result);
+    }
+
+    fn report(&mut self, ids: &[AppendId], result: Result<(), ErrorCode>) {
+        self.note_change();
+        for id in ids {
+            let effects = self.shard.on_appended(clock::now(), *id, result);
+            self.perform(effects);
+        }
+    }
+
+    fn perform(&mut self, effects: Effects) {
+        self.unwritten.extend(effects.appends);
+        for (token, response) in effects.replies {
+            let answer = self
+                .waiting
+                .remove(&token)
+                .expect("each request is answered once");
+            // Whoever asked may have gone.
+            _ = answer.send(response);
+        }
+    }
+
+    /// Appends what was decided since the last call.
+    fn write(&mut self) {
+        if self.unwritten.is_empty() {
+            return;
+        }
+        let rules = BatchRules {
+            size_bytes_max: usize::try_from(self.origin.replica.config().max_message_bytes)
+                .unwrap_or(usize::MAX),
+            compression: self.origin.settings.compression,
+            timestamp_ms: clock::now().wall_ms,
+        };
+        for packed in pack(&std::mem::take(&mut self.unwritten), rules) {
+            match packed {
+                Packed::TooLarge(id) => {
+                    slog::warn!(self.origin.log, "the records of a decision do not fit into a batch";
+                        "max.message.bytes" => rules.size_bytes_max);
+                    self.report(&[id], Err(ErrorCode::RecordListTooLarge));
+                }
+                Packed::Batch {
+                    ids,
+                    records,
+                    mut bytes,
+                } => match self.append(&mut bytes) {
+                    Ok(committed) => {
+                        self.origin.replica.traffic.appended(records, bytes.len());
+                        self.await_commit(ids, bytes.len(), committed);
+                    }
+                    Err(code) if self.is_final(code) => return self.resign(),
+                    Err(code) => self.report(&ids, Err(code)),
+                },
+            }
+        }
+    }
+
+    fn append(
+        &self,
+        batch: &mut bytes::BytesMut,
+    ) -> Result<oneshot::Receiver<Result<(), ErrorCode>>, ErrorCode> {
+        let replica = &self.origin.replica;
+        match replica.append(clock::now(), batch, true) {
+            // Elected once more meanwhile: the successor of this task reads the batch and answers for it.
+            Ok(appended) if appended.leader_epoch != self.origin.leader_epoch => {
+                Err(ErrorCode::NotLeaderOrFollower)
+            }
+            Ok(appended) => Ok(appended.committed.expect("a wait for the commit was asked for")),
+            Err(AppendRefusal::Api(error)) => Err(error.code),
+            Err(AppendRefusal::Log(error)) => {
+                self.origin.replicas.log_failed(replica, &error);
+                Err(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    fn await_commit(
+        &mut self,
+        ids: Vec<AppendId>,
+        size_bytes: usize,
+        committed: oneshot::Receiver<Result<(), ErrorCode>>,
+    ) {
+        self.in_flight_bytes += size_bytes;
+        self.in_flight.push(Box::pin(async move {
+            let result = match committed.await {
+                // The high watermark has passed the records: every later leader has them.
+                Ok(Ok(()) | Err(ErrorCode::NotEnoughReplicasAfterAppend)) => Ok(()),
+                Ok(Err(code)) => Err(code),
+                Err(_) => Err(ErrorCode::NotLeaderOrFollower),
+            };
+            Written {
+                ids,
+                size_bytes,
+                result,
+            }
+        }));
+    }
+
+    /// True if nothing can be appended any more until the partition is led anew.
+    fn is_final(&self, code: ErrorCode) -> bool {
+        match code {
+            ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch => true,
+            _ => self.origin.replica.is_offline(),
+        }
+    }
+
+    /// Answers whoever waits, and everybody who comes, NOT_COORDINATOR.
+    fn resign(&mut self) {
+        self.unwritten.clear();
+        let effects = self.shard.resign();
+        self.perform(effects);
+        *self.origin.shared.snapshot.lock() = GroupsSnapshot::default();
+        self.snapshot_due = None;
+    }
+
+    fn note_change(&mut self) {
+        self.snapshot_due
+            .get_or_insert(self.snapshot_taken_ms + SNAPSHOT_INTERVAL_MS);
+    }
+
+    fn refresh_snapshot(&mut self) {
+        let now_ms = clock::mono_ms();
+        if self.snapshot_due.is_some_and(|due_ms| due_ms <= now_ms) {
+            *self.origin.shared.snapshot.lock() = GroupsSnapshot::of(&self.shard);
+            self.snapshot_due = None;
+            self.snapshot_taken_ms = now_ms;
+        }
+    }
+
+    /// When to go on even if nothing arrives.
+    fn wake_up(&self) -> Option<u64> {
+        if !self.unwritten.is_empty() {
+            return Some(0);
+        }
+        [self.shard.next_deadline(), self.snapshot_due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+fn changes_members(request: &GroupRequest) -> bool {
+    match request {
+        GroupRequest::JoinGroup(_) | GroupRequest::SyncGroup(_) | GroupRequest::LeaveGroup(_) => true,
+        // What these change goes through the log, and is noted when it comes back.
+        GroupRequest::OffsetCommit(_) | GroupRequest::OffsetDelete(_) | GroupRequest::DeleteGroup(_) => false,
+        GroupRequest::Heartbeat(_)
+        | GroupRequest::OffsetFetch { .. }
+        | GroupRequest::DescribeGroup(_)
+        | GroupRequest::ListGroups { .. } => false,
+    }
+}
+
+/// Sleeps until that moment of the monotonic clock; for ever if there is none.
+async fn sleep_until(mono_ms: Option<u64>) {
+    match mono_ms {
+        Some(mono_ms) => {
+            tokio::time::sleep(Duration::from_millis(mono_ms.saturating_sub(clock::mono_ms()))).await
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,207 @@
+//! Packs what a shard wants to be appended into as few record batches as its topic allows.
+
+use bytes::{Bytes, BytesMut};
+use odradek_broker_core::groups::{Append, AppendId};
+use odradek_common::records::batch::HEADER_SIZE_BYTES;
+use odradek_common::records::builder::BatchBuilder;
+use odradek_common::records::compression::Compression;
+
+/// The most that a record needs beside its key and value: length, attributes, timestamp and offset deltas, lengths of
+/// key and value, number of headers.
+const RECORD_OVERHEAD_BYTES: usize = 5 + 1 + 10 + 5 + 5 + 5 + 1;
+
+/// How batches are written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BatchRules {
+    /// `max.message.bytes` of the topic.
+    pub(super) size_bytes_max: usize,
+    /// The codec.
+    pub(super) compression: Compression,
+    /// Timestamp of every record.
+    pub(super) timestamp_ms: i64,
+}
+
+/// Appends that are written together, or cannot be written at all.
+#[derive(Debug)]
+pub(super) enum Packed {
+    /// One batch.
+    Batch {
+        /// Whose records they are, in order.
+        ids: Vec<AppendId>,
+        /// Number of records.
+        records: u64,
+        /// The batch.
+        bytes: BytesMut,
+    },
+    /// The records of one decision do not fit into one batch.
+    TooLarge(AppendId),
+}
+
+/// Packs in order; the records of one append are never parted.
+pub(super) fn pack(appends: &[Append], rules: BatchRules) -> Vec<Packed> {
+    let mut packed = Vec::new();
+    let mut open = OpenBatch::new(rules);
+    for append in appends {
+        let size_bytes = size_bytes_max(&append.records);
+        if HEADER_SIZE_BYTES + size_bytes > rules.size_bytes_max {
+            // What was decided before it is written before it is reported.
+            packed.extend(open.close());
+            packed.push(Packed::TooLarge(append.id));
+            continue;
+        }
+        if open.builder.size_bytes() + size_bytes > rules.size_bytes_max {
+            packed.extend(open.close());
+        }
+        open.add(append);
+    }
+    packed.extend(open.close());
+    packed
+}
+
+fn size_bytes_max(records: &[(Bytes, Option<Bytes>)]) -> usize {
+    let size = |(key, value): &(Bytes, Option<Bytes>)| {
+        RECORD_OVERHEAD_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len)
+    };
+    records.iter().map(size).sum()
+}
+
+struct OpenBatch {
+    rules: BatchRules,
+    builder: BatchBuilder,
+    ids: Vec<AppendId>,
+}
+
+impl OpenBatch {
+    fn new(rules: BatchRules) -> Self {
+        let builder = BatchBuilder::new(0).compression(rules.compression, None);
+        Self {
+            rules,
+            builder,
+            ids: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, append: &Append) {
+        self.ids.push(append.id);
+        for (key, value) in &append.records {
+            self.builder
+                .append(self.rules.timestamp_ms, Some(key), value.as_deref(), &[]);
+        }
+    }
+
+    fn close(&mut self) -> Option<Packed> {
+        let Self { builder, ids, .. } = std::mem::replace(self, Self::new(self.rules));
+        let records = u64::try_from(builder.record_count()).unwrap_or(0);
+        (records > 0).then(|| Packed::Batch {
+            ids,
+            records,
+            bytes: BytesMut::from(builder.build()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use odradek_common::records::batch::verify_crc;
+    use odradek_common::records::record::{decoded_section, records};
+
+    fn append(id: u64, value_bytes: usize) -> Append {
+        let key = Bytes::from(format!("key-{id}"));
+        Append {
+            id: AppendId(id),
+            records: vec![(key, Some(vec![b'x'; value_bytes].into()))],
+        }
+    }
+
+    fn rules(size_bytes_max: usize, compression: Compression) -> BatchRules {
+        BatchRules {
+            size_bytes_max,
+            compression,
+            timestamp_ms: 1_700_000_000_000,
+        }
+    }
+
+    /// Ids of each batch; an id alone in brackets that could not be written is negative.
+    fn shape(packed: &[Packed]) -> Vec<Vec<i64>> {
+        let number = |id: &AppendId| i64::try_from(id.0).unwrap();
+        packed
+            .iter()
+            .map(|packed| match packed {
+                Packed::Batch { ids, .. } => ids.iter().map(number).collect(),
+                Packed::TooLarge(id) => vec![-number(id)],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn everything_goes_into_one_batch_if_it_fits() {
+        let packed = pack(
+            &[append(1, 10), append(2, 10), append(3, 10)],
+            rules(1_000, Compression::None),
+        );
+        assert_eq!(shape(&packed), [[1, 2, 3]]);
+    }
+
+    #[test]
+    fn batches_stay_within_the_topic_s_limit_and_in_order() {
+        let appends: Vec<_> = (1..=6)
+            .map(|id| append(id, if id == 4 { 900 } else { 200 }))
+            .collect();
+        let packed = pack(&appends, rules(600, Compression::None));
+        assert_eq!(shape(&packed), [vec![1, 2], vec![3], vec![-4], vec![5, 6]]);
+        for batch in &packed {
+            if let Packed::Batch { bytes, .. } = batch {
+                assert!(bytes.len() <= 600, "{} bytes", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_limit_holds_to_the_byte() {
+        let exact = HEADER_SIZE_BYTES + RECORD_OVERHEAD_BYTES + "key-1".len() + 100;
+        assert_eq!(
+            shape(&pack(&[append(1, 100)], rules(exact, Compression::None))),
+            [[1]]
+        );
+        assert_eq!(
+            shape(&pack(&[append(1, 100)], rules(exact - 1, Compression::None))),
+            [[-1]]
+        );
+    }
+
+    #[test]
+    fn a_batch_reads_as_it_was_written_in_every_codec() {
+        let tombstone = Append {
+            id: AppendId(9),
+            records: vec![("gone".into(), None)],
+        };
+        for codec in [
+            Compression::None,
+            Compression::Gzip,
+            Compression::Snappy,
+            Compression::Lz4,
+            Compression::Zstd,
+        ] {
+            let packed = pack(&[append(1, 50), tombstone.clone()], rules(1_000, codec));
+            let [
+                Packed::Batch {
+                    ids,
+                    records: 2,
+                    bytes,
+                },
+            ] = packed.as_slice()
+            else {
+                panic!("one batch of two records, not {packed:?}");
+            };
+            assert_eq!(ids, &[AppendId(1), AppendId(9)]);
+            verify_crc(bytes).unwrap();
+            let (header, section) = decoded_section(bytes, 1 << 20).unwrap();
+            let read: Vec<_> = records(&header, &section).map(Result::unwrap).collect();
+            assert_eq!(read[0].key, Some(&b"key-1"[..]));
+            assert_eq!(read[0].value.map(<[u8]>::len), Some(50));
+            assert_eq!((read[1].key, read[1].value), (Some(&b"gone"[..]), None));
+            assert_eq!(read[1].timestamp, 1_700_000_000_000);
+        }
+    }
+}
