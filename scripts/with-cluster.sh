@@ -40,7 +40,7 @@ set +m
 for _ in $(seq 300); do
   kill -0 "$cluster" 2>/dev/null || { echo "the cluster ended while starting" >&2; exit 1; }
   # The line of the bootstrap servers comes when every node is ready.
-  BOOTSTRAP=$(grep -oE '(127\.0\.0\.1|localhost):[0-9]+(,(127\.0\.0\.1|localhost):[0-9]+)*' "$CLUSTER_DIR/log" \
+  BOOTSTRAP=$(grep -i bootstrap "$CLUSTER_DIR/log" | grep -oE '(127\.0\.0\.1|localhost):[0-9]+(,(127\.0\.0\.1|localhost):[0-9]+)*' \
     | awk -F, -v n="$nodes" 'NF == n { print; exit }' || true)
   [ -z "$BOOTSTRAP" ] || break
   sleep 0.1
