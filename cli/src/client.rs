@@ -83,7 +83,11 @@ impl ClusterClient {
     /// A cluster behind these addresses.
     pub fn with_settings(bootstrap: Vec<String>, settings: ClientSettings) -> Self {
         let timeout = settings.request_timeout;
-        Self { pool: ClientPool::new(settings), bootstrap, timeout }
+        Self {
+            pool: ClientPool::new(settings),
+            bootstrap,
+            timeout,
+        }
     }
 
     /// How long the command may take to get an answer.
@@ -195,11 +199,20 @@ impl ClusterClient {
         }
         let mut offsets = BTreeMap::new();
         for (leader, topics) in by_leader {
-            let Some(address) = view.brokers.get(&leader) else { continue };
+            let Some(address) = view.brokers.get(&leader) else {
+                continue;
+            };
             let response = send(&*self.at(address).await?, list_offsets(&topics, timestamp)).await?;
             for topic in response.topics {
-                for partition in topic.partitions.iter().filter(|partition| partition.error_code == 0) {
-                    offsets.insert((topic.name.to_string(), partition.partition_index), partition.offset);
+                for partition in topic
+                    .partitions
+                    .iter()
+                    .filter(|partition| partition.error_code == 0)
+                {
+                    offsets.insert(
+                        (topic.name.to_string(), partition.partition_index),
+                        partition.offset,
+                    );
                 }
             }
         }
@@ -210,9 +223,13 @@ impl ClusterClient {
 fn list_offsets(topics: &BTreeMap<&str, Vec<i32>>, timestamp: i64) -> ListOffsetsRequest {
     let topic = |(name, partitions): (&&str, &Vec<i32>)| {
         let partitions = partitions.iter().map(|index| {
-            ListOffsetsPartition::default().with_partition_index(*index).with_timestamp(timestamp)
+            ListOffsetsPartition::default()
+                .with_partition_index(*index)
+                .with_timestamp(timestamp)
         });
-        ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions.collect())
+        ListOffsetsTopic::default()
+            .with_name(topic_name(name))
+            .with_partitions(partitions.collect())
     };
     ListOffsetsRequest::default()
         .with_replica_id((-1).into())
@@ -229,7 +246,9 @@ impl From<MetadataResponse> for ClusterView {
         let mut topics = response.topics;
         topics.sort_by(|a, b| a.name.cmp(&b.name));
         for topic in &mut topics {
-            topic.partitions.sort_by_key(|partition| partition.partition_index);
+            topic
+                .partitions
+                .sort_by_key(|partition| partition.partition_index);
         }
         Self { brokers, topics }
     }
@@ -238,7 +257,10 @@ impl From<MetadataResponse> for ClusterView {
 impl ClusterView {
     /// One topic, or the refusal that stands in its place.
     pub fn topic(&self, name: &str) -> Outcome<&MetadataResponseTopic> {
-        let topic = self.topics.iter().find(|topic| topic.name.as_ref().is_some_and(|it| it.as_str() == name));
+        let topic = self
+            .topics
+            .iter()
+            .find(|topic| topic.name.as_ref().is_some_and(|it| it.as_str() == name));
         let topic = topic.ok_or_else(|| CommandError::Api(ErrorCode::UnknownTopicOrPartition.into()))?;
         check(topic.error_code, None)?;
         Ok(topic)
@@ -270,16 +292,20 @@ pub async fn metadata(client: &Client, topics: Option<&[&str]>) -> Outcome<Metad
             .map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name))))
             .collect()
     });
-    let request = MetadataRequest::default().with_topics(wanted).with_allow_auto_topic_creation(false);
+    let request = MetadataRequest::default()
+        .with_topics(wanted)
+        .with_allow_auto_topic_creation(false);
     send(client, request).await
 }
 
 /// The highest version of `R` that the peer and this program know.
 pub fn common_version<R: Request>(client: &Client) -> Outcome<i16> {
-    client.common_version::<R>().ok_or_else(|| CommandError::Unsupported {
-        address: client.address().to_owned(),
-        api: wire::api_name(R::KEY),
-    })
+    client
+        .common_version::<R>()
+        .ok_or_else(|| CommandError::Unsupported {
+            address: client.address().to_owned(),
+            api: wire::api_name(R::KEY),
+        })
 }
 
 /// Sends a request in the highest version that both sides know.
@@ -305,12 +331,19 @@ pub fn text(text: &str) -> StrBytes {
 
 /// Joins with commas.
 pub fn join<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+    items
+        .into_iter()
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// The items in order, each once.
 pub fn unique<'a>(items: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    items.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    items
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }
 
 fn port(port: i32) -> u16 {
@@ -318,7 +351,8 @@ fn port(port: i32) -> u16 {
 }
 
 fn read_command_config(file: &Path, settings: &mut ClientSettings) -> Outcome {
-    let content = std::fs::read_to_string(file).map_err(CommandError::io(format!("cannot read {}", file.display())))?;
+    let content =
+        std::fs::read_to_string(file).map_err(CommandError::io(format!("cannot read {}", file.display())))?;
     let properties = odradek_config::properties::parse(&content)
         .map_err(|error| CommandError::refused(format!("{}: {error}", file.display())))?;
     for property in properties {

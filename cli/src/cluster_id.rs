@@ -45,6 +45,13 @@ pub async fn run(arguments: ClusterIdArguments) -> Outcome {
             ]
         })
         .collect();
-    print!("{}", table::render(&["ID", "HOST", "PORT", "RACK", "STATE", "ENDPOINT_TYPE"], &rows, " "));
+    print!(
+        "{}",
+        table::render(
+            &["ID", "HOST", "PORT", "RACK", "STATE", "ENDPOINT_TYPE"],
+            &rows,
+            " "
+        )
+    );
     Ok(())
 }

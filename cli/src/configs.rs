@@ -2,7 +2,9 @@
 
 use clap::{Args, ValueEnum};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult};
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult,
+};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{DescribeConfigsRequest, IncrementalAlterConfigsRequest, ListGroupsRequest};
 use odradek_net::client::Client;
@@ -137,18 +139,30 @@ pub async fn run(arguments: ConfigsArguments) -> Outcome {
 
 fn target(arguments: &ConfigsArguments) -> Outcome<Target> {
     if let Some(topic) = &arguments.topic {
-        return Ok(Target { entity_type: EntityType::Topics, name: Some(topic.clone()) });
+        return Ok(Target {
+            entity_type: EntityType::Topics,
+            name: Some(topic.clone()),
+        });
     }
     if let Some(broker) = &arguments.broker {
-        return Ok(Target { entity_type: EntityType::Brokers, name: Some(broker.clone()) });
+        return Ok(Target {
+            entity_type: EntityType::Brokers,
+            name: Some(broker.clone()),
+        });
     }
-    let entity_type = arguments
-        .entity_type
-        .ok_or_else(|| CommandError::refused("--entity-type is missing: topics, brokers, broker-loggers or groups"))?;
+    let entity_type = arguments.entity_type.ok_or_else(|| {
+        CommandError::refused("--entity-type is missing: topics, brokers, broker-loggers or groups")
+    })?;
     if arguments.entity_default && entity_type != EntityType::Brokers {
-        return Err(CommandError::refused("--entity-default goes with --entity-type brokers only"));
+        return Err(CommandError::refused(
+            "--entity-default goes with --entity-type brokers only",
+        ));
     }
-    let name = if arguments.entity_default { Some(String::new()) } else { arguments.entity_name.clone() };
+    let name = if arguments.entity_default {
+        Some(String::new())
+    } else {
+        arguments.entity_name.clone()
+    };
     Ok(Target { entity_type, name })
 }
 
@@ -211,7 +225,9 @@ async fn node_of(
     match entity_type {
         EntityType::Brokers | EntityType::BrokerLoggers if !name.is_empty() => {
             let id = name.parse().map_err(|_| {
-                CommandError::refused(format!("The entity name for brokers must be a valid integer broker id, found: {name}"))
+                CommandError::refused(format!(
+                    "The entity name for brokers must be a valid integer broker id, found: {name}"
+                ))
             })?;
             client.broker(id).await
         }
@@ -266,21 +282,32 @@ fn source_name(source: i8) -> &'static str {
     if source == GROUP_SOURCE {
         return "DYNAMIC_GROUP_CONFIG";
     }
-    usize::try_from(source).ok().and_then(|index| SOURCES.get(index)).unwrap_or(&SOURCES[0])
+    usize::try_from(source)
+        .ok()
+        .and_then(|index| SOURCES.get(index))
+        .unwrap_or(&SOURCES[0])
 }
 
 async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArguments) -> Outcome {
-    let name = target
-        .name
-        .as_ref()
-        .ok_or_else(|| CommandError::refused("--entity-name or --entity-default must be given with --alter"))?;
-    let mut added = arguments.add_config.as_deref().map(parse_pairs).transpose()?.unwrap_or_default();
+    let name = target.name.as_ref().ok_or_else(|| {
+        CommandError::refused("--entity-name or --entity-default must be given with --alter")
+    })?;
+    let mut added = arguments
+        .add_config
+        .as_deref()
+        .map(parse_pairs)
+        .transpose()?
+        .unwrap_or_default();
     if let Some(file) = &arguments.add_config_file {
         let content = std::fs::read_to_string(file)
             .map_err(CommandError::io(format!("cannot read {}", file.display())))?;
         let properties = odradek_config::properties::parse(&content)
             .map_err(|error| CommandError::refused(format!("{}: {error}", file.display())))?;
-        added.extend(properties.into_iter().map(|property| (property.key, property.value)));
+        added.extend(
+            properties
+                .into_iter()
+                .map(|property| (property.key, property.value)),
+        );
     }
     if added.is_empty() && arguments.delete_config.is_empty() {
         return Err(CommandError::refused(
@@ -290,7 +317,10 @@ async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArgum
     let set = added.iter().map(|(key, value)| (key, SET, Some(text(value))));
     let delete = arguments.delete_config.iter().map(|key| (key, DELETE, None));
     let configs = set.chain(delete).map(|(key, operation, value)| {
-        AlterableConfig::default().with_name(text(key)).with_config_operation(operation).with_value(value)
+        AlterableConfig::default()
+            .with_name(text(key))
+            .with_config_operation(operation)
+            .with_value(value)
     });
     let resource = AlterConfigsResource::default()
         .with_resource_type(target.entity_type.resource_type())
@@ -303,7 +333,10 @@ async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArgum
     }
     match name.as_str() {
         "" => println!("Completed updating default config for brokers in the cluster."),
-        name => println!("Completed updating config for {} {name}.", target.entity_type.name()),
+        name => println!(
+            "Completed updating config for {} {name}.",
+            target.entity_type.name()
+        ),
     }
     Ok(())
 }
@@ -371,18 +404,31 @@ mod tests {
     fn a_value_in_brackets_may_have_commas() {
         let pairs = parse_pairs("a=1,cleanup.policy=[compact,delete],b=x=y").expect("fits");
         let expected = [("a", "1"), ("cleanup.policy", "compact,delete"), ("b", "x=y")];
-        assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        assert_eq!(
+            pairs,
+            expected.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
         assert!(parse_pairs("a").is_err());
         assert!(parse_pairs("a=[b").is_err());
     }
 
     #[test]
     fn a_config_is_shown_with_where_its_value_may_come_from() {
-        let synonym = DescribeConfigsSynonym::default().with_name(text("log.k")).with_value(Some(text("2"))).with_source(5);
+        let synonym = DescribeConfigsSynonym::default()
+            .with_name(text("log.k"))
+            .with_value(Some(text("2")))
+            .with_source(5);
         let config = DescribeConfigsResourceResult::default()
             .with_name(text("k"))
             .with_value(Some(text("1")))
-            .with_synonyms(vec![synonym.clone().with_name(text("k")).with_value(Some(text("1"))).with_source(1), synonym]);
+            .with_synonyms(vec![
+                synonym
+                    .clone()
+                    .with_name(text("k"))
+                    .with_value(Some(text("1")))
+                    .with_source(1),
+                synonym,
+            ]);
         assert_eq!(
             line(&config),
             "  k=1 sensitive=false synonyms={DYNAMIC_TOPIC_CONFIG:k=1, DEFAULT_CONFIG:log.k=2}"

@@ -47,7 +47,12 @@ pub struct ConsumeArguments {
     #[arg(long, value_name = "PARTITION")]
     partition: Option<i32>,
     /// Starts at this offset: a number, earliest or latest.
-    #[arg(long, value_name = "OFFSET", requires = "partition", conflicts_with = "from_beginning")]
+    #[arg(
+        long,
+        value_name = "OFFSET",
+        requires = "partition",
+        conflicts_with = "from_beginning"
+    )]
     offset: Option<String>,
     /// Ends after so many records.
     #[arg(long, value_name = "COUNT")]
@@ -85,7 +90,10 @@ pub async fn run(arguments: ConsumeArguments) -> Outcome {
     result
 }
 
-async fn start_positions(client: &ClusterClient, arguments: &ConsumeArguments) -> Outcome<BTreeMap<i32, i64>> {
+async fn start_positions(
+    client: &ClusterClient,
+    arguments: &ConsumeArguments,
+) -> Outcome<BTreeMap<i32, i64>> {
     let names = [arguments.topic.as_str()];
     let view = client.retry(async || {
         let view = client.view(Some(&names)).await?;
@@ -108,16 +116,24 @@ async fn start_positions(client: &ClusterClient, arguments: &ConsumeArguments) -
         partitions.retain(|(_, partition)| *partition == wanted);
     }
     if partitions.is_empty() {
-        return Err(CommandError::refused(format!("topic {} has no such partition", arguments.topic)));
+        return Err(CommandError::refused(format!(
+            "topic {} has no such partition",
+            arguments.topic
+        )));
     }
     let timestamp = match arguments.offset.as_deref() {
         Some("earliest") => EARLIEST,
         Some("latest") => LATEST,
         Some(number) => {
             let offset = number.parse().map_err(|_| {
-                CommandError::refused(format!("--offset {number}: a number, earliest or latest expected"))
+                CommandError::refused(format!(
+                    "--offset {number}: a number, earliest or latest expected"
+                ))
             })?;
-            return Ok(partitions.into_iter().map(|(_, partition)| (partition, offset)).collect());
+            return Ok(partitions
+                .into_iter()
+                .map(|(_, partition)| (partition, offset))
+                .collect());
         }
         None if arguments.from_beginning => EARLIEST,
         None => LATEST,
@@ -125,11 +141,18 @@ async fn start_positions(client: &ClusterClient, arguments: &ConsumeArguments) -
     let all_there = client.retry(async || {
         let offsets = client.offsets(&partitions, timestamp).await?;
         if offsets.len() < partitions.len() {
-            check(ErrorCode::LeaderNotAvailable.code(), Some("a partition has no leader now"))?;
+            check(
+                ErrorCode::LeaderNotAvailable.code(),
+                Some("a partition has no leader now"),
+            )?;
         }
         Ok(offsets)
     });
-    Ok(all_there.await?.into_iter().map(|((_, partition), offset)| (partition, offset)).collect())
+    Ok(all_there
+        .await?
+        .into_iter()
+        .map(|((_, partition), offset)| (partition, offset))
+        .collect())
 }
 
 struct Consumer {
@@ -151,7 +174,9 @@ impl Consumer {
             let assigned = self.leaders(client).await;
             if let Ok(mut fetches) = assigned {
                 let before = self.read;
-                let moved = self.fetch_until_moved(client, &mut fetches, &mut last_record, limit).await?;
+                let moved = self
+                    .fetch_until_moved(client, &mut fetches, &mut last_record, limit)
+                    .await?;
                 if !moved {
                     return Ok(());
                 }
@@ -172,7 +197,9 @@ impl Consumer {
         let view = client.view(Some(&[&self.topic])).await?;
         let mut leaders: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         for partition in self.positions.keys() {
-            let leader = view.leader(&self.topic, *partition).and_then(|leader| view.brokers.get(&leader));
+            let leader = view
+                .leader(&self.topic, *partition)
+                .and_then(|leader| view.brokers.get(&leader));
             if let Some(address) = leader {
                 leaders.entry(address.clone()).or_default().push(*partition);
             }
@@ -193,7 +220,9 @@ impl Consumer {
             self.fetch(client, &mut fetches, address, partitions).await?;
         }
         while let Some(fetched) = fetches.join_next().await {
-            let Ok((address, response)) = fetched else { return Ok(true) };
+            let Ok((address, response)) = fetched else {
+                return Ok(true);
+            };
             let Ok(response) = response else { return Ok(true) };
             let before = self.read;
             let moved = self.take(client, response).await?;
@@ -272,22 +301,33 @@ impl Consumer {
                 Err(error) => return Err(error.into()),
             }
         }
-        out.flush().map_err(CommandError::io("cannot write to standard output"))?;
+        out.flush()
+            .map_err(CommandError::io("cannot write to standard output"))?;
         Ok(moved)
     }
 
     fn print(&mut self, out: &mut impl Write, partition: &PartitionData) -> Outcome {
-        let Some(bytes) = &partition.records else { return Ok(()) };
-        let position = self.positions.get(&partition.partition_index).copied().unwrap_or_default();
+        let Some(bytes) = &partition.records else {
+            return Ok(());
+        };
+        let position = self
+            .positions
+            .get(&partition.partition_index)
+            .copied()
+            .unwrap_or_default();
         let mut next = position;
         let mut aborted = Aborted::new(partition, self.committed_only);
         let damaged = |what: &dyn std::fmt::Display| {
-            CommandError::refused(format!("partition {} is damaged at offset {position}: {what}", partition.partition_index))
+            CommandError::refused(format!(
+                "partition {} is damaged at offset {position}: {what}",
+                partition.partition_index
+            ))
         };
         for (header, bytes) in complete_batches(bytes) {
             let skip = aborted.skips(&header, bytes);
             if !skip && !header.is_control() {
-                let (header, section) = decoded_section(bytes, BATCH_BYTES_MAX).map_err(|error| damaged(&error))?;
+                let (header, section) =
+                    decoded_section(bytes, BATCH_BYTES_MAX).map_err(|error| damaged(&error))?;
                 for record in records(&header, &section) {
                     let record = record.map_err(|error| damaged(&error))?;
                     if record.offset < position || self.left == Some(0) {
@@ -332,10 +372,15 @@ struct Aborted {
 impl Aborted {
     fn new(partition: &PartitionData, committed_only: bool) -> Self {
         let listed = partition.aborted_transactions.iter().flatten();
-        let mut starts: Vec<(i64, i64)> =
-            listed.filter(|_| committed_only).map(|it| (it.first_offset, it.producer_id.0)).collect();
+        let mut starts: Vec<(i64, i64)> = listed
+            .filter(|_| committed_only)
+            .map(|it| (it.first_offset, it.producer_id.0))
+            .collect();
         starts.sort_unstable_by(|a, b| b.cmp(a));
-        Self { starts, open: std::collections::BTreeSet::new() }
+        Self {
+            starts,
+            open: std::collections::BTreeSet::new(),
+        }
     }
 
     /// Whether a batch belongs to an aborted transaction; batches have to come in order.
@@ -350,10 +395,12 @@ impl Aborted {
             return false;
         }
         if header.is_control() {
-            let key = decoded_section(bytes, BATCH_BYTES_MAX).ok().and_then(|(header, section)| {
-                let record = records(&header, &section).next()?.ok()?;
-                control::ControlRecordType::decode_key(record.key?).ok()
-            });
+            let key = decoded_section(bytes, BATCH_BYTES_MAX)
+                .ok()
+                .and_then(|(header, section)| {
+                    let record = records(&header, &section).next()?.ok()?;
+                    control::ControlRecordType::decode_key(record.key?).ok()
+                });
             if key == Some(control::ControlRecordType::Abort) {
                 self.open.remove(&header.producer_id);
             }
@@ -393,7 +440,9 @@ mod tests {
     fn printed(consumer: &mut Consumer, records: Vec<u8>, aborted: Vec<(i64, i64)>) -> String {
         use kafka_protocol::messages::fetch_response::AbortedTransaction;
         let aborted = aborted.into_iter().map(|(producer_id, first)| {
-            AbortedTransaction::default().with_producer_id(producer_id.into()).with_first_offset(first)
+            AbortedTransaction::default()
+                .with_producer_id(producer_id.into())
+                .with_first_offset(first)
         });
         let data = PartitionData::default()
             .with_records(Some(records.into()))
@@ -416,7 +465,14 @@ mod tests {
     #[test]
     fn no_more_records_are_printed_than_asked_for() {
         let mut consumer = consumer(0, Some(2));
-        assert_eq!(printed(&mut consumer, batch(0, &["a", "b", "c"], None).to_vec(), Vec::new()), "a\nb\n");
+        assert_eq!(
+            printed(
+                &mut consumer,
+                batch(0, &["a", "b", "c"], None).to_vec(),
+                Vec::new()
+            ),
+            "a\nb\n"
+        );
         assert_eq!(consumer.left, Some(0));
     }
 
@@ -424,7 +480,10 @@ mod tests {
     fn aborted_transactions_are_left_out() {
         use odradek_common::records::control::{EndTransactionMarker, TransactionResult};
         let marker = |offset: i64, result: TransactionResult| {
-            let marker = EndTransactionMarker { result, coordinator_epoch: 0 };
+            let marker = EndTransactionMarker {
+                result,
+                coordinator_epoch: 0,
+            };
             let mut bytes = marker.to_batch(1, 7, 0).to_vec();
             odradek_common::records::batch::set_base_offset(&mut bytes, offset);
             bytes

@@ -13,9 +13,9 @@ use crate::error::{CommandError, Outcome, check};
 const METADATA_VERSION: &str = "metadata.version";
 /// Names of the levels of metadata.version, from level 7 on.
 const METADATA_VERSIONS: [&str; 24] = [
-    "3.3-IV3", "3.4-IV0", "3.5-IV0", "3.5-IV1", "3.5-IV2", "3.6-IV0", "3.6-IV1", "3.6-IV2", "3.7-IV0", "3.7-IV1",
-    "3.7-IV2", "3.7-IV3", "3.7-IV4", "3.8-IV0", "3.9-IV0", "4.0-IV0", "4.0-IV1", "4.0-IV2", "4.0-IV3", "4.1-IV0",
-    "4.1-IV1", "4.2-IV0", "4.2-IV1", "4.3-IV0",
+    "3.3-IV3", "3.4-IV0", "3.5-IV0", "3.5-IV1", "3.5-IV2", "3.6-IV0", "3.6-IV1", "3.6-IV2", "3.7-IV0",
+    "3.7-IV1", "3.7-IV2", "3.7-IV3", "3.7-IV4", "3.8-IV0", "3.9-IV0", "4.0-IV0", "4.0-IV1", "4.0-IV2",
+    "4.0-IV3", "4.1-IV0", "4.1-IV1", "4.2-IV0", "4.2-IV1", "4.3-IV0",
 ];
 const FIRST_METADATA_VERSION: usize = 7;
 
@@ -109,7 +109,13 @@ pub async fn run(mut arguments: FeaturesArguments) -> Outcome {
         arguments.connection.bootstrap_server = controllers;
     }
     let client = ClusterClient::new(&arguments.connection)?;
-    let downgrade = |lossy| if lossy { UpgradeType::UnsafeDowngrade } else { UpgradeType::SafeDowngrade };
+    let downgrade = |lossy| {
+        if lossy {
+            UpgradeType::UnsafeDowngrade
+        } else {
+            UpgradeType::SafeDowngrade
+        }
+    };
     let change = match arguments.action {
         Action::Describe => {
             print!("{}", describe(&versions(&client).await?));
@@ -121,11 +127,19 @@ pub async fn run(mut arguments: FeaturesArguments) -> Outcome {
                 println!("Every feature is finalized at the highest level that the cluster supports.");
                 return Ok(());
             }
-            Update { levels, upgrade_type: UpgradeType::Upgrade, dry_run, verb: "upgrade" }
+            Update {
+                levels,
+                upgrade_type: UpgradeType::Upgrade,
+                dry_run,
+                verb: "upgrade",
+            }
         }
-        Action::Upgrade(it) => {
-            Update { levels: levels(&it)?, upgrade_type: UpgradeType::Upgrade, dry_run: it.dry_run, verb: "upgrade" }
-        }
+        Action::Upgrade(it) => Update {
+            levels: levels(&it)?,
+            upgrade_type: UpgradeType::Upgrade,
+            dry_run: it.dry_run,
+            verb: "upgrade",
+        },
         Action::Downgrade(it) => Update {
             levels: levels(&it.update)?,
             upgrade_type: downgrade(it.lossy),
@@ -157,7 +171,7 @@ fn describe(versions: &ApiVersionsResponse) -> String {
     let line = |feature: &&kafka_protocol::messages::api_versions_response::SupportedFeatureKey| {
         let show = |level| level_name(&feature.name, level);
         format!(
-            "Feature: {:<35}\tSupportedMinVersion: {:<20}\tSupportedMaxVersion: {:<20}\tFinalizedVersionLevel: {:<20}\tEpoch: {}\n",
+            "Feature: {:<42}SupportedMinVersion: {:<17}SupportedMaxVersion: {:<17}FinalizedVersionLevel: {:<17}Epoch: {}\n",
             feature.name.as_str(),
             show(feature.min_version),
             show(feature.max_version),
@@ -172,7 +186,10 @@ fn describe(versions: &ApiVersionsResponse) -> String {
 }
 
 fn finalized(versions: &ApiVersionsResponse, name: &str) -> i16 {
-    let feature = versions.finalized_features.iter().find(|feature| &*feature.name == name);
+    let feature = versions
+        .finalized_features
+        .iter()
+        .find(|feature| &*feature.name == name);
     feature.map_or(0, |feature| feature.max_version_level)
 }
 
@@ -201,7 +218,9 @@ fn metadata_level(version: &str) -> Outcome<i16> {
     }
     let release: Vec<&str> = version.split('.').take(2).collect();
     let prefix = format!("{}-", release.join("."));
-    let named = METADATA_VERSIONS.iter().rposition(|name| *name == version || name.starts_with(&prefix));
+    let named = METADATA_VERSIONS
+        .iter()
+        .rposition(|name| *name == version || name.starts_with(&prefix));
     let index = named.ok_or_else(|| {
         CommandError::refused(format!(
             "Unknown metadata.version {version}. Supported metadata.version are {}",
@@ -222,11 +241,15 @@ fn levels(arguments: &UpdateArguments) -> Outcome<Vec<(String, i16)>> {
             Some((name.trim().to_owned(), level))
         });
         levels.push(parsed.ok_or_else(|| {
-            CommandError::refused(format!("Can't parse feature=level string {feature}: name=level expected, level a number"))
+            CommandError::refused(format!(
+                "Can't parse feature=level string {feature}: name=level expected, level a number"
+            ))
         })?);
     }
     if levels.is_empty() {
-        return Err(CommandError::refused("You must specify at least one feature: --feature, --metadata or --release-version"));
+        return Err(CommandError::refused(
+            "You must specify at least one feature: --feature, --metadata or --release-version",
+        ));
     }
     Ok(levels)
 }
@@ -236,7 +259,9 @@ async fn update(client: &ClusterClient, change: &Update) -> Outcome {
     let any = client.any().await?;
     let typed = common_version::<UpdateFeaturesRequest>(&any)? >= UPGRADE_TYPE_SINCE;
     let key = |(name, level): &(String, i16)| {
-        let key = FeatureUpdateKey::default().with_feature(text(name)).with_max_version_level(*level);
+        let key = FeatureUpdateKey::default()
+            .with_feature(text(name))
+            .with_max_version_level(*level);
         if typed {
             key.with_upgrade_type(change.upgrade_type as i8)
         } else {
@@ -252,20 +277,38 @@ async fn update(client: &ClusterClient, change: &Update) -> Outcome {
     let overall = check(response.error_code, response.error_message.as_deref()).err();
     let mut failed = 0;
     for (name, level) in &change.levels {
-        let result = response.results.iter().find(|result| &*result.feature == name.as_str());
+        let result = response
+            .results
+            .iter()
+            .find(|result| &*result.feature == name.as_str());
         let own = result.and_then(|result| check(result.error_code, result.error_message.as_deref()).err());
         let error = own.or_else(|| overall.clone());
         failed += i32::from(error.is_some());
-        println!("{}", sentence(change, name, *level, error.as_ref().map(|error| error.detail.as_str())));
+        println!(
+            "{}",
+            sentence(
+                change,
+                name,
+                *level,
+                error.as_ref().map(|error| error.detail.as_str())
+            )
+        );
     }
     if failed > 0 {
-        return Err(CommandError::refused(format!("{failed} out of {} operation(s) failed.", change.levels.len())));
+        return Err(CommandError::refused(format!(
+            "{failed} out of {} operation(s) failed.",
+            change.levels.len()
+        )));
     }
     Ok(())
 }
 
 fn sentence(change: &Update, name: &str, level: i16, error: Option<&str>) -> String {
-    let target = if change.verb == "disable" { String::new() } else { format!(" to {}", level_name(name, level)) };
+    let target = if change.verb == "disable" {
+        String::new()
+    } else {
+        format!(" to {}", level_name(name, level))
+    };
     match (error, change.dry_run) {
         (Some(error), true) => format!("Can not {} {name}{target}. {error}", change.verb),
         (Some(error), false) => format!("Could not {} {name}{target}. {error}", change.verb),
@@ -280,7 +323,14 @@ mod tests {
 
     #[test]
     fn a_release_means_its_last_metadata_version() {
-        for (text, level) in [("4.0", 25), ("4.0-IV0", 22), ("3.9.1", 21), ("30", 30), ("4.3", 30), ("3.3-IV3", 7)] {
+        for (text, level) in [
+            ("4.0", 25),
+            ("4.0-IV0", 22),
+            ("3.9.1", 21),
+            ("30", 30),
+            ("4.3", 30),
+            ("3.3-IV3", 7),
+        ] {
             assert_eq!(metadata_level(text).expect(text), level);
         }
         assert!(metadata_level("2.8").is_err());
@@ -291,10 +341,24 @@ mod tests {
 
     #[test]
     fn sentences_read_as_those_of_kafka() {
-        let mut change = Update { levels: Vec::new(), upgrade_type: UpgradeType::Upgrade, dry_run: false, verb: "upgrade" };
-        assert_eq!(sentence(&change, "group.version", 1, None), "group.version was upgraded to 1.");
-        assert_eq!(sentence(&change, "nope", 1, Some("Why.")), "Could not upgrade nope to 1. Why.");
+        let mut change = Update {
+            levels: Vec::new(),
+            upgrade_type: UpgradeType::Upgrade,
+            dry_run: false,
+            verb: "upgrade",
+        };
+        assert_eq!(
+            sentence(&change, "group.version", 1, None),
+            "group.version was upgraded to 1."
+        );
+        assert_eq!(
+            sentence(&change, "nope", 1, Some("Why.")),
+            "Could not upgrade nope to 1. Why."
+        );
         change.dry_run = true;
-        assert_eq!(sentence(&change, "group.version", 1, None), "group.version can be upgraded to 1.");
+        assert_eq!(
+            sentence(&change, "group.version", 1, None),
+            "group.version can be upgraded to 1."
+        );
     }
 }

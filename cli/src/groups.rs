@@ -105,7 +105,12 @@ async fn listed(client: &ClusterClient) -> Outcome<BTreeMap<String, ListedGroup>
             check(response.error_code, None)?;
             Ok(response.groups)
         });
-        groups.extend(of_node.await?.into_iter().map(|group| (group.group_id.to_string(), group)));
+        groups.extend(
+            of_node
+                .await?
+                .into_iter()
+                .map(|group| (group.group_id.to_string(), group)),
+        );
     }
     Ok(groups)
 }
@@ -116,9 +121,17 @@ async fn list(client: &ClusterClient, arguments: &GroupsArguments) -> Outcome {
         groups.keys().for_each(|group| println!("{group}"));
         return Ok(());
     };
-    let wanted: Vec<String> =
-        states.split(',').map(|state| state.trim().to_lowercase()).filter(|state| !state.is_empty()).collect();
-    let widest = groups.keys().map(String::len).chain([25]).max().unwrap_or_default();
+    let wanted: Vec<String> = states
+        .split(',')
+        .map(|state| state.trim().to_lowercase())
+        .filter(|state| !state.is_empty())
+        .collect();
+    let widest = groups
+        .keys()
+        .map(String::len)
+        .chain([25])
+        .max()
+        .unwrap_or_default();
     println!("{:<widest$} {:<20}", "GROUP", "STATE");
     for (id, group) in groups {
         if wanted.is_empty() || wanted.contains(&group.group_state.to_lowercase()) {
@@ -134,14 +147,19 @@ async fn described(client: &ClusterClient, group: &str) -> Outcome<(DescribedGro
         let coordinator = client.coordinator(group).await?;
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(group))]);
         let mut response = send(&*coordinator, request).await?;
-        let found = response.groups.pop().ok_or_else(|| CommandError::refused("the answer has no group in it"))?;
+        let found = response
+            .groups
+            .pop()
+            .ok_or_else(|| CommandError::refused("the answer has no group in it"))?;
         check(found.error_code, found.error_message.as_deref())?;
         Ok((found, coordinator))
     };
     let (found, coordinator) = client.retry(describe).await?;
     // Before KIP-1043 a group that nobody knows is described as dead.
     if found.group_state.as_str() == "Dead" {
-        return Err(CommandError::refused(format!("Consumer group '{group}' does not exist.")));
+        return Err(CommandError::refused(format!(
+            "Consumer group '{group}' does not exist."
+        )));
     }
     Ok((found, coordinator))
 }
@@ -191,7 +209,11 @@ fn assignment(member: &DescribedGroupMember) -> BTreeMap<String, Vec<i32>> {
 }
 
 fn padded(cells: &[String], widths: &[usize]) -> String {
-    let cells: Vec<String> = cells.iter().zip(widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+    let cells: Vec<String> = cells
+        .iter()
+        .zip(widths)
+        .map(|(cell, &width)| format!("{cell:<width$}"))
+        .collect();
     cells.join(" ").trim_end().to_owned() + "\n"
 }
 
@@ -199,10 +221,17 @@ fn padded(cells: &[String], widths: &[usize]) -> String {
 fn columns(headers: &[&str], least: &[usize], rows: &[Vec<String>]) -> String {
     let headers: Vec<String> = headers.iter().map(|&header| header.to_owned()).collect();
     let width = |(column, &least): (usize, &usize)| {
-        rows.iter().map(|row| row[column].chars().count()).chain([least]).max().unwrap_or(least)
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .chain([least])
+            .max()
+            .unwrap_or(least)
     };
     let widths: Vec<usize> = least.iter().enumerate().map(width).collect();
-    std::iter::once(&headers).chain(rows).map(|row| padded(row, &widths)).collect()
+    std::iter::once(&headers)
+        .chain(rows)
+        .map(|row| padded(row, &widths))
+        .collect()
 }
 
 fn members(group: &DescribedGroup, verbose: bool) -> String {
@@ -217,23 +246,43 @@ fn members(group: &DescribedGroup, verbose: bool) -> String {
             count.to_string(),
         ];
         if verbose {
-            let topics: Vec<String> =
-                assignment.iter().map(|(topic, partitions)| format!("{topic}:{}", join(partitions))).collect();
-            row.push(if topics.is_empty() { "-".to_owned() } else { topics.join(";") });
+            let topics: Vec<String> = assignment
+                .iter()
+                .map(|(topic, partitions)| format!("{topic}:{}", join(partitions)))
+                .collect();
+            row.push(if topics.is_empty() {
+                "-".to_owned()
+            } else {
+                topics.join(";")
+            });
         }
         row
     };
     let rows: Vec<Vec<String>> = group.members.iter().map(row).collect();
-    let headers = ["GROUP", "CONSUMER-ID", "HOST", "CLIENT-ID", "#PARTITIONS", "CURRENT-ASSIGNMENT"];
+    let headers = [
+        "GROUP",
+        "CONSUMER-ID",
+        "HOST",
+        "CLIENT-ID",
+        "#PARTITIONS",
+        "CURRENT-ASSIGNMENT",
+    ];
     let shown = if verbose { 6 } else { 5 };
     columns(&headers[..shown], &[15, 15, 15, 15, 15, 20][..shown], &rows)
 }
 
 async fn state(client: &ClusterClient, group: &DescribedGroup, coordinator: &Client) -> Outcome<String> {
     let view = client.view(Some(&[])).await?;
-    let id = view.brokers.iter().find(|(_, address)| address.as_str() == coordinator.address());
+    let id = view
+        .brokers
+        .iter()
+        .find(|(_, address)| address.as_str() == coordinator.address());
     let id = id.map_or_else(|| "-".to_owned(), |(id, _)| id.to_string());
-    let strategy = if group.protocol_data.is_empty() { "-" } else { group.protocol_data.as_str() };
+    let strategy = if group.protocol_data.is_empty() {
+        "-"
+    } else {
+        group.protocol_data.as_str()
+    };
     let row = vec![
         group.group_id.to_string(),
         format!("{}  ({id})", coordinator.address()),
@@ -241,7 +290,13 @@ async fn state(client: &ClusterClient, group: &DescribedGroup, coordinator: &Cli
         group.group_state.to_string(),
         group.members.len().to_string(),
     ];
-    let headers = ["GROUP", "COORDINATOR (ID)", "ASSIGNMENT-STRATEGY", "STATE", "#MEMBERS"];
+    let headers = [
+        "GROUP",
+        "COORDINATOR (ID)",
+        "ASSIGNMENT-STRATEGY",
+        "STATE",
+        "#MEMBERS",
+    ];
     Ok(columns(&headers, &[15, 25, 20, 20, 8], &[row]))
 }
 
@@ -262,10 +317,16 @@ async fn delete(client: &ClusterClient, groups: &[String]) -> Outcome {
     }
     if failures.is_empty() {
         let names: Vec<String> = groups.iter().map(|group| format!("'{group}'")).collect();
-        println!("Deletion of requested consumer groups ({}) was successful.", names.join(", "));
+        println!(
+            "Deletion of requested consumer groups ({}) was successful.",
+            names.join(", ")
+        );
         return Ok(());
     }
-    Err(CommandError::refused(format!("Deletion of some consumer groups failed:\n{}", failures.join("\n"))))
+    Err(CommandError::refused(format!(
+        "Deletion of some consumer groups failed:\n{}",
+        failures.join("\n")
+    )))
 }
 
 /// A sentence for the refusals that DeleteGroups and OffsetDelete give without one.
@@ -292,7 +353,9 @@ mod tests {
     use kafka_protocol::protocol::Encodable;
 
     fn member(partitions: Vec<i32>) -> DescribedGroupMember {
-        let topic = TopicPartition::default().with_topic(TopicName(text("t"))).with_partitions(partitions);
+        let topic = TopicPartition::default()
+            .with_topic(TopicName(text("t")))
+            .with_partitions(partitions);
         let mut bytes = BytesMut::new();
         bytes.put_i16(1);
         ConsumerProtocolAssignment::default()
@@ -308,7 +371,9 @@ mod tests {
 
     #[test]
     fn a_members_assignment_is_read() {
-        let group = DescribedGroup::default().with_group_id(GroupId(text("g"))).with_members(vec![member(vec![2, 0])]);
+        let group = DescribedGroup::default()
+            .with_group_id(GroupId(text("g")))
+            .with_members(vec![member(vec![2, 0])]);
         let lines: Vec<String> = members(&group, true).lines().map(str::to_owned).collect();
         assert_eq!(
             lines[0],

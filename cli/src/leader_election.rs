@@ -67,7 +67,10 @@ pub async fn run(arguments: LeaderElectionArguments) -> Outcome {
     for topic in response.replica_election_results {
         for partition in topic.partition_result {
             let result = check(partition.error_code, partition.error_message.as_deref());
-            results.push((format!("{}-{}", topic.topic.as_str(), partition.partition_id), result));
+            results.push((
+                format!("{}-{}", topic.topic.as_str(), partition.partition_id),
+                result,
+            ));
         }
     }
     report(arguments.election_type, &results)
@@ -81,7 +84,9 @@ fn grouped(partitions: Vec<(String, i32)>) -> Vec<TopicPartitions> {
     topics
         .into_iter()
         .map(|(topic, partitions)| {
-            TopicPartitions::default().with_topic(topic_name(&topic)).with_partitions(partitions)
+            TopicPartitions::default()
+                .with_topic(topic_name(&topic))
+                .with_partitions(partitions)
         })
         .collect()
 }
@@ -89,24 +94,30 @@ fn grouped(partitions: Vec<(String, i32)>) -> Vec<TopicPartitions> {
 fn parse(content: &str) -> Outcome<Vec<(String, i32)>> {
     let bad = |what: &str| CommandError::refused(format!("the file of partitions {what}"));
     let root: Value = serde_json::from_str(content).map_err(|error| bad(&format!("is not JSON: {error}")))?;
-    let entries = root["partitions"].as_array().ok_or_else(|| bad("has no array \"partitions\""))?;
+    let entries = root["partitions"]
+        .as_array()
+        .ok_or_else(|| bad("has no array \"partitions\""))?;
     let entry = |entry: &Value| {
         let topic = entry["topic"].as_str()?.to_owned();
         let partition = i32::try_from(entry["partition"].as_i64()?).ok()?;
         Some((topic, partition))
     };
-    entries.iter().map(|it| entry(it).ok_or_else(|| bad(&format!("names no topic and partition in {it}")))).collect()
+    entries
+        .iter()
+        .map(|it| entry(it).ok_or_else(|| bad(&format!("names no topic and partition in {it}"))))
+        .collect()
 }
 
 fn report(election_type: ElectionType, results: &[(String, Result<(), ApiError>)]) -> Outcome {
     let named = |wanted: fn(&Result<(), ApiError>) -> bool| {
-        let names: Vec<&str> =
-            results.iter().filter(|(_, result)| wanted(result)).map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = results
+            .iter()
+            .filter(|(_, result)| wanted(result))
+            .map(|(name, _)| name.as_str())
+            .collect();
         names.join(", ")
     };
-    let unneeded = |result: &Result<(), ApiError>| {
-        matches!(result, Err(error) if error.code == ErrorCode::ElectionNotNeeded)
-    };
+    let unneeded = |result: &Result<(), ApiError>| matches!(result, Err(error) if error.code == ErrorCode::ElectionNotNeeded);
     let elected = named(Result::is_ok);
     if !elected.is_empty() {
         let kind = match election_type {

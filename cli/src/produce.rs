@@ -44,7 +44,12 @@ pub struct ProduceArguments {
     #[arg(long = "property", visible_alias = "reader-property", value_name = "KEY=VALUE", value_parser = key_value_exact)]
     property: Vec<(String, String)>,
     /// Acknowledgements to wait for: all, 1 or 0.
-    #[arg(long = "request-required-acks", visible_alias = "acks", value_name = "ACKS", default_value = "all")]
+    #[arg(
+        long = "request-required-acks",
+        visible_alias = "acks",
+        value_name = "ACKS",
+        default_value = "all"
+    )]
     acks: String,
     /// Compression of batches: none, gzip, snappy, lz4 or zstd.
     #[arg(long, value_name = "CODEC", num_args = 0..=1, default_value = "none", default_missing_value = "gzip")]
@@ -83,16 +88,32 @@ pub async fn run(arguments: ProduceArguments) -> Outcome {
         "all" | "-1" => -1,
         "1" => 1,
         "0" => 0,
-        other => return Err(CommandError::refused(format!("--request-required-acks {other}: all, 1 or 0 expected"))),
+        other => {
+            return Err(CommandError::refused(format!(
+                "--request-required-acks {other}: all, 1 or 0 expected"
+            )));
+        }
     };
     let codec = &arguments.compression_codec;
     let compression = Compression::from_name(codec).ok_or_else(|| {
-        CommandError::refused(format!("--compression-codec {codec}: none, gzip, snappy, lz4 or zstd expected"))
+        CommandError::refused(format!(
+            "--compression-codec {codec}: none, gzip, snappy, lz4 or zstd expected"
+        ))
     })?;
     let partitions = partition_count(&client, &arguments.topic).await?;
-    let id = if acks == -1 { Some(producer_id(&client).await?) } else { None };
+    let id = if acks == -1 {
+        Some(producer_id(&client).await?)
+    } else {
+        None
+    };
     let topic = arguments.topic;
-    let mut producer = Producer { topic, acks, compression, id, next_sequences: BTreeMap::new() };
+    let mut producer = Producer {
+        topic,
+        acks,
+        compression,
+        id,
+        next_sequences: BTreeMap::new(),
+    };
     let mut batcher = Batcher::new(partitions);
     let mut lines = read_lines();
     let mut number = 0_u64;
@@ -112,7 +133,10 @@ pub async fn run(arguments: ProduceArguments) -> Outcome {
 }
 
 fn line_format(properties: &[(String, String)]) -> Outcome<LineFormat> {
-    let mut format = LineFormat { key_separator: None, null_marker: None };
+    let mut format = LineFormat {
+        key_separator: None,
+        null_marker: None,
+    };
     let mut separator = "\t".to_owned();
     for (key, value) in properties {
         match key.as_str() {
@@ -143,12 +167,18 @@ impl LineFormat {
             None => (None, field(line)),
             Some(separator) => {
                 let (key, value) = line.split_once(separator.as_str()).ok_or_else(|| {
-                    CommandError::refused(format!("No key separator {separator:?} found on line number {number}"))
+                    CommandError::refused(format!(
+                        "No key separator {separator:?} found on line number {number}"
+                    ))
                 })?;
                 (field(key), field(value))
             }
         };
-        Ok(Record { timestamp_ms: now_ms(), key, value })
+        Ok(Record {
+            timestamp_ms: now_ms(),
+            key,
+            value,
+        })
     }
 }
 
@@ -195,7 +225,11 @@ async fn partition_count(client: &ClusterClient, topic: &str) -> Outcome<usize> 
 async fn producer_id(client: &ClusterClient) -> Outcome<(i64, i16)> {
     client
         .retry(async || {
-            let request = InitProducerIdRequest::default().with_transaction_timeout_ms(i32::MAX);
+            let request = InitProducerIdRequest::default()
+                .with_transactional_id(None)
+                .with_transaction_timeout_ms(i32::MAX)
+                .with_producer_id((-1).into())
+                .with_producer_epoch(-1);
             let response = client.ask(request).await?;
             check(response.error_code, None)?;
             Ok((response.producer_id.0, response.producer_epoch))
@@ -217,7 +251,9 @@ impl Producer {
         }
         loop {
             let failed = self.attempt(client, &waiting).await?;
-            let Some((_, reason)) = failed.first() else { return Ok(()) };
+            let Some((_, reason)) = failed.first() else {
+                return Ok(());
+            };
             if Instant::now() >= deadline {
                 return Err(CommandError::refused(format!(
                     "{} batch(es) were not acknowledged within {} s: {reason}",
@@ -239,9 +275,14 @@ impl Producer {
         let mut by_leader: BTreeMap<&str, Vec<(i32, Bytes)>> = BTreeMap::new();
         let mut failed = Vec::new();
         for (partition, bytes) in batches {
-            let leader = view.leader(&self.topic, *partition).and_then(|leader| view.brokers.get(&leader));
+            let leader = view
+                .leader(&self.topic, *partition)
+                .and_then(|leader| view.brokers.get(&leader));
             match leader {
-                Some(address) => by_leader.entry(address).or_default().push((*partition, bytes.clone())),
+                Some(address) => by_leader
+                    .entry(address)
+                    .or_default()
+                    .push((*partition, bytes.clone())),
                 None => failed.push((*partition, format!("partition {partition} has no leader"))),
             }
         }
@@ -249,7 +290,11 @@ impl Producer {
             match self.send_to(client, address, &batches).await {
                 Ok(refused) => failed.extend(refused),
                 Err(error) if error.is_retriable() => {
-                    failed.extend(batches.iter().map(|(partition, _)| (*partition, error.to_string())));
+                    failed.extend(
+                        batches
+                            .iter()
+                            .map(|(partition, _)| (*partition, error.to_string())),
+                    );
                 }
                 Err(error) => return Err(error),
             }
@@ -264,24 +309,35 @@ impl Producer {
         batches: &[(i32, Bytes)],
     ) -> Outcome<Vec<(i32, String)>> {
         let partition = |(partition, bytes): &(i32, Bytes)| {
-            PartitionProduceData::default().with_index(*partition).with_records(Some(bytes.clone()))
+            PartitionProduceData::default()
+                .with_index(*partition)
+                .with_records(Some(bytes.clone()))
         };
         let topic = TopicProduceData::default()
             .with_name(topic_name(&self.topic))
             .with_partition_data(batches.iter().map(partition).collect());
         let request = ProduceRequest::default()
+            .with_transactional_id(None)
             .with_acks(self.acks)
             .with_timeout_ms(client.timeout_ms())
             .with_topic_data(vec![topic]);
         let leader = client.at(address).await?;
         if self.acks == 0 {
             // Nobody answers: what follows on the connection shows that it was read.
-            let _ = tokio::time::timeout(Duration::from_millis(1), send_at_most(&leader, BY_NAME_UNTIL, request)).await;
+            let _ = tokio::time::timeout(
+                Duration::from_millis(1),
+                send_at_most(&leader, BY_NAME_UNTIL, request),
+            )
+            .await;
             return Ok(Vec::new());
         }
         let response = send_at_most(&leader, BY_NAME_UNTIL, request).await?;
         let mut failed = Vec::new();
-        for partition in response.responses.iter().flat_map(|topic| &topic.partition_responses) {
+        for partition in response
+            .responses
+            .iter()
+            .flat_map(|topic| &topic.partition_responses)
+        {
             match check(partition.error_code, partition.error_message.as_deref()) {
                 Ok(()) => {}
                 Err(error) if error.code == ErrorCode::DuplicateSequenceNumber => {}
@@ -306,11 +362,21 @@ mod tests {
         let plain = line_format(&[]).expect("fits");
         let record = plain.record("a\tb", 1).expect("fits");
         assert_eq!((record.key, record.value.as_deref()), (None, Some(&b"a\tb"[..])));
-        let keyed = [pair("key.separator", ": "), pair("parse.key", "true"), pair("null.marker", "-")];
+        let keyed = [
+            pair("key.separator", ": "),
+            pair("parse.key", "true"),
+            pair("null.marker", "-"),
+        ];
         let keyed = line_format(&keyed).expect("fits");
         let record = keyed.record("k: -", 1).expect("fits");
         assert_eq!((record.key.as_deref(), record.value), (Some(&b"k"[..]), None));
-        assert!(keyed.record("no separator", 7).expect_err("no key").to_string().contains("line number 7"));
+        assert!(
+            keyed
+                .record("no separator", 7)
+                .expect_err("no key")
+                .to_string()
+                .contains("line number 7")
+        );
         assert!(line_format(&[pair("nonsense", "1")]).is_err());
     }
 

@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use kafka_protocol::messages::describe_quorum_request::{PartitionData as WantedPartition, TopicData as WantedTopic};
+use kafka_protocol::messages::describe_quorum_request::{
+    PartitionData as WantedPartition, TopicData as WantedTopic,
+};
 use kafka_protocol::messages::describe_quorum_response::{PartitionData, ReplicaState};
-use kafka_protocol::messages::{DescribeClusterRequest, DescribeQuorumRequest, DescribeQuorumResponse};
+use kafka_protocol::messages::{
+    DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest, DescribeQuorumResponse,
+};
+use odradek_common::error::ErrorCode;
 use odradek_net::client::Client;
 use odradek_net::pool::join_address;
 
@@ -62,10 +67,12 @@ pub async fn run(mut arguments: QuorumArguments) -> Outcome {
     }
     let client = ClusterClient::new(&arguments.connection)?;
     let Action::Describe(action) = arguments.action;
-    let any = client.any().await?;
-    let quorum = client.retry(async || describe(&any).await).await?;
+    let quorum = client.retry(async || describe_anywhere(&client).await).await?;
     if action.status {
-        print!("{}", status(&quorum, &cluster_id(&any).await?, now_ms()));
+        print!(
+            "{}",
+            status(&quorum, &cluster_id(&*client.any().await?).await?, now_ms())
+        );
     } else {
         let now = action.human_readable.then(now_ms);
         print!("{}", replication(&quorum.partition, now));
@@ -76,32 +83,62 @@ pub async fn run(mut arguments: QuorumArguments) -> Outcome {
 /// Asks a node how the quorum stands.
 pub async fn describe(client: &Arc<Client>) -> Outcome<Quorum> {
     let partition = WantedPartition::default().with_partition_index(0);
-    let topic =
-        WantedTopic::default().with_topic_name(topic_name(METADATA_TOPIC)).with_partitions(vec![partition]);
-    let response = send(&**client, DescribeQuorumRequest::default().with_topics(vec![topic])).await?;
+    let topic = WantedTopic::default()
+        .with_topic_name(topic_name(METADATA_TOPIC))
+        .with_partitions(vec![partition]);
+    let response = send(
+        &**client,
+        DescribeQuorumRequest::default().with_topics(vec![topic]),
+    )
+    .await?;
     check(response.error_code, response.error_message.as_deref())?;
-    let partition = response.topics.first().and_then(|topic| topic.partitions.first()).cloned();
-    let partition =
-        partition.ok_or_else(|| CommandError::refused("the answer about the quorum does not name its partition"))?;
+    let partition = response
+        .topics
+        .first()
+        .and_then(|topic| topic.partitions.first())
+        .cloned();
+    let partition = partition
+        .ok_or_else(|| CommandError::refused("the answer about the quorum does not name its partition"))?;
     check(partition.error_code, partition.error_message.as_deref())?;
     Ok(Quorum { partition, response })
 }
 
+/// How the quorum stands, also if the node asked is a controller that is not active.
+async fn describe_anywhere(client: &ClusterClient) -> Outcome<Quorum> {
+    let any = client.any().await?;
+    let error = match describe(&any).await {
+        Err(CommandError::Api(error)) if error.code == ErrorCode::NotLeaderOrFollower => error,
+        result => return result,
+    };
+    let cluster = cluster(&any).await?;
+    let active = cluster
+        .brokers
+        .iter()
+        .find(|node| node.broker_id == cluster.controller_id);
+    let active = active.ok_or(error)?;
+    let port = u16::try_from(active.port).unwrap_or_default();
+    describe(&client.at(&join_address(&active.host, port)).await?).await
+}
+
 /// The id of the cluster that a node belongs to.
 pub async fn cluster_id(client: &Client) -> Outcome<String> {
+    Ok(cluster(client).await?.cluster_id.to_string())
+}
+
+/// The cluster as a broker sees its brokers, or as a controller sees the controllers.
+async fn cluster(client: &Client) -> Outcome<DescribeClusterResponse> {
     const ENDPOINTS_SINCE: i16 = 1;
+    const CONTROLLERS: i8 = 2;
     let version = crate::client::common_version::<DescribeClusterRequest>(client)?;
     let request = DescribeClusterRequest::default();
-    let response = client.send(version, request.clone()).await?;
-    let controllers = 2;
-    if response.error_code == 0 || version < ENDPOINTS_SINCE {
-        check(response.error_code, response.error_message.as_deref())?;
-        return Ok(response.cluster_id.to_string());
+    let mut response = client.send(version, request.clone()).await?;
+    if response.error_code != 0 && version >= ENDPOINTS_SINCE {
+        response = client
+            .send(version, request.with_endpoint_type(CONTROLLERS))
+            .await?;
     }
-    // A controller describes controllers only.
-    let response = client.send(version, request.with_endpoint_type(controllers)).await?;
     check(response.error_code, response.error_message.as_deref())?;
-    Ok(response.cluster_id.to_string())
+    Ok(response)
 }
 
 fn now_ms() -> i64 {
@@ -111,11 +148,18 @@ fn now_ms() -> i64 {
 
 fn status(quorum: &Quorum, cluster_id: &str, now_ms: i64) -> String {
     let partition = &quorum.partition;
-    let leader = partition.current_voters.iter().find(|voter| voter.replica_id == partition.leader_id);
+    let leader = partition
+        .current_voters
+        .iter()
+        .find(|voter| voter.replica_id == partition.leader_id);
     let (end, caught_up) = leader.map_or((0, -1), |it| (it.log_end_offset, it.last_caught_up_timestamp));
     let followers = || partition.current_voters.iter().chain(&partition.observers);
     let slowest = followers().map(|it| it.log_end_offset).min().unwrap_or(end);
-    let max_lag = if followers().any(|it| it.log_end_offset < 0) { "unknown".to_owned() } else { (end - slowest).to_string() };
+    let max_lag = if followers().any(|it| it.log_end_offset < 0) {
+        "unknown".to_owned()
+    } else {
+        (end - slowest).to_string()
+    };
     let oldest = followers()
         .filter(|it| it.replica_id != partition.leader_id)
         .map(|it| it.last_caught_up_timestamp)
@@ -141,16 +185,26 @@ fn status(quorum: &Quorum, cluster_id: &str, now_ms: i64) -> String {
 }
 
 fn replicas(quorum: &Quorum, replicas: &[ReplicaState]) -> String {
-    let texts: Vec<String> = replicas.iter().map(|replica| replica_text(quorum, replica)).collect();
+    let texts: Vec<String> = replicas
+        .iter()
+        .map(|replica| replica_text(quorum, replica))
+        .collect();
     format!("[{}]", texts.join(", "))
 }
 
 fn replica_text(quorum: &Quorum, replica: &ReplicaState) -> String {
     let mut fields = vec![format!("\"id\": {}", replica.replica_id.0)];
     if !replica.replica_directory_id.is_nil() {
-        fields.push(format!("\"directoryId\": \"{}\"", kafka_uuid::format(replica.replica_directory_id)));
+        fields.push(format!(
+            "\"directoryId\": \"{}\"",
+            kafka_uuid::format(replica.replica_directory_id)
+        ));
     }
-    let node = quorum.response.nodes.iter().find(|node| node.node_id == replica.replica_id);
+    let node = quorum
+        .response
+        .nodes
+        .iter()
+        .find(|node| node.node_id == replica.replica_id);
     if let Some(node) = node {
         let endpoints: Vec<String> = node
             .listeners
@@ -164,7 +218,11 @@ fn replica_text(quorum: &Quorum, replica: &ReplicaState) -> String {
 
 fn replication(partition: &PartitionData, now_ms: Option<i64>) -> String {
     let is_leader = |replica: &&ReplicaState| replica.replica_id == partition.leader_id;
-    let end = partition.current_voters.iter().find(is_leader).map_or(0, |leader| leader.log_end_offset);
+    let end = partition
+        .current_voters
+        .iter()
+        .find(is_leader)
+        .map_or(0, |leader| leader.log_end_offset);
     let time = |ms: i64| match (ms, now_ms) {
         (-1, _) => "unknown".to_owned(),
         (ms, Some(now)) => format!("{} ms ago", (now - ms).max(0)),
@@ -181,13 +239,27 @@ fn replication(partition: &PartitionData, now_ms: Option<i64>) -> String {
             status.to_owned(),
         ]
     };
-    let leader = partition.current_voters.iter().filter(is_leader).map(|it| row(it, "Leader"));
-    let followers =
-        partition.current_voters.iter().filter(|it| !is_leader(it)).map(|it| row(it, "Follower"));
+    let leader = partition
+        .current_voters
+        .iter()
+        .filter(is_leader)
+        .map(|it| row(it, "Leader"));
+    let followers = partition
+        .current_voters
+        .iter()
+        .filter(|it| !is_leader(it))
+        .map(|it| row(it, "Follower"));
     let observers = partition.observers.iter().map(|it| row(it, "Observer"));
     let rows: Vec<Vec<String>> = leader.chain(followers).chain(observers).collect();
-    let headers =
-        ["NodeId", "DirectoryId", "LogEndOffset", "Lag", "LastFetchTimestamp", "LastCaughtUpTimestamp", "Status"];
+    let headers = [
+        "NodeId",
+        "DirectoryId",
+        "LogEndOffset",
+        "Lag",
+        "LastFetchTimestamp",
+        "LastCaughtUpTimestamp",
+        "Status",
+    ];
     table::render(&headers, &rows, "\t")
 }
 
@@ -211,9 +283,17 @@ mod tests {
             .with_leader_epoch(7)
             .with_high_watermark(90)
             .with_current_voters(vec![voter(1, 95, 900), voter(2, 100, 1000)]);
-        let listener = Listener::default().with_name("CONTROLLER".into()).with_host("h".into()).with_port(9093);
-        let node = Node::default().with_node_id(BrokerId(1)).with_listeners(vec![listener]);
-        Quorum { partition, response: DescribeQuorumResponse::default().with_nodes(vec![node]) }
+        let listener = Listener::default()
+            .with_name("CONTROLLER".into())
+            .with_host("h".into())
+            .with_port(9093);
+        let node = Node::default()
+            .with_node_id(BrokerId(1))
+            .with_listeners(vec![listener]);
+        Quorum {
+            partition,
+            response: DescribeQuorumResponse::default().with_nodes(vec![node]),
+        }
     }
 
     #[test]
@@ -234,7 +314,10 @@ mod tests {
     fn the_leader_stands_first() {
         let text = replication(&quorum().partition, Some(1100));
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[1].starts_with("2     \tAAAAAAAAAAAAAAAAAAAAAA\t100"), "{text}");
+        assert!(
+            lines[1].starts_with("2     \tAAAAAAAAAAAAAAAAAAAAAA\t100"),
+            "{text}"
+        );
         assert!(lines[2].contains("\t5  \t200 ms ago"), "{text}");
         assert!(lines[2].trim_end().ends_with("Follower"), "{text}");
     }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use kafka_protocol::messages::alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic};
+use kafka_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
 use kafka_protocol::messages::list_partition_reassignments_response::OngoingPartitionReassignment;
 use kafka_protocol::messages::{AlterPartitionReassignmentsRequest, ListPartitionReassignmentsRequest};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::{ClusterClient, ClusterView, Connection, join, topic_name, unique};
 use crate::error::{CommandError, Outcome, check};
@@ -72,21 +74,34 @@ pub async fn run(arguments: ReassignArguments) -> Outcome {
 fn parse(content: &str) -> Outcome<Assignment> {
     let bad = |what: &str| CommandError::refused(format!("the reassignment file {what}"));
     let root: Value = serde_json::from_str(content).map_err(|error| bad(&format!("is not JSON: {error}")))?;
-    let partitions = root["partitions"].as_array().ok_or_else(|| bad("has no array \"partitions\""))?;
+    let partitions = root["partitions"]
+        .as_array()
+        .ok_or_else(|| bad("has no array \"partitions\""))?;
     let mut assignment = Assignment::new();
     for entry in partitions {
         let id = |value: &Value| value.as_i64().and_then(|id| i32::try_from(id).ok());
-        let topic = entry["topic"].as_str().ok_or_else(|| bad(&format!("names no topic in {entry}")))?;
-        let partition = id(&entry["partition"]).ok_or_else(|| bad(&format!("names no partition in {entry}")))?;
-        let replicas: Option<Vec<i32>> =
-            entry["replicas"].as_array().and_then(|all| all.iter().map(id).collect());
-        let replicas =
-            replicas.filter(|it| !it.is_empty()).ok_or_else(|| bad(&format!("names no replicas in {entry}")))?;
+        let topic = entry["topic"]
+            .as_str()
+            .ok_or_else(|| bad(&format!("names no topic in {entry}")))?;
+        let partition =
+            id(&entry["partition"]).ok_or_else(|| bad(&format!("names no partition in {entry}")))?;
+        let replicas: Option<Vec<i32>> = entry["replicas"]
+            .as_array()
+            .and_then(|all| all.iter().map(id).collect());
+        let replicas = replicas
+            .filter(|it| !it.is_empty())
+            .ok_or_else(|| bad(&format!("names no replicas in {entry}")))?;
         let distinct: std::collections::BTreeSet<_> = replicas.iter().collect();
         if distinct.len() != replicas.len() {
-            return Err(bad(&format!("names a broker twice for {topic}-{partition}: {}", join(&replicas))));
+            return Err(bad(&format!(
+                "names a broker twice for {topic}-{partition}: {}",
+                join(&replicas)
+            )));
         }
-        if assignment.insert((topic.to_owned(), partition), replicas).is_some() {
+        if assignment
+            .insert((topic.to_owned(), partition), replicas)
+            .is_some()
+        {
             return Err(bad(&format!("contains multiple entries for {topic}-{partition}")));
         }
     }
@@ -97,8 +112,9 @@ fn parse(content: &str) -> Outcome<Assignment> {
 }
 
 async fn ongoing(client: &ClusterClient) -> Outcome<Ongoing> {
-    let request =
-        ListPartitionReassignmentsRequest::default().with_topics(None).with_timeout_ms(client.timeout_ms());
+    let request = ListPartitionReassignmentsRequest::default()
+        .with_topics(None)
+        .with_timeout_ms(client.timeout_ms());
     let response = client.ask(request).await?;
     check(response.error_code, response.error_message.as_deref())?;
     let mut ongoing = Ongoing::new();
@@ -116,8 +132,14 @@ fn listing(ongoing: &Ongoing) -> String {
     }
     let mut text = "Current partition reassignments:\n".to_owned();
     for ((topic, partition), it) in ongoing {
-        text.push_str(&format!("{topic}-{partition}: replicas: {}.", join(it.replicas.iter().map(|id| id.0))));
-        for (what, brokers) in [("adding", &it.adding_replicas), ("removing", &it.removing_replicas)] {
+        text.push_str(&format!(
+            "{topic}-{partition}: replicas: {}.",
+            join(it.replicas.iter().map(|id| id.0))
+        ));
+        for (what, brokers) in [
+            ("adding", &it.adding_replicas),
+            ("removing", &it.removing_replicas),
+        ] {
             if !brokers.is_empty() {
                 text.push_str(&format!(" {what}: {}.", join(brokers.iter().map(|id| id.0))));
             }
@@ -134,21 +156,29 @@ async fn view_of(client: &ClusterClient, wanted: &Assignment) -> Outcome<(Cluste
     let mut current = Assignment::new();
     for (topic, partition) in wanted.keys() {
         let known = view.topic(topic).ok().and_then(|known| {
-            known.partitions.iter().find(|it| it.partition_index == *partition)
+            known
+                .partitions
+                .iter()
+                .find(|it| it.partition_index == *partition)
         });
-        let known =
-            known.ok_or_else(|| CommandError::refused(format!("Unable to find partition: {topic}-{partition}")))?;
+        let known = known
+            .ok_or_else(|| CommandError::refused(format!("Unable to find partition: {topic}-{partition}")))?;
         let replicas = known.replica_nodes.iter().map(|id| id.0).collect();
         current.insert((topic.clone(), *partition), replicas);
     }
     Ok((view, current))
 }
 
-fn to_json(assignment: &Assignment) -> Value {
+/// The JSON of an assignment, with the fields in Kafka's order.
+fn to_json(assignment: &Assignment) -> String {
     let partition = |((topic, partition), replicas): (&(String, i32), &Vec<i32>)| {
-        json!({"topic": topic, "partition": partition, "replicas": replicas})
+        let (topic, replicas) = (Value::from(topic.as_str()), join(replicas));
+        format!("{{\"topic\":{topic},\"partition\":{partition},\"replicas\":[{replicas}]}}")
     };
-    json!({"version": 1, "partitions": assignment.iter().map(partition).collect::<Vec<_>>()})
+    format!(
+        "{{\"version\":1,\"partitions\":[{}]}}",
+        join(assignment.iter().map(partition))
+    )
 }
 
 fn names<'a>(partitions: impl Iterator<Item = &'a (String, i32)>) -> String {
@@ -161,7 +191,10 @@ fn plural(count: usize) -> &'static str {
 
 async fn execute(client: &ClusterClient, wanted: &Assignment, additional: bool) -> Outcome {
     let (view, current) = view_of(client, wanted).await?;
-    let unknown = wanted.values().flatten().find(|id| !view.brokers.contains_key(id));
+    let unknown = wanted
+        .values()
+        .flatten()
+        .find(|id| !view.brokers.contains_key(id));
     if let Some(id) = unknown {
         return Err(CommandError::refused(format!("Unknown broker id {id}")));
     }
@@ -173,9 +206,15 @@ async fn execute(client: &ClusterClient, wanted: &Assignment, additional: bool) 
     }
     println!("Current partition replica assignment\n\n{}\n", to_json(&current));
     println!("Save this to use as the --reassignment-json-file option during rollback");
-    let replicas = wanted.iter().map(|(key, replicas)| (key, Some(replicas.as_slice())));
+    let replicas = wanted
+        .iter()
+        .map(|(key, replicas)| (key, Some(replicas.as_slice())));
     alter(client, replicas, "Error reassigning partition(s):").await?;
-    println!("Successfully started partition reassignment{} for {}", plural(wanted.len()), names(wanted.keys()));
+    println!(
+        "Successfully started partition reassignment{} for {}",
+        plural(wanted.len()),
+        names(wanted.keys())
+    );
     Ok(())
 }
 
@@ -187,12 +226,15 @@ async fn alter<'a>(
     let mut topics: BTreeMap<&str, Vec<ReassignablePartition>> = BTreeMap::new();
     for ((topic, partition), replicas) in partitions {
         let replicas = replicas.map(|replicas| replicas.iter().map(|&id| id.into()).collect());
-        let wanted =
-            ReassignablePartition::default().with_partition_index(*partition).with_replicas(replicas);
+        let wanted = ReassignablePartition::default()
+            .with_partition_index(*partition)
+            .with_replicas(replicas);
         topics.entry(topic).or_default().push(wanted);
     }
     let topic = |(name, partitions)| {
-        ReassignableTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+        ReassignableTopic::default()
+            .with_name(topic_name(name))
+            .with_partitions(partitions)
     };
     let request = AlterPartitionReassignmentsRequest::default()
         .with_timeout_ms(client.timeout_ms())
@@ -203,14 +245,22 @@ async fn alter<'a>(
     for topic in &response.responses {
         for partition in &topic.partitions {
             if let Err(error) = check(partition.error_code, partition.error_message.as_deref()) {
-                failures.push(format!("{}-{}: {}", topic.name.as_str(), partition.partition_index, error.detail));
+                failures.push(format!(
+                    "{}-{}: {}",
+                    topic.name.as_str(),
+                    partition.partition_index,
+                    error.detail
+                ));
             }
         }
     }
     if failures.is_empty() {
         return Ok(());
     }
-    Err(CommandError::refused(format!("{failure}\n{}", failures.join("\n"))))
+    Err(CommandError::refused(format!(
+        "{failure}\n{}",
+        failures.join("\n")
+    )))
 }
 
 async fn verify(client: &ClusterClient, wanted: &Assignment) -> Outcome {
@@ -270,7 +320,7 @@ mod tests {
         let text = r#"{"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[3,1],"log_dirs":["any","any"]}]}"#;
         let assignment = parse(text).expect("fits");
         assert_eq!(assignment, Assignment::from([(("t".to_owned(), 0), vec![3, 1])]));
-        assert_eq!(parse(&to_json(&assignment).to_string()).expect("fits"), assignment);
+        assert_eq!(parse(&to_json(&assignment)).expect("fits"), assignment);
     }
 
     #[test]
@@ -279,8 +329,14 @@ mod tests {
             ("{", "not JSON"),
             ("{}", "partitions"),
             (r#"{"partitions":[]}"#, "names no partitions"),
-            (r#"{"partitions":[{"topic":"t","partition":0,"replicas":[]}]}"#, "no replicas"),
-            (r#"{"partitions":[{"topic":"t","partition":0,"replicas":[1,1]}]}"#, "twice"),
+            (
+                r#"{"partitions":[{"topic":"t","partition":0,"replicas":[]}]}"#,
+                "no replicas",
+            ),
+            (
+                r#"{"partitions":[{"topic":"t","partition":0,"replicas":[1,1]}]}"#,
+                "twice",
+            ),
             (
                 r#"{"partitions":[{"topic":"t","partition":0,"replicas":[1]},{"topic":"t","partition":0,"replicas":[2]}]}"#,
                 "multiple entries",

@@ -3,7 +3,9 @@
 mod describe;
 
 use clap::Args;
-use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
+use kafka_protocol::messages::create_partitions_request::{
+    CreatePartitionsAssignment, CreatePartitionsTopic,
+};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
@@ -12,9 +14,7 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreateTopicsRequest, Del
 use odradek_common::error::ErrorCode;
 
 use crate::arguments::key_value;
-use crate::client::{
-    ClusterClient, ClusterView, Connection, common_version, join, send, text, topic_name,
-};
+use crate::client::{ClusterClient, ClusterView, Connection, common_version, join, send, text, topic_name};
 use crate::error::{CommandError, Outcome, check};
 
 /// The first version of DeleteTopics that names topics by name or id.
@@ -132,11 +132,14 @@ async fn create(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome 
             .with_assignments((0..).zip(assignment).map(partition).collect());
     }
     let config = |(key, value): &(String, String)| {
-        CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value)))
+        CreatableTopicConfig::default()
+            .with_name(text(key))
+            .with_value(Some(text(value)))
     };
     topic = topic.with_configs(arguments.config.iter().map(config).collect());
-    let request =
-        CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(client.timeout_ms());
+    let request = CreateTopicsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(client.timeout_ms());
     let result = client.retry(async || {
         let response = client.ask(request.clone()).await?;
         for topic in &response.topics {
@@ -158,13 +161,19 @@ fn parse_assignment(text: &str) -> Outcome<Vec<Vec<i32>>> {
     let mut assignment: Vec<Vec<i32>> = Vec::new();
     for (partition, replicas) in text.split(',').enumerate() {
         let brokers: Result<Vec<i32>, _> = replicas.split(':').map(|id| id.trim().parse()).collect();
-        let brokers = brokers
-            .map_err(|_| CommandError::refused(format!("`{replicas}` is no list of broker ids like 1:2:3")))?;
+        let brokers = brokers.map_err(|_| {
+            CommandError::refused(format!("`{replicas}` is no list of broker ids like 1:2:3"))
+        })?;
         let distinct: std::collections::BTreeSet<_> = brokers.iter().collect();
         if distinct.len() != brokers.len() {
-            return Err(CommandError::refused(format!("partition {partition} names a broker twice: {replicas}")));
+            return Err(CommandError::refused(format!(
+                "partition {partition} names a broker twice: {replicas}"
+            )));
         }
-        if assignment.first().is_some_and(|first| first.len() != brokers.len()) {
+        if assignment
+            .first()
+            .is_some_and(|first| first.len() != brokers.len())
+        {
             return Err(CommandError::refused(format!(
                 "partition {partition} has another replication factor than partition 0: {replicas}"
             )));
@@ -184,14 +193,20 @@ async fn list(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome {
 
 /// The topics that --topic and --exclude-internal let through.
 fn select<'a>(view: &'a ClusterView, arguments: &TopicsArguments) -> Vec<&'a str> {
-    let patterns: Option<Vec<&str>> =
-        arguments.topic.as_deref().map(|topics| topics.split([',', '|']).map(str::trim).collect());
+    let patterns: Option<Vec<&str>> = arguments
+        .topic
+        .as_deref()
+        .map(|topics| topics.split([',', '|']).map(str::trim).collect());
     view.topics
         .iter()
         .filter(|topic| topic.error_code == 0 && !(arguments.exclude_internal && topic.is_internal))
         .filter_map(|topic| topic.name.as_deref())
         .map(|name| &**name)
-        .filter(|name| patterns.as_ref().is_none_or(|all| all.iter().any(|pattern| matches(pattern, name))))
+        .filter(|name| {
+            patterns
+                .as_ref()
+                .is_none_or(|all| all.iter().any(|pattern| matches(pattern, name)))
+        })
         .collect()
 }
 
@@ -200,9 +215,13 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     let pattern = pattern.replace(".*", "*");
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
     let parts: Vec<&str> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    let Some((last, middle)) = parts.split_last() else {
+        return rest.is_empty();
+    };
     for part in middle {
         let Some(at) = rest.find(part) else { return false };
         rest = &rest[at + part.len()..];
@@ -214,9 +233,9 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 fn existing<'a>(view: &'a ClusterView, arguments: &TopicsArguments) -> Outcome<Vec<&'a str>> {
     let names = select(view, arguments);
     match &arguments.topic {
-        Some(topic) if names.is_empty() && !arguments.if_exists => {
-            Err(CommandError::refused(format!("Topic '{topic}' does not exist as expected")))
-        }
+        Some(topic) if names.is_empty() && !arguments.if_exists => Err(CommandError::refused(format!(
+            "Topic '{topic}' does not exist as expected"
+        ))),
         Some(_) | None => Ok(names),
     }
 }
@@ -245,7 +264,11 @@ async fn delete(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome 
 async fn alter(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome {
     let view = client.view(None).await?;
     let count = arguments.partitions.expect("clap requires --partitions here");
-    let assignment = arguments.replica_assignment.as_deref().map(parse_assignment).transpose()?;
+    let assignment = arguments
+        .replica_assignment
+        .as_deref()
+        .map(parse_assignment)
+        .transpose()?;
     let mut topics = Vec::new();
     for name in existing(&view, arguments)? {
         let present = view.topic(name)?.partitions.len();
@@ -266,8 +289,9 @@ async fn alter(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome {
     if topics.is_empty() {
         return Ok(());
     }
-    let request =
-        CreatePartitionsRequest::default().with_topics(topics).with_timeout_ms(client.timeout_ms());
+    let request = CreatePartitionsRequest::default()
+        .with_topics(topics)
+        .with_timeout_ms(client.timeout_ms());
     let response = client.ask(request).await?;
     for result in &response.results {
         check(result.error_code, result.error_message.as_deref())?;
@@ -286,7 +310,14 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_characters() {
-        for (pattern, name) in [("a*", "abc"), ("*c", "abc"), ("a*c", "abc"), ("a.*", "abc"), ("*", "x"), ("abc", "abc")] {
+        for (pattern, name) in [
+            ("a*", "abc"),
+            ("*c", "abc"),
+            ("a*c", "abc"),
+            ("a.*", "abc"),
+            ("*", "x"),
+            ("abc", "abc"),
+        ] {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("a", "abc"), ("a*d", "abc"), ("abc*c", "abc"), ("", "x")] {

@@ -55,7 +55,11 @@ impl LineFormat {
                 "key.separator" => format.key_separator.clone_from(value),
                 "line.separator" => format.line_separator.clone_from(value),
                 "null.literal" => format.null_literal.clone_from(value),
-                other => return Err(CommandError::refused(format!("--property {other} is unknown; see --help"))),
+                other => {
+                    return Err(CommandError::refused(format!(
+                        "--property {other} is unknown; see --help"
+                    )));
+                }
             }
         }
         Ok(format)
@@ -110,7 +114,12 @@ impl LineFormat {
             text.extend(self.field(header.value));
             text
         };
-        record.headers.iter().map(header).collect::<Vec<_>>().join(&b","[..])
+        record
+            .headers
+            .iter()
+            .map(header)
+            .collect::<Vec<_>>()
+            .join(&b","[..])
     }
 }
 
@@ -128,18 +137,33 @@ mod tests {
         let (header, section) = decoded_section(&batch, 1 << 20).expect("decodes");
         let record = records(&header, &section).next().expect("one").expect("reads");
         let line = |properties: &[&str]| {
-            let properties: Vec<_> = properties.iter().map(|text| property(text).expect("fits")).collect();
+            let properties: Vec<_> = properties
+                .iter()
+                .map(|text| property(text).expect("fits"))
+                .collect();
             let mut out = Vec::new();
             let format = LineFormat::new(&properties).expect("known");
-            format.write(&mut out, 3, &header, &record).expect("a vector takes all");
+            format
+                .write(&mut out, 3, &header, &record)
+                .expect("a vector takes all");
             String::from_utf8(out).expect("text")
         };
         assert_eq!(line(&[]), "null\n");
         assert_eq!(
-            line(&["print.timestamp=true", "print.partition=true", "print.offset=true", "print.headers=true", "print.key=true", "key.separator= "]),
+            line(&[
+                "print.timestamp=true",
+                "print.partition=true",
+                "print.offset=true",
+                "print.headers=true",
+                "print.key=true",
+                "key.separator= "
+            ]),
             "CreateTime:1000 Partition:3 Offset:7 NO_HEADERS k null\n"
         );
-        assert_eq!(line(&["print.value=false", "print.key=true", "line.separator=;"]), "k;");
+        assert_eq!(
+            line(&["print.value=false", "print.key=true", "line.separator=;"]),
+            "k;"
+        );
         assert!(LineFormat::new(&[("x".to_owned(), String::new())]).is_err());
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
-use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+use kafka_protocol::messages::offset_delete_request::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
+};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{GroupId, OffsetDeleteRequest, OffsetFetchRequest};
 use odradek_net::client::Client;
@@ -27,7 +29,9 @@ pub(super) async fn committed(coordinator: &Client, group: &str) -> Outcome<BTre
     let version = common_version::<OffsetFetchRequest>(coordinator)?;
     let id = GroupId(text(group));
     let request = if version >= SEVERAL_GROUPS_SINCE {
-        let wanted = OffsetFetchRequestGroup::default().with_group_id(id).with_topics(None);
+        let wanted = OffsetFetchRequestGroup::default()
+            .with_group_id(id)
+            .with_topics(None);
         OffsetFetchRequest::default().with_groups(vec![wanted])
     } else {
         OffsetFetchRequest::default().with_group_id(id).with_topics(None)
@@ -37,14 +41,20 @@ pub(super) async fn committed(coordinator: &Client, group: &str) -> Outcome<BTre
     let mut offsets = BTreeMap::new();
     for topic in response.topics {
         for partition in topic.partitions {
-            offsets.insert((topic.name.to_string(), partition.partition_index), partition.committed_offset);
+            offsets.insert(
+                (topic.name.to_string(), partition.partition_index),
+                partition.committed_offset,
+            );
         }
     }
     for group in response.groups {
         check(group.error_code, None)?;
         for topic in group.topics {
             for partition in topic.partitions {
-                offsets.insert((topic.name.to_string(), partition.partition_index), partition.committed_offset);
+                offsets.insert(
+                    (topic.name.to_string(), partition.partition_index),
+                    partition.committed_offset,
+                );
             }
         }
     }
@@ -57,7 +67,9 @@ pub(super) async fn describe(
     group: &DescribedGroup,
     coordinator: &Client,
 ) -> Outcome<String> {
-    let committed = client.retry(async || committed(coordinator, &group.group_id).await).await?;
+    let committed = client
+        .retry(async || committed(coordinator, &group.group_id).await)
+        .await?;
     let readers = readers(group);
     let mut partitions: Vec<(String, i32)> = committed.keys().chain(readers.keys()).cloned().collect();
     partitions.sort();
@@ -83,7 +95,15 @@ pub(super) async fn describe(
     };
     let rows: Vec<Vec<String>> = partitions.iter().map(row).collect();
     let headers = [
-        "GROUP", "TOPIC", "PARTITION", "CURRENT-OFFSET", "LOG-END-OFFSET", "LAG", "CONSUMER-ID", "HOST", "CLIENT-ID",
+        "GROUP",
+        "TOPIC",
+        "PARTITION",
+        "CURRENT-OFFSET",
+        "LOG-END-OFFSET",
+        "LAG",
+        "CONSUMER-ID",
+        "HOST",
+        "CLIENT-ID",
     ];
     Ok(columns(&headers, &[15, 15, 10, 15, 15, 15, 15, 15, 9], &rows))
 }
@@ -119,7 +139,11 @@ pub(super) async fn partitions(client: &ClusterClient, topics: &[String]) -> Out
         } else {
             let view = client.view(Some(&[given])).await?;
             let partitions = &view.topic(given)?.partitions;
-            all.extend(partitions.iter().map(|partition| (given.clone(), partition.partition_index)));
+            all.extend(
+                partitions
+                    .iter()
+                    .map(|partition| (given.clone(), partition.partition_index)),
+            );
         }
     }
     Ok(all)
@@ -135,22 +159,31 @@ pub(super) async fn delete(client: &ClusterClient, groups: &[String], topics: &[
     let topics: Vec<OffsetDeleteRequestTopic> = by_topic
         .into_iter()
         .map(|(topic, partitions)| {
-            OffsetDeleteRequestTopic::default().with_name(topic_name(topic)).with_partitions(partitions)
+            OffsetDeleteRequestTopic::default()
+                .with_name(topic_name(topic))
+                .with_partitions(partitions)
         })
         .collect();
     for group in groups {
         let coordinator = client.coordinator(group).await?;
-        let request =
-            OffsetDeleteRequest::default().with_group_id(GroupId(text(group))).with_topics(topics.clone());
+        let request = OffsetDeleteRequest::default()
+            .with_group_id(GroupId(text(group)))
+            .with_topics(topics.clone());
         let response = send(&*coordinator, request).await?;
         check(response.error_code, reason(response.error_code))?;
         let mut rows = Vec::new();
         for topic in &response.topics {
             for partition in &topic.partitions {
                 let error = check(partition.error_code, reason(partition.error_code)).err();
-                let status =
-                    error.map_or_else(|| "Successful".to_owned(), |error| format!("Error: {}", error.detail));
-                rows.push(vec![topic.name.to_string(), partition.partition_index.to_string(), status]);
+                let status = error.map_or_else(
+                    || "Successful".to_owned(),
+                    |error| format!("Error: {}", error.detail),
+                );
+                rows.push(vec![
+                    topic.name.to_string(),
+                    partition.partition_index.to_string(),
+                    status,
+                ]);
             }
         }
         print!("{}", plain(&["TOPIC", "PARTITION", "STATUS"], &rows));

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::{GroupId, OffsetCommitRequest};
 use odradek_net::client::Client;
 
@@ -54,7 +56,9 @@ pub(super) async fn run(client: &ClusterClient, groups: &[String], arguments: &G
                 found.group_state.as_str()
             )));
         }
-        let committed = client.retry(async || offsets::committed(&coordinator, group).await).await?;
+        let committed = client
+            .retry(async || offsets::committed(&coordinator, group).await)
+            .await?;
         let partitions = if arguments.all_topics {
             committed.keys().cloned().collect()
         } else if arguments.topic.is_empty() {
@@ -82,7 +86,10 @@ async fn targets(
     let mut targets = Offsets::new();
     for key in partitions {
         let (Some(&first), Some(&end)) = (first.get(key), end.get(key)) else {
-            return Err(CommandError::refused(format!("the offsets of {}-{} are not known now", key.0, key.1)));
+            return Err(CommandError::refused(format!(
+                "the offsets of {}-{} are not known now",
+                key.0, key.1
+            )));
         };
         let current = committed.get(key).copied();
         targets.insert(key.clone(), target(reset, first, end, current)?);
@@ -93,11 +100,19 @@ async fn targets(
 /// The new offset of one partition, inside its log.
 fn target(reset: &ResetArguments, first: i64, end: i64, current: Option<i64>) -> Outcome<i64> {
     let target = match reset {
-        ResetArguments { to_earliest: true, .. } => first,
+        ResetArguments {
+            to_earliest: true, ..
+        } => first,
         ResetArguments { to_latest: true, .. } => end,
         ResetArguments { to_current: true, .. } => current.unwrap_or(end),
-        ResetArguments { to_offset: Some(offset), .. } => *offset,
-        ResetArguments { shift_by: Some(count), .. } => {
+        ResetArguments {
+            to_offset: Some(offset),
+            ..
+        } => *offset,
+        ResetArguments {
+            shift_by: Some(count),
+            ..
+        } => {
             let current = current.ok_or_else(|| {
                 CommandError::refused("--shift-by goes from committed offsets, and a partition has none")
             })?;
@@ -122,7 +137,9 @@ async fn commit(coordinator: &Client, group: &str, targets: &Offsets) -> Outcome
         topics.entry(topic).or_default().push(wanted);
     }
     let topic = |(name, partitions)| {
-        OffsetCommitRequestTopic::default().with_name(topic_name(name)).with_partitions(partitions)
+        OffsetCommitRequestTopic::default()
+            .with_name(topic_name(name))
+            .with_partitions(partitions)
     };
     let request = OffsetCommitRequest::default()
         .with_group_id(GroupId(text(group)))
@@ -138,10 +155,22 @@ async fn commit(coordinator: &Client, group: &str, targets: &Offsets) -> Outcome
 
 fn rendered(group: &str, targets: &Offsets) -> String {
     let row = |((topic, partition), offset): (&(String, i32), &i64)| {
-        vec![group.to_owned(), topic.clone(), partition.to_string(), offset.to_string()]
+        vec![
+            group.to_owned(),
+            topic.clone(),
+            partition.to_string(),
+            offset.to_string(),
+        ]
     };
     let rows: Vec<Vec<String>> = targets.iter().map(row).collect();
-    format!("\n{}", columns(&["GROUP", "TOPIC", "PARTITION", "NEW-OFFSET"], &[15, 15, 10, 15], &rows))
+    format!(
+        "\n{}",
+        columns(
+            &["GROUP", "TOPIC", "PARTITION", "NEW-OFFSET"],
+            &[15, 15, 10, 15],
+            &rows
+        )
+    )
 }
 
 #[cfg(test)]
@@ -160,13 +189,76 @@ mod tests {
             dry_run: false,
         };
         let at = |reset: ResetArguments, current| target(&reset, 10, 20, current).ok();
-        assert_eq!(at(ResetArguments { to_earliest: true, ..none() }, None), Some(10));
-        assert_eq!(at(ResetArguments { to_latest: true, ..none() }, None), Some(20));
-        assert_eq!(at(ResetArguments { to_current: true, ..none() }, Some(15)), Some(15));
-        assert_eq!(at(ResetArguments { to_offset: Some(99), ..none() }, None), Some(20));
-        assert_eq!(at(ResetArguments { shift_by: Some(-3), ..none() }, Some(15)), Some(12));
-        assert_eq!(at(ResetArguments { shift_by: Some(-30), ..none() }, Some(15)), Some(10));
-        assert_eq!(at(ResetArguments { shift_by: Some(1), ..none() }, None), None);
+        assert_eq!(
+            at(
+                ResetArguments {
+                    to_earliest: true,
+                    ..none()
+                },
+                None
+            ),
+            Some(10)
+        );
+        assert_eq!(
+            at(
+                ResetArguments {
+                    to_latest: true,
+                    ..none()
+                },
+                None
+            ),
+            Some(20)
+        );
+        assert_eq!(
+            at(
+                ResetArguments {
+                    to_current: true,
+                    ..none()
+                },
+                Some(15)
+            ),
+            Some(15)
+        );
+        assert_eq!(
+            at(
+                ResetArguments {
+                    to_offset: Some(99),
+                    ..none()
+                },
+                None
+            ),
+            Some(20)
+        );
+        assert_eq!(
+            at(
+                ResetArguments {
+                    shift_by: Some(-3),
+                    ..none()
+                },
+                Some(15)
+            ),
+            Some(12)
+        );
+        assert_eq!(
+            at(
+                ResetArguments {
+                    shift_by: Some(-30),
+                    ..none()
+                },
+                Some(15)
+            ),
+            Some(10)
+        );
+        assert_eq!(
+            at(
+                ResetArguments {
+                    shift_by: Some(1),
+                    ..none()
+                },
+                None
+            ),
+            None
+        );
         assert_eq!(at(none(), Some(15)), None);
     }
 }

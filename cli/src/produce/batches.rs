@@ -40,7 +40,12 @@ pub struct Batcher {
 impl Batcher {
     /// For a topic with so many partitions.
     pub fn new(partitions: usize) -> Self {
-        Self { partitions, keyless: 0, records: BTreeMap::new(), size_bytes: 0 }
+        Self {
+            partitions,
+            keyless: 0,
+            records: BTreeMap::new(),
+            size_bytes: 0,
+        }
     }
 
     /// Adds a record.
@@ -64,7 +69,10 @@ impl Batcher {
         self.keyless += 1;
         self.size_bytes = 0;
         let records = std::mem::take(&mut self.records);
-        records.into_iter().map(|(partition, records)| Batch { partition, records }).collect()
+        records
+            .into_iter()
+            .map(|(partition, records)| Batch { partition, records })
+            .collect()
     }
 }
 
@@ -76,7 +84,12 @@ impl Batch {
             builder = builder.producer(id, epoch, sequence);
         }
         for record in &self.records {
-            builder.append(record.timestamp_ms, record.key.as_deref(), record.value.as_deref(), &[]);
+            builder.append(
+                record.timestamp_ms,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                &[],
+            );
         }
         builder.build()
     }
@@ -89,7 +102,11 @@ mod tests {
 
     fn record(key: Option<&'static str>) -> Record {
         let key = key.map(|key| Bytes::from_static(key.as_bytes()));
-        Record { timestamp_ms: 1, key, value: Some(Bytes::from_static(b"v")) }
+        Record {
+            timestamp_ms: 1,
+            key,
+            value: Some(Bytes::from_static(b"v")),
+        }
     }
 
     #[test]
@@ -112,9 +129,15 @@ mod tests {
 
     #[test]
     fn a_batch_carries_its_producer() {
-        let batch = Batch { partition: 0, records: vec![record(None), record(None)] };
+        let batch = Batch {
+            partition: 0,
+            records: vec![record(None), record(None)],
+        };
         let header = BatchHeader::parse(&batch.encode(Compression::None, Some((7, 1, 5)))).expect("parses");
-        assert_eq!((header.producer_id, header.producer_epoch, header.base_sequence), (7, 1, 5));
+        assert_eq!(
+            (header.producer_id, header.producer_epoch, header.base_sequence),
+            (7, 1, 5)
+        );
         assert_eq!(header.record_count, 2);
         let header = BatchHeader::parse(&batch.encode(Compression::Gzip, None)).expect("parses");
         assert!(!header.has_producer_id());

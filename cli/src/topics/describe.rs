@@ -7,9 +7,7 @@ use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
 use kafka_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use kafka_protocol::messages::list_partition_reassignments_response::OngoingPartitionReassignment;
 use kafka_protocol::messages::metadata_response::{MetadataResponsePartition, MetadataResponseTopic};
-use kafka_protocol::messages::{
-    BrokerId, DescribeTopicPartitionsRequest, ListPartitionReassignmentsRequest,
-};
+use kafka_protocol::messages::{BrokerId, DescribeTopicPartitionsRequest, ListPartitionReassignmentsRequest};
 
 use super::{TopicsArguments, existing, ids};
 use crate::client::{ClusterClient, ClusterView, common_version, send, topic_name};
@@ -75,7 +73,10 @@ async fn details(client: &ClusterClient, names: &[&str]) -> Outcome<Details> {
     let resources: Vec<(i8, String)> = names.iter().map(|name| (TOPIC, (*name).to_owned())).collect();
     let any = client.any().await?;
     let described = configs::describe_resources(&any, &resources, false).await?;
-    let configs = described.into_iter().map(|result| (result.resource_name.to_string(), result)).collect();
+    let configs = described
+        .into_iter()
+        .map(|result| (result.resource_name.to_string(), result))
+        .collect();
     Ok(Details {
         configs,
         reassignments: reassignments(client).await?,
@@ -85,8 +86,9 @@ async fn details(client: &ClusterClient, names: &[&str]) -> Outcome<Details> {
 
 /// All reassignments under way.
 async fn reassignments(client: &ClusterClient) -> Outcome<ByPartition<OngoingPartitionReassignment>> {
-    let request =
-        ListPartitionReassignmentsRequest::default().with_topics(None).with_timeout_ms(client.timeout_ms());
+    let request = ListPartitionReassignmentsRequest::default()
+        .with_topics(None)
+        .with_timeout_ms(client.timeout_ms());
     let response = client.ask(request).await?;
     check(response.error_code, response.error_message.as_deref())?;
     let mut all = BTreeMap::new();
@@ -109,7 +111,9 @@ async fn eligible(
     }
     let mut cursor = None;
     loop {
-        let topics = names.iter().map(|name| TopicRequest::default().with_name(topic_name(name)));
+        let topics = names
+            .iter()
+            .map(|name| TopicRequest::default().with_name(topic_name(name)));
         let mut request = DescribeTopicPartitionsRequest::default()
             .with_topics(topics.collect())
             .with_response_partition_limit(RESPONSE_PARTITIONS);
@@ -125,7 +129,9 @@ async fn eligible(
                 all.insert((name.to_string(), partition.partition_index), lists);
             }
         }
-        let Some(next) = response.next_cursor else { return Ok(all) };
+        let Some(next) = response.next_cursor else {
+            return Ok(all);
+        };
         cursor = Some(
             kafka_protocol::messages::describe_topic_partitions_request::Cursor::default()
                 .with_topic_name(next.topic_name)
@@ -136,10 +142,16 @@ async fn eligible(
 
 /// The configurations that are not defaults, as `key=value` with commas.
 fn overrides(result: Option<&DescribeConfigsResult>) -> String {
-    let Some(result) = result else { return String::new() };
-    let own = result.configs.iter().filter(|config| config.config_source != DEFAULT_SOURCE);
-    let pairs: Vec<String> =
-        own.map(|config| format!("{}={}", config.name, config.value.as_deref().unwrap_or("null"))).collect();
+    let Some(result) = result else {
+        return String::new();
+    };
+    let own = result
+        .configs
+        .iter()
+        .filter(|config| config.config_source != DEFAULT_SOURCE);
+    let pairs: Vec<String> = own
+        .map(|config| format!("{}={}", config.name, config.value.as_deref().unwrap_or("null")))
+        .collect();
     pairs.join(",")
 }
 
@@ -153,8 +165,12 @@ fn min_isr(details: &Details, topic: &str) -> usize {
 }
 
 fn replication_factor(details: &Details, topic: &str, partition: &MetadataResponsePartition) -> usize {
-    let reassignment = details.reassignments.get(&(topic.to_owned(), partition.partition_index));
-    reassignment.map_or(partition.replica_nodes.len(), |it| it.replicas.len() - it.adding_replicas.len())
+    let reassignment = details
+        .reassignments
+        .get(&(topic.to_owned(), partition.partition_index));
+    reassignment.map_or(partition.replica_nodes.len(), |it| {
+        it.replicas.len() - it.adding_replicas.len()
+    })
 }
 
 fn wanted(
@@ -178,8 +194,15 @@ fn topic_line(name: &str, topic: &MetadataResponseTopic, own: &str) -> String {
     if !topic.topic_id.is_nil() {
         let _ = write!(line, "\tTopicId: {}", kafka_uuid::format(topic.topic_id));
     }
-    let replicas = topic.partitions.first().map_or(0, |partition| partition.replica_nodes.len());
-    let _ = write!(line, "\tPartitionCount: {}\tReplicationFactor: {replicas}", topic.partitions.len());
+    let replicas = topic
+        .partitions
+        .first()
+        .map_or(0, |partition| partition.replica_nodes.len());
+    let _ = write!(
+        line,
+        "\tPartitionCount: {}\tReplicationFactor: {replicas}",
+        topic.partitions.len()
+    );
     let _ = write!(line, "\tConfigs: {own}");
     line
 }
@@ -203,7 +226,12 @@ fn partition_line(topic: &str, partition: &MetadataResponsePartition, details: &
     }
     match details.eligible.get(&key) {
         Some((eligible, last_known)) => {
-            let _ = write!(line, "\tElr: {}\tLastKnownElr: {}", ids(eligible), ids(last_known));
+            let _ = write!(
+                line,
+                "\tElr: {}\tLastKnownElr: {}",
+                ids(eligible),
+                ids(last_known)
+            );
         }
         None => line.push_str("\tElr: N/A\tLastKnownElr: N/A"),
     }
@@ -220,13 +248,18 @@ mod tests {
             .with_partition_index(2)
             .with_leader_id(BrokerId(-1))
             .with_replica_nodes(vec![BrokerId(1), BrokerId(2)]);
-        let mut details =
-            Details { configs: BTreeMap::new(), reassignments: BTreeMap::new(), eligible: BTreeMap::new() };
+        let mut details = Details {
+            configs: BTreeMap::new(),
+            reassignments: BTreeMap::new(),
+            eligible: BTreeMap::new(),
+        };
         assert_eq!(
             partition_line("t", &partition, &details),
             "\tTopic: t\tPartition: 2\tLeader: none\tReplicas: 1,2\tIsr: \tElr: N/A\tLastKnownElr: N/A"
         );
-        details.eligible.insert(("t".to_owned(), 2), (vec![BrokerId(1)], Vec::new()));
+        details
+            .eligible
+            .insert(("t".to_owned(), 2), (vec![BrokerId(1)], Vec::new()));
         assert!(partition_line("t", &partition, &details).ends_with("\tElr: 1\tLastKnownElr: "));
     }
 }
