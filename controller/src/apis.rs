@@ -12,8 +12,8 @@ use kafka_protocol::messages::{
     AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
     ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeQuorumRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
-    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
-    UpdateRaftVoterRequest,
+    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest,
+    UpdateFeaturesRequest, UpdateRaftVoterRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, VersionRange};
 use odradek_common::error::ApiError;
@@ -71,11 +71,21 @@ macro_rules! decided {
 
 /// Every API of the controller listener, except ApiVersions and Envelope, which are about the others.
 pub(crate) static APIS: &[Row] = &[
-    decided!(CreateTopicsRequest, |d, _v, r| d.controller.create_topics(d.image, d.now, r)),
-    decided!(DeleteTopicsRequest, |d, v, r| d.controller.delete_topics(d.image, d.now, v, r)),
-    decided!(AlterConfigsRequest, |d, _v, r| d.controller.alter_configs(d.image, d.now, r)),
-    decided!(CreatePartitionsRequest, |d, _v, r| d.controller.create_partitions(d.image, d.now, r)),
-    decided!(ElectLeadersRequest, |d, _v, r| d.controller.elect_leaders(d.image, d.now, r)),
+    decided!(CreateTopicsRequest, |d, _v, r| d
+        .controller
+        .create_topics(d.image, d.now, r)),
+    decided!(DeleteTopicsRequest, |d, v, r| d
+        .controller
+        .delete_topics(d.image, d.now, v, r)),
+    decided!(AlterConfigsRequest, |d, _v, r| d
+        .controller
+        .alter_configs(d.image, d.now, r)),
+    decided!(CreatePartitionsRequest, |d, _v, r| d
+        .controller
+        .create_partitions(d.image, d.now, r)),
+    decided!(ElectLeadersRequest, |d, _v, r| d
+        .controller
+        .elect_leaders(d.image, d.now, r)),
     decided!(IncrementalAlterConfigsRequest, |d, _v, r| {
         d.controller.incremental_alter_configs(d.image, d.now, r)
     }),
@@ -86,8 +96,12 @@ pub(crate) static APIS: &[Row] = &[
         Decision::answer(Controller::list_partition_reassignments(d.image, r))
     }),
     row!(DescribeQuorumRequest, describe_quorum::prepare),
-    decided!(AlterPartitionRequest, |d, v, r| d.controller.alter_partition(d.image, d.now, v, r)),
-    decided!(UpdateFeaturesRequest, |d, v, r| d.controller.update_features(d.image, d.now, v, r)),
+    decided!(AlterPartitionRequest, |d, v, r| d
+        .controller
+        .alter_partition(d.image, d.now, v, r)),
+    decided!(UpdateFeaturesRequest, |d, v, r| d
+        .controller
+        .update_features(d.image, d.now, v, r)),
     row!(DescribeClusterRequest, describe_cluster),
     decided!(BrokerRegistrationRequest, |d, _v, r| {
         d.controller.register_broker(d.image, d.now, d.next_offset, r)
@@ -95,7 +109,9 @@ pub(crate) static APIS: &[Row] = &[
     decided!(BrokerHeartbeatRequest, |d, _v, r| {
         d.controller.broker_heartbeat(d.image, d.now, d.next_offset, r)
     }),
-    decided!(UnregisterBrokerRequest, |d, _v, r| d.controller.unregister_broker(d.image, d.now, r)),
+    decided!(UnregisterBrokerRequest, |d, _v, r| d
+        .controller
+        .unregister_broker(d.image, d.now, r)),
     decided!(AllocateProducerIdsRequest, |d, _v, r| {
         d.controller.allocate_producer_ids(d.image, d.now, r)
     }),
@@ -119,8 +135,10 @@ pub(crate) fn prepare(
     call: &ControllerCall,
     body: Bytes,
 ) -> Result<Prepared, DispatchError> {
-    let unsupported =
-        DispatchError::Unsupported { api_key: call.api_key, api_version: call.api_version };
+    let unsupported = DispatchError::Unsupported {
+        api_key: call.api_key,
+        api_version: call.api_version,
+    };
     let row = row(call.api_key).ok_or(unsupported.clone())?;
     let versions = (row.versions)();
     if call.api_version < versions.min || call.api_version > versions.max {
@@ -135,7 +153,10 @@ pub(crate) fn refuse(call: &ControllerCall, body: Bytes, error: &ApiError) -> Op
 }
 
 pub(crate) fn decode<R: Request>(call: &ControllerCall, mut body: Bytes) -> Result<R, DispatchError> {
-    let malformed = |detail: String| DispatchError::Malformed { api_key: call.api_key, detail };
+    let malformed = |detail: String| DispatchError::Malformed {
+        api_key: call.api_key,
+        detail,
+    };
     let request = R::decode(&mut body, call.api_version).map_err(|error| malformed(error.to_string()))?;
     if !body.is_empty() {
         return Err(malformed(format!("{} bytes after its end", body.len())));
@@ -149,7 +170,9 @@ pub(crate) fn encode<R: Encodable>(api_key: i16, version: i16, response: &R) -> 
 
 fn encode_body<R: Encodable>(version: i16, response: &R) -> Result<Bytes, String> {
     let mut bytes = BytesMut::new();
-    response.encode(&mut bytes, version).map_err(|error| error.to_string())?;
+    response
+        .encode(&mut bytes, version)
+        .map_err(|error| error.to_string())?;
     Ok(bytes.freeze())
 }
 
@@ -170,10 +193,18 @@ where
     }))))
 }
 
-fn describe_cluster(shared: &Arc<Shared>, call: &ControllerCall, body: Bytes) -> Result<Prepared, DispatchError> {
+fn describe_cluster(
+    shared: &Arc<Shared>,
+    call: &ControllerCall,
+    body: Bytes,
+) -> Result<Prepared, DispatchError> {
     let request: DescribeClusterRequest = decode(call, body)?;
     let leader = shared.leadership().leader.unwrap_or(NO_NODE);
-    let listener = shared.settings.endpoints.first().map_or("", |endpoint| &endpoint.listener);
+    let listener = shared
+        .settings
+        .endpoints
+        .first()
+        .map_or("", |endpoint| &endpoint.listener);
     let response = Controller::describe_cluster(&shared.log.image(), leader, listener, &request);
     encode(call.api_key, call.api_version, &response).map(Prepared::Answer)
 }
@@ -188,12 +219,22 @@ fn controller_registration(
     let node_id = request.controller_id;
     let own = node_id == shared.settings.node_id;
     let sent = shared.directories.lock().get(&node_id).copied();
-    let directory_id = if own { Some(shared.settings.directory_id) } else { sent };
+    let directory_id = if own {
+        Some(shared.settings.directory_id)
+    } else {
+        sent
+    };
     Ok(Prepared::Job(Job::Decide(Box::new(move |deciding| {
-        let known = deciding.image.controllers.get(&node_id).map(|controller| controller.directory_id);
+        let known = deciding
+            .image
+            .controllers
+            .get(&node_id)
+            .map(|controller| controller.directory_id);
         let directory_id = directory_id.or(known).unwrap_or(Uuid::nil());
         let decision =
-            deciding.controller.controller_registration(deciding.image, deciding.now, directory_id, &request);
+            deciding
+                .controller
+                .controller_registration(deciding.image, deciding.now, directory_id, &request);
         let answer = encode(key, version, &decision.response)?;
         Ok((decision.records, answer))
     }))))

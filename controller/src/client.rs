@@ -40,7 +40,10 @@ impl ControllerClient {
     #[must_use]
     pub fn local(handle: &ControllerHandle) -> Self {
         let pool = ClientPool::new(client_settings(handle.settings().node_id));
-        Self { handle: handle.clone(), pool }
+        Self {
+            handle: handle.clone(),
+            pool,
+        }
     }
 
     /// Carries a request to whoever is the active controller, until it is answered or the time is up.
@@ -74,8 +77,10 @@ impl ControllerClient {
         let unreachable = || DispatchError::NotController { leader: Some(leader) };
         let address = self.handle.shared.address(leader).ok_or_else(unreachable)?;
         let client = self.pool.try_get(&address).await.map_err(|_| unreachable())?;
-        let response: EnvelopeResponse =
-            client.send(0, wrap(call, body)?).await.map_err(|_| unreachable())?;
+        let response: EnvelopeResponse = client
+            .send(0, wrap(call, body)?)
+            .await
+            .map_err(|_| unreachable())?;
         unwrap(call, response)
     }
 }
@@ -88,7 +93,10 @@ fn wrap(call: &ControllerCall, body: &Bytes) -> Result<EnvelopeRequest, Dispatch
     let mut data = BytesMut::with_capacity(body.len() + 64);
     header
         .encode(&mut data, request_header_version(call.api_key, call.api_version))
-        .map_err(|error| DispatchError::Malformed { api_key: call.api_key, detail: error.to_string() })?;
+        .map_err(|error| DispatchError::Malformed {
+            api_key: call.api_key,
+            detail: error.to_string(),
+        })?;
     data.put_slice(body);
     Ok(EnvelopeRequest::default()
         .with_request_data(data.freeze())
@@ -100,12 +108,24 @@ fn unwrap(call: &ControllerCall, response: EnvelopeResponse) -> Result<Bytes, Di
     if response.error_code == ErrorCode::NotController.code() {
         return Err(DispatchError::NotController { leader: None });
     }
-    let malformed = |detail: String| DispatchError::Malformed { api_key: call.api_key, detail };
+    let malformed = |detail: String| DispatchError::Malformed {
+        api_key: call.api_key,
+        detail,
+    };
     if response.error_code != 0 {
-        return Err(malformed(format!("the controller answers the envelope with error {}", response.error_code)));
+        return Err(malformed(format!(
+            "the controller answers the envelope with error {}",
+            response.error_code
+        )));
     }
-    let mut data = response.response_data.ok_or_else(|| malformed("an empty envelope".to_owned()))?;
-    let header_bytes = if response_header_version(call.api_key, call.api_version) >= 1 { 5 } else { 4 };
+    let mut data = response
+        .response_data
+        .ok_or_else(|| malformed("an empty envelope".to_owned()))?;
+    let header_bytes = if response_header_version(call.api_key, call.api_version) >= 1 {
+        5
+    } else {
+        4
+    };
     if data.remaining() < header_bytes {
         return Err(malformed("a short envelope".to_owned()));
     }
@@ -129,14 +149,21 @@ pub struct ClusterInfo {
 /// # Errors
 /// Nobody answers; the text is the last reason.
 pub async fn ask_cluster(controllers: &[String], limit: Duration) -> Result<ClusterInfo, String> {
-    let pool = ClientPool::new(ClientSettings { negotiate: false, ..ClientSettings::default() });
+    let pool = ClientPool::new(ClientSettings {
+        negotiate: false,
+        ..ClientSettings::default()
+    });
     let deadline = Instant::now() + limit;
     let mut last = "no controller is configured: set controller.quorum.bootstrap.servers".to_owned();
     for server in controllers.iter().cycle() {
         if Instant::now() >= deadline {
             break;
         }
-        let request = FetchMetadataRequest { node_id: -1, after_offset: -1, ..FetchMetadataRequest::default() };
+        let request = FetchMetadataRequest {
+            node_id: -1,
+            after_offset: -1,
+            ..FetchMetadataRequest::default()
+        };
         match fetch(&pool, server, &request).await {
             Ok(response) => return Ok(info_of(&response)),
             Err(reason) => last = reason,
@@ -170,7 +197,11 @@ async fn fetch(
         .await
         .map_err(|error| error.to_string())?;
     let response = FetchMetadataResponse::decode(answer).map_err(|error| format!("{server}: {error}"))?;
-    if response.refused.is_empty() { Ok(response) } else { Err(format!("{server}: {}", response.refused)) }
+    if response.refused.is_empty() {
+        Ok(response)
+    } else {
+        Err(format!("{server}: {}", response.refused))
+    }
 }
 
 /// The committed metadata of a cluster whose controllers are elsewhere. Dropping it ends the reading.
@@ -185,7 +216,11 @@ impl RemoteMetadata {
     #[must_use]
     pub fn start(node_id: NodeId, cluster_id: String, controllers: Vec<String>, logger: &Logger) -> Self {
         let log = MetadataLog::new(0, 0, Arc::new(MetadataImage::default()));
-        let info = ClusterInfo { cluster_id: cluster_id.clone(), leader: None, controllers: Vec::new() };
+        let info = ClusterInfo {
+            cluster_id: cluster_id.clone(),
+            leader: None,
+            controllers: Vec::new(),
+        };
         let known = Arc::new(Mutex::new(info));
         let reader = Reader {
             node_id,
@@ -239,7 +274,9 @@ impl Reader {
         let mut reachable = true;
         loop {
             let servers = self.servers();
-            let Some(server) = servers.get(turn % servers.len().max(1)) else { return };
+            let Some(server) = servers.get(turn % servers.len().max(1)) else {
+                return;
+            };
             match self.read(server).await {
                 Ok(()) if !reachable => {
                     reachable = true;
@@ -262,10 +299,18 @@ impl Reader {
     fn servers(&self) -> Vec<String> {
         let known = self.known.lock();
         let leads = |(node, _): &&(NodeId, String)| Some(*node) == known.leader;
-        let leader = known.controllers.iter().find(leads).map(|(_, address)| address.clone());
+        let leader = known
+            .controllers
+            .iter()
+            .find(leads)
+            .map(|(_, address)| address.clone());
         let named = known.controllers.iter().map(|(_, address)| address.clone());
         let mut servers = Vec::new();
-        for server in leader.into_iter().chain(named).chain(self.configured.iter().cloned()) {
+        for server in leader
+            .into_iter()
+            .chain(named)
+            .chain(self.configured.iter().cloned())
+        {
             if !servers.contains(&server) {
                 servers.push(server);
             }
@@ -309,7 +354,12 @@ impl Reader {
             false => MetadataContent::Records(Arc::new(records)),
         };
         let image = Arc::new(self.image.clone());
-        self.log.publish(MetadataUpdate { offset: entry.offset, epoch: entry.epoch, content, image });
+        self.log.publish(MetadataUpdate {
+            offset: entry.offset,
+            epoch: entry.epoch,
+            content,
+            image,
+        });
         Ok(())
     }
 }

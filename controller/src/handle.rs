@@ -109,6 +109,8 @@ pub(crate) struct Shared {
     pub(crate) observers: Mutex<BTreeMap<NodeId, Observer>>,
     /// Metadata directories of the nodes that sent raft messages.
     pub(crate) directories: Mutex<BTreeMap<NodeId, Uuid>>,
+    /// Where the nodes that sent raft messages listen.
+    pub(crate) addresses: Mutex<BTreeMap<NodeId, String>>,
     /// Why the node's thread ended, once it has.
     pub(crate) ended: watch::Sender<Option<Result<(), String>>>,
 }
@@ -118,12 +120,14 @@ impl Shared {
         *self.leadership.borrow()
     }
 
-    /// Where a controller listens: as it registered, else as it was configured.
+    /// Where a controller listens: as it last said itself, else as it registered, else as it was configured.
     pub(crate) fn address(&self, node_id: NodeId) -> Option<String> {
-        controller_address(&self.log.image(), node_id).or_else(|| {
-            let configured = self.settings.voters.iter().find(|(id, _, _)| *id == node_id);
-            configured.map(|(_, host, port)| odradek_net::pool::join_address(host, *port))
-        })
+        let said = self.addresses.lock().get(&node_id).cloned();
+        said.or_else(|| controller_address(&self.log.image(), node_id))
+            .or_else(|| {
+                let configured = self.settings.voters.iter().find(|(id, _, _)| *id == node_id);
+                configured.map(|(_, host, port)| odradek_net::pool::join_address(host, *port))
+            })
     }
 }
 
@@ -159,13 +163,19 @@ impl ControllerHandle {
         };
         let leadership = self.shared.leadership();
         if !leadership.active {
-            return Err(DispatchError::NotController { leader: leadership.leader });
+            return Err(DispatchError::NotController {
+                leader: leadership.leader,
+            });
         }
         let (reply, answer) = oneshot::channel();
         let queued = Command::Call(QueuedCall { job, reply });
         let limit = self.shared.settings.request_timeout;
         let waited = tokio::time::timeout(limit, async {
-            self.shared.commands.send(queued).await.map_err(|_| DispatchError::Stopped)?;
+            self.shared
+                .commands
+                .send(queued)
+                .await
+                .map_err(|_| DispatchError::Stopped)?;
             answer.await.map_err(|_| DispatchError::Stopped)?
         });
         waited.await.unwrap_or(Err(DispatchError::TimedOut))
@@ -210,7 +220,12 @@ impl ControllerHandle {
     }
 
     /// Committed updates after an offset; waits for some for at most `wait`. An image if they are no longer kept.
-    pub async fn fetch_metadata(&self, after: i64, updates_max: usize, wait: Duration) -> Vec<MetadataUpdate> {
+    pub async fn fetch_metadata(
+        &self,
+        after: i64,
+        updates_max: usize,
+        wait: Duration,
+    ) -> Vec<MetadataUpdate> {
         self.shared.log.fetch_after(after, updates_max, wait).await
     }
 

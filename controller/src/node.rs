@@ -55,7 +55,9 @@ pub enum NodeError {
     #[error(transparent)]
     Quorum(#[from] QuorumError),
     /// A committed entry or the snapshot does not decode.
-    #[error("the metadata log has an entry at {index} that does not decode: was it written by a later version?")]
+    #[error(
+        "the metadata log has an entry at {index} that does not decode: was it written by a later version?"
+    )]
     Undecodable {
         /// The entry's index.
         index: u64,
@@ -133,10 +135,15 @@ impl ControllerNode {
     }
 
     fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        let runtime = match tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+        {
             Ok(runtime) => runtime,
             Err(error) => {
-                self.shared.ended.send_replace(Some(Err(format!("no runtime for the controller: {error}"))));
+                self.shared
+                    .ended
+                    .send_replace(Some(Err(format!("no runtime for the controller: {error}"))));
                 return;
             }
         };
@@ -148,7 +155,9 @@ impl ControllerNode {
         let shared = self.shared.clone();
         drop(self);
         commands.close();
-        shared.ended.send_replace(Some(result.map_err(|failure| failure.to_string())));
+        shared
+            .ended
+            .send_replace(Some(result.map_err(|failure| failure.to_string())));
     }
 
     async fn drive(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), NodeError> {
@@ -169,7 +178,9 @@ impl ControllerNode {
 
     /// Whether a stopping node may go: it does not lead, or nobody takes over in time.
     fn has_handed_over(&self) -> bool {
-        let Some((since, _)) = &self.stopping else { return false };
+        let Some((since, _)) = &self.stopping else {
+            return false;
+        };
         let alone = self.quorum.view().membership.voters.len() <= 1;
         let led_on = self.role.role != Role::Leader && self.role.leader.is_some();
         let idle = self.active.as_ref().is_none_or(Active::is_idle);
@@ -178,13 +189,18 @@ impl ControllerNode {
 
     fn now(&self) -> Now {
         let mono_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Now { mono_ms, wall_ms: wall_ms() }
+        Now {
+            mono_ms,
+            wall_ms: wall_ms(),
+        }
     }
 }
 
 fn spawn_thread(node: ControllerNode, receiver: mpsc::Receiver<Command>) -> Result<(), NodeError> {
     let name = "controller".to_owned();
-    std::thread::Builder::new().name(name).spawn(move || node.run(receiver))?;
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(move || node.run(receiver))?;
     Ok(())
 }
 
@@ -208,7 +224,11 @@ fn shared(
         peers: Vec::new(),
         observers: std::collections::BTreeMap::new(),
     };
-    let leadership = Leadership { leader: None, term: view.role.term, active: false };
+    let leadership = Leadership {
+        leader: None,
+        term: view.role.term,
+        active: false,
+    };
     Arc::new(Shared {
         incarnation_id: random_uuid(),
         commands,
@@ -218,6 +238,7 @@ fn shared(
         metrics: Arc::new(QuorumMetrics::default()),
         observers: Mutex::new(std::collections::BTreeMap::new()),
         directories: Mutex::new(std::collections::BTreeMap::new()),
+        addresses: Mutex::new(std::collections::BTreeMap::new()),
         ended: watch::Sender::new(None),
         settings,
     })

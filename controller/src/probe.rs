@@ -11,11 +11,32 @@ use crate::node::command::Command;
 
 const DIAL: Duration = Duration::from_secs(1);
 
-/// Dials and reports.
-pub(crate) async fn dial(commands: mpsc::Sender<Command>, broker: NodeId, broker_epoch: i64, address: String) {
-    let refused = matches!(
-        tokio::time::timeout(DIAL, TcpStream::connect(&address)).await,
+/// Dials every listener and reports. A listener for clients elsewhere may refuse controllers and yet be alive, so only a
+/// broker that refuses on all of them is gone.
+pub(crate) async fn dial(
+    commands: mpsc::Sender<Command>,
+    broker: NodeId,
+    broker_epoch: i64,
+    addresses: Vec<String>,
+) {
+    let mut refused = !addresses.is_empty();
+    for address in &addresses {
+        if !refuses(address).await {
+            refused = false;
+            break;
+        }
+    }
+    let probed = Command::Probed {
+        broker,
+        broker_epoch,
+        refused,
+    };
+    let _stopped = commands.send(probed).await;
+}
+
+async fn refuses(address: &str) -> bool {
+    matches!(
+        tokio::time::timeout(DIAL, TcpStream::connect(address)).await,
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused
-    );
-    let _stopped = commands.send(Command::Probed { broker, broker_epoch, refused }).await;
+    )
 }

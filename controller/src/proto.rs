@@ -15,6 +15,11 @@ pub struct RaftMessagesRequest {
     pub directory_id: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub messages: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Where the sender listens: a node that joins knows nobody's address yet.
+    #[prost(string, tag = "6")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "7")]
+    pub port: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RaftMessagesResponse {

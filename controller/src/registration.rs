@@ -34,7 +34,9 @@ pub(crate) fn spawn(shared: &Arc<Shared>, runtime: &Handle, logger: &Logger) {
 
 /// Registers whenever the image does not say of this node what is true.
 async fn register(shared: Arc<Shared>, logger: Logger) {
-    let handle = ControllerHandle { shared: shared.clone() };
+    let handle = ControllerHandle {
+        shared: shared.clone(),
+    };
     let client = ControllerClient::local(&handle);
     let mut updates = shared.log.subscribe();
     let mut leadership = shared.leadership.subscribe();
@@ -43,11 +45,14 @@ async fn register(shared: Arc<Shared>, logger: Logger) {
         if ended.borrow().is_some() {
             return;
         }
-        let pause = if !is_due(&shared) {
-            Duration::MAX
-        } else if let Err(error) = send_registration(&shared, &client).await {
+        if is_due(&shared)
+            && let Err(error) = send_registration(&shared, &client).await
+        {
             debug!(logger, "not registered yet"; "error" => %error);
-            RETRY
+        }
+        // Becoming a member wakes nobody here, so a node that is not registered looks again by itself.
+        let pause = if is_registered(&shared) {
+            Duration::MAX
         } else {
             RETRY
         };
@@ -65,11 +70,18 @@ fn is_due(shared: &Shared) -> bool {
     let own = shared.settings.node_id;
     let membership = shared.status.lock().membership.clone();
     let member = membership.voters.contains(&own) || membership.learners.contains(&own);
+    member && !is_registered(shared) && shared.leadership().leader.is_some()
+}
+
+fn is_registered(shared: &Shared) -> bool {
     let image = shared.log.image();
-    let registered = image.controllers.get(&own).is_some_and(|controller| {
-        controller.incarnation_id == shared.incarnation_id && controller.endpoints == shared.settings.endpoints
-    });
-    member && !registered && shared.leadership().leader.is_some()
+    image
+        .controllers
+        .get(&shared.settings.node_id)
+        .is_some_and(|controller| {
+            controller.incarnation_id == shared.incarnation_id
+                && controller.endpoints == shared.settings.endpoints
+        })
 }
 
 async fn send_registration(shared: &Shared, client: &ControllerClient) -> Result<(), String> {
@@ -95,7 +107,11 @@ async fn send_registration(shared: &Shared, client: &ControllerClient) -> Result
     let mut body = bytes::BytesMut::new();
     request.encode(&mut body, 0).map_err(|error| error.to_string())?;
     let call = ControllerCall::own(ApiKey::ControllerRegistration as i16, 0);
-    client.dispatch(&call, body.freeze(), RETRY * 4).await.map(drop).map_err(|error| error.to_string())
+    client
+        .dispatch(&call, body.freeze(), RETRY * 4)
+        .await
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 /// Asks the bootstrap servers, one after another, until this node votes.
@@ -116,7 +132,11 @@ async fn join(shared: Arc<Shared>, logger: Logger) {
 }
 
 async fn ask_to_join(shared: &Shared, pool: &ClientPool, server: &str) -> Result<(), String> {
-    let endpoint = shared.settings.endpoints.first().ok_or("this node has no controller listener")?;
+    let endpoint = shared
+        .settings
+        .endpoints
+        .first()
+        .ok_or("this node has no controller listener")?;
     let request = JoinQuorumRequest {
         cluster_id: shared.settings.cluster_id.clone(),
         node_id: shared.settings.node_id,
@@ -133,5 +153,9 @@ async fn ask_to_join(shared: &Shared, pool: &ClientPool, server: &str) -> Result
         .await
         .map_err(|error| error.to_string())?;
     let response = JoinQuorumResponse::decode(answer).map_err(|error| error.to_string())?;
-    if response.refused.is_empty() { Ok(()) } else { Err(response.refused) }
+    if response.refused.is_empty() {
+        Ok(())
+    } else {
+        Err(response.refused)
+    }
 }

@@ -46,7 +46,11 @@ impl ControllerService {
     /// The service of a controller node.
     #[must_use]
     pub fn new(handle: ControllerHandle, logger: &Logger) -> Arc<Self> {
-        Arc::new(Self { handle, logger: logger.clone(), brokers: Mutex::new(BTreeMap::new()) })
+        Arc::new(Self {
+            handle,
+            logger: logger.clone(),
+            brokers: Mutex::new(BTreeMap::new()),
+        })
     }
 
     fn api_versions(&self, request: &RequestFrame) -> Response {
@@ -127,7 +131,11 @@ impl ControllerService {
     fn envelope(&self, connection: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
         let outer = match EnvelopeRequest::decode(&mut request.body.clone(), request.api_version) {
             Ok(envelope) => envelope,
-            Err(error) => return Reply::Done(Response::Close(format!("an envelope that does not decode: {error}"))),
+            Err(error) => {
+                return Reply::Done(Response::Close(format!(
+                    "an envelope that does not decode: {error}"
+                )));
+            }
         };
         let inner = match open(&outer) {
             Ok(inner) => inner,
@@ -139,7 +147,11 @@ impl ControllerService {
         self.note_broker(connection, inner.call.api_key, inner.body.clone());
         let handle = self.handle.clone();
         Reply::pending(async move {
-            let Inner { call, correlation_id, body } = inner;
+            let Inner {
+                call,
+                correlation_id,
+                body,
+            } = inner;
             let result = handle.dispatch(call.clone(), body.clone()).await;
             let (code, answer) = match result {
                 Ok(answer) => (0, Some(answer)),
@@ -201,11 +213,23 @@ impl Service for ControllerService {
 
 fn advertised() -> Vec<ApiVersion> {
     let range = |key: i16, versions: kafka_protocol::protocol::VersionRange| {
-        ApiVersion::default().with_api_key(key).with_min_version(versions.min).with_max_version(versions.max)
+        ApiVersion::default()
+            .with_api_key(key)
+            .with_min_version(versions.min)
+            .with_max_version(versions.max)
     };
-    let mut keys: Vec<ApiVersion> = apis::APIS.iter().map(|row| range(row.key, (row.versions)())).collect();
-    keys.push(range(ApiKey::ApiVersions as i16, served_versions::<ApiVersionsRequest>()));
-    keys.push(range(ApiKey::Envelope as i16, served_versions::<EnvelopeRequest>()));
+    let mut keys: Vec<ApiVersion> = apis::APIS
+        .iter()
+        .map(|row| range(row.key, (row.versions)()))
+        .collect();
+    keys.push(range(
+        ApiKey::ApiVersions as i16,
+        served_versions::<ApiVersionsRequest>(),
+    ));
+    keys.push(range(
+        ApiKey::Envelope as i16,
+        served_versions::<EnvelopeRequest>(),
+    ));
     keys.sort_by_key(|key| key.api_key);
     keys
 }
@@ -235,7 +259,9 @@ where
 }
 
 fn answer_envelope(request: &RequestFrame, code: i16, data: Option<Bytes>) -> Response {
-    let response = EnvelopeResponse::default().with_error_code(code).with_response_data(data);
+    let response = EnvelopeResponse::default()
+        .with_error_code(code)
+        .with_response_data(data);
     respond(request, request.api_version, &response)
 }
 
@@ -262,12 +288,18 @@ fn open(envelope: &EnvelopeRequest) -> Result<Inner, String> {
         client_address: address(&envelope.client_host_address),
         listener: ListenerKind::Broker,
     };
-    Ok(Inner { call, correlation_id: header.correlation_id, body: data })
+    Ok(Inner {
+        call,
+        correlation_id: header.correlation_id,
+        body: data,
+    })
 }
 
 /// Kafka's brokers send a serialised principal, Odradek's its name.
 fn principal(bytes: Option<&Bytes>) -> Result<String, String> {
-    let Some(bytes) = bytes else { return Ok(odradek_net::service::ANONYMOUS.to_owned()) };
+    let Some(bytes) = bytes else {
+        return Ok(odradek_net::service::ANONYMOUS.to_owned());
+    };
     let mut rest = bytes.clone();
     if rest.remaining() >= 2 && rest[0] == 0 {
         let version = rest.get_i16();
@@ -282,5 +314,7 @@ fn address(bytes: &Bytes) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(&bytes[..]) {
         return Some(Ipv4Addr::from(v4).into());
     }
-    <[u8; 16]>::try_from(&bytes[..]).ok().map(|v6| Ipv6Addr::from(v6).into())
+    <[u8; 16]>::try_from(&bytes[..])
+        .ok()
+        .map(|v6| Ipv6Addr::from(v6).into())
 }

@@ -164,7 +164,11 @@ impl Peer {
                 QuorumMetrics::count(&metrics.messages_sent, count);
                 self.became_reachable(true, "");
                 if snapshot {
-                    self.report(QuorumInput::SnapshotSent { peer: self.id, delivered: true }).await;
+                    self.report(QuorumInput::SnapshotSent {
+                        peer: self.id,
+                        delivered: true,
+                    })
+                    .await;
                 }
             }
             Ok(refused) => {
@@ -194,6 +198,11 @@ impl Peer {
             to: self.id,
             directory_id: Bytes::copy_from_slice(settings.directory_id.as_bytes()),
             messages: batch.into_iter().map(|message| message.bytes).collect(),
+            host: settings
+                .endpoints
+                .first()
+                .map_or_else(String::new, |own| own.host.to_string()),
+            port: settings.endpoints.first().map_or(0, |own| u32::from(own.port)),
         };
         let limit = if snapshot { SNAPSHOT_ANSWER } else { ANSWER };
         let body = Bytes::from(request.encode_to_vec());
@@ -208,7 +217,10 @@ impl Peer {
         if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed()) {
             return Ok(client.clone());
         }
-        let address = self.shared.address(self.id).ok_or(ClientError::UnknownNode(self.id))?;
+        let address = self
+            .shared
+            .address(self.id)
+            .ok_or(ClientError::UnknownNode(self.id))?;
         let client = self.pool.try_get(&address).await?;
         self.client = Some(client.clone());
         Ok(client)
@@ -241,7 +253,11 @@ impl Peer {
 
     async fn report_loss(&self, gone: bool) {
         let peer = self.id;
-        let input = if gone { QuorumInput::Down { peer } } else { QuorumInput::Unreachable { peer } };
+        let input = if gone {
+            QuorumInput::Down { peer }
+        } else {
+            QuorumInput::Unreachable { peer }
+        };
         self.report(input).await;
     }
 

@@ -116,11 +116,12 @@ impl MetadataLog {
         }
     }
 
-    /// Up to `updates_max` updates after an offset; one image when they are no longer kept; none when there is nothing new.
+    /// Up to `updates_max` updates after an offset; one image when they are no longer kept; none when there is nothing new,
+    /// or when the reader is ahead of this node.
     #[must_use]
     pub fn read_after(&self, offset: i64, updates_max: usize) -> Vec<MetadataUpdate> {
         let tail = self.tail.lock();
-        if offset < tail.complete_after || offset > tail.offset {
+        if offset < tail.complete_after {
             return vec![MetadataUpdate {
                 offset: tail.offset,
                 epoch: tail.epoch,

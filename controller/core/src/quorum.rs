@@ -146,12 +146,17 @@ impl Quorum {
     /// What the store of each founding voter must hold before the quorum starts for the first time.
     #[must_use]
     pub fn bootstrap(voters: &[NodeId]) -> Persist {
-        let mut conf = ConfState::default();
-        conf.voters = voters.iter().map(|node| wire::raft_id(*node)).collect();
-        conf.voters.sort_unstable();
-        let mut hard_state = HardState::default();
-        hard_state.term = 1;
-        hard_state.commit = BOOTSTRAP_INDEX;
+        let mut ids: Vec<u64> = voters.iter().map(|node| wire::raft_id(*node)).collect();
+        ids.sort_unstable();
+        let conf = ConfState {
+            voters: ids,
+            ..ConfState::default()
+        };
+        let hard_state = HardState {
+            term: 1,
+            commit: BOOTSTRAP_INDEX,
+            ..HardState::default()
+        };
         Persist {
             hard_state: Some(to_bytes(&hard_state)),
             snapshot: Some(StoredSnapshot {
@@ -255,8 +260,10 @@ impl Quorum {
             return Err(ProposeError::ChangeInProgress);
         }
         let single = self.conf_change(change).ok_or(ProposeError::InvalidChange)?;
-        let mut conf_change = ConfChangeV2::default();
-        conf_change.changes = vec![single];
+        let conf_change = ConfChangeV2 {
+            changes: vec![single],
+            ..ConfChangeV2::default()
+        };
         self.node
             .propose_conf_change(Vec::new(), conf_change)
             .map_err(|_| ProposeError::Busy)?;
@@ -330,8 +337,10 @@ impl Quorum {
         if !sensible {
             return None;
         }
-        let mut single = ConfChangeSingle::default();
-        single.node_id = id;
+        let mut single = ConfChangeSingle {
+            node_id: id,
+            ..ConfChangeSingle::default()
+        };
         single.set_change_type(kind);
         Some(single)
     }
@@ -539,8 +548,10 @@ impl Quorum {
             data: data.clone(),
         };
         if self.node.raft.state == StateRole::Leader {
-            let mut snapshot = Snapshot::default();
-            snapshot.data = data.to_vec();
+            let mut snapshot = Snapshot {
+                data: data.to_vec(),
+                ..Snapshot::default()
+            };
             let metadata = snapshot.mut_metadata();
             metadata.index = index;
             metadata.term = self.applied_term;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafka_protocol::messages::describe_quorum_response::{Listener, Node, PartitionData, ReplicaState, TopicData};
+use kafka_protocol::messages::describe_quorum_response::{
+    Listener, Node, PartitionData, ReplicaState, TopicData,
+};
 use kafka_protocol::messages::{DescribeQuorumRequest, DescribeQuorumResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use odradek_common::error::ErrorCode;
@@ -26,7 +28,9 @@ pub(super) fn prepare(
     let request: DescribeQuorumRequest = decode(call, body)?;
     let leadership = shared.leadership();
     if !leadership.active {
-        return Err(DispatchError::NotController { leader: leadership.leader });
+        return Err(DispatchError::NotController {
+            leader: leadership.leader,
+        });
     }
     let mut status = QuorumStatus::clone(&shared.status.lock());
     status.observers = shared.observers.lock().clone();
@@ -54,7 +58,9 @@ fn respond(
             }
         });
         let name = TopicName(StrBytes::from_string(topic.topic_name.to_string()));
-        TopicData::default().with_topic_name(name).with_partitions(partitions.collect())
+        TopicData::default()
+            .with_topic_name(name)
+            .with_partitions(partitions.collect())
     });
     let response = DescribeQuorumResponse::default().with_topics(topics.collect());
     if version < 2 {
@@ -67,7 +73,9 @@ fn respond(
                 .with_host(StrBytes::from_string(endpoint.host.to_string()))
                 .with_port(endpoint.port)
         });
-        Node::default().with_node_id(controller.node_id.into()).with_listeners(listeners.collect())
+        Node::default()
+            .with_node_id(controller.node_id.into())
+            .with_listeners(listeners.collect())
     });
     response.with_nodes(nodes.collect())
 }
@@ -76,21 +84,41 @@ fn describe(version: i16, status: &QuorumStatus, image: &MetadataImage, now_ms: 
     let replica = |node: NodeId| {
         if node == status.node_id {
             // Kafka's leader says nothing of its own fetches, and is caught up now.
-            return replica_state(version, image, node, end_offset(status.log_end), None, Some(now_ms));
+            return replica_state(
+                version,
+                image,
+                node,
+                end_offset(status.log_end),
+                None,
+                Some(now_ms),
+            );
         }
         let peer = status.peers.iter().find(|peer| peer.node == node);
-        let end = peer.filter(|peer| peer.last_contact_ms.is_some()).map_or(-1, |peer| end_offset(peer.matched));
+        let end = peer
+            .filter(|peer| peer.last_contact_ms.is_some())
+            .map_or(-1, |peer| end_offset(peer.matched));
         let last_fetch = peer.and_then(|peer| peer.last_contact_ms);
-        replica_state(version, image, node, end, last_fetch, peer.and_then(|peer| peer.last_caught_up_ms))
+        replica_state(
+            version,
+            image,
+            node,
+            end,
+            last_fetch,
+            peer.and_then(|peer| peer.last_caught_up_ms),
+        )
     };
     let members = &status.membership;
     let voters = members.voters.iter().map(|node| replica(*node)).collect();
     let learners = members.learners.iter().map(|node| replica(*node));
     let in_quorum = |node: &NodeId| members.voters.contains(node) || members.learners.contains(node);
-    let observers = status.observers.iter().filter(|(node, _)| !in_quorum(node)).map(|(node, observer)| {
-        let (fetch, caught_up) = (Some(observer.last_fetch_ms), Some(observer.last_caught_up_ms));
-        replica_state(version, image, *node, observer.offset + 1, fetch, caught_up)
-    });
+    let observers = status
+        .observers
+        .iter()
+        .filter(|(node, _)| !in_quorum(node))
+        .map(|(node, observer)| {
+            let (fetch, caught_up) = (Some(observer.last_fetch_ms), Some(observer.last_caught_up_ms));
+            replica_state(version, image, *node, observer.offset + 1, fetch, caught_up)
+        });
     PartitionData::default()
         .with_partition_index(0)
         .with_leader_id(status.leader.unwrap_or(NO_NODE).into())
@@ -113,14 +141,19 @@ fn replica_state(
     last_fetch_ms: Option<i64>,
     last_caught_up_ms: Option<i64>,
 ) -> ReplicaState {
-    let mut state = ReplicaState::default().with_replica_id(node.into()).with_log_end_offset(log_end_offset);
+    let mut state = ReplicaState::default()
+        .with_replica_id(node.into())
+        .with_log_end_offset(log_end_offset);
     if version >= 1 {
         state = state
             .with_last_fetch_timestamp(last_fetch_ms.unwrap_or(-1))
             .with_last_caught_up_timestamp(last_caught_up_ms.unwrap_or(-1));
     }
     if version >= 2 {
-        let directory = image.controllers.get(&node).map_or(Uuid::nil(), |controller| controller.directory_id);
+        let directory = image
+            .controllers
+            .get(&node)
+            .map_or(Uuid::nil(), |controller| controller.directory_id);
         state = state.with_replica_directory_id(directory);
     }
     state

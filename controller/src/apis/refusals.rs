@@ -8,12 +8,13 @@ use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::incremental_alter_configs_response as incremental;
 use kafka_protocol::messages::{
     AddRaftVoterRequest, AllocateProducerIdsRequest, AlterConfigsRequest, AlterConfigsResponse,
-    AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest,
-    BrokerRegistrationRequest, ControllerRegistrationRequest, CreatePartitionsRequest, CreatePartitionsResponse,
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest,
-    DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest, ElectLeadersResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListPartitionReassignmentsRequest,
-    RemoveRaftVoterRequest, UnregisterBrokerRequest, UpdateFeaturesRequest, UpdateRaftVoterRequest,
+    AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
+    BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeQuorumRequest,
+    DescribeQuorumResponse, ElectLeadersRequest, ElectLeadersResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest,
+    UnregisterBrokerRequest, UpdateFeaturesRequest, UpdateRaftVoterRequest,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use odradek_common::error::{ApiError, ErrorCode};
@@ -83,14 +84,22 @@ impl Refusable for DescribeQuorumRequest {
             _ => error.code(),
         };
         let response = DescribeQuorumResponse::default().with_error_code(code);
-        if version >= 2 { response.with_error_message(message(error)) } else { response }
+        if version >= 2 {
+            response.with_error_message(message(error))
+        } else {
+            response
+        }
     }
 }
 
 impl Refusable for ElectLeadersRequest {
     fn refused(&self, version: i16, error: &ApiError) -> ElectLeadersResponse {
         let response = ElectLeadersResponse::default();
-        if version >= 1 { response.with_error_code(error.code()) } else { response }
+        if version >= 1 {
+            response.with_error_code(error.code())
+        } else {
+            response
+        }
     }
 }
 
@@ -110,13 +119,21 @@ impl Refusable for DeleteTopicsRequest {
     fn refused(&self, version: i16, error: &ApiError) -> DeleteTopicsResponse {
         let refusal = || {
             let refusal = DeletableTopicResult::default().with_error_code(error.code());
-            if version >= 5 { refusal.with_error_message(message(error)) } else { refusal }
+            if version >= 5 {
+                refusal.with_error_message(message(error))
+            } else {
+                refusal
+            }
         };
-        let by_name = self.topic_names.iter().map(|name| refusal().with_name(Some(name.clone())));
-        let by_state = self
-            .topics
+        let by_name = self
+            .topic_names
             .iter()
-            .map(|topic| refusal().with_name(topic.name.clone()).with_topic_id(topic.topic_id));
+            .map(|name| refusal().with_name(Some(name.clone())));
+        let by_state = self.topics.iter().map(|topic| {
+            refusal()
+                .with_name(topic.name.clone())
+                .with_topic_id(topic.topic_id)
+        });
         DeleteTopicsResponse::default().with_responses(by_name.chain(by_state).collect())
     }
 }

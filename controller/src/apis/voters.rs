@@ -17,13 +17,20 @@ use super::{Prepared, decode, encode};
 use crate::handle::{ControllerCall, DispatchError, Shared};
 use crate::node::command::{Deciding, Job, VoterJob, VoterJobKind};
 
-pub(super) fn add(shared: &Arc<Shared>, call: &ControllerCall, body: Bytes) -> Result<Prepared, DispatchError> {
+pub(super) fn add(
+    shared: &Arc<Shared>,
+    call: &ControllerCall,
+    body: Bytes,
+) -> Result<Prepared, DispatchError> {
     let request: AddRaftVoterRequest = decode(call, body)?;
     if let Err(error) = check_cluster(shared, request.cluster_id.as_ref()) {
         return refused(call, &request, &error);
     }
-    let security_protocol =
-        shared.settings.endpoints.first().map_or(SecurityProtocol::Plaintext, |own| own.security_protocol);
+    let security_protocol = shared
+        .settings
+        .endpoints
+        .first()
+        .map_or(SecurityProtocol::Plaintext, |own| own.security_protocol);
     let endpoints = request.listeners.iter().map(|listener| Endpoint {
         listener: listener.name.as_str().into(),
         host: listener.host.as_str().into(),
@@ -52,8 +59,10 @@ pub(super) fn remove(
     if let Err(error) = check_cluster(shared, request.cluster_id.as_ref()) {
         return refused(call, &request, &error);
     }
-    let change =
-        VoterJobKind::Remove { node_id: request.voter_id, directory_id: request.voter_directory_id };
+    let change = VoterJobKind::Remove {
+        node_id: request.voter_id,
+        directory_id: request.voter_directory_id,
+    };
     job(call, request, change, &RemoveRaftVoterResponse::default())
 }
 
@@ -67,16 +76,24 @@ pub(super) fn update(
         let code = ErrorCode::VoterNotFound.code();
         return Decision::answer(UpdateRaftVoterResponse::default().with_error_code(code));
     };
-    let security_protocol =
-        known.endpoints.first().map_or(SecurityProtocol::Plaintext, |endpoint| endpoint.security_protocol);
+    let security_protocol = known
+        .endpoints
+        .first()
+        .map_or(SecurityProtocol::Plaintext, |endpoint| endpoint.security_protocol);
     let endpoints = request.listeners.iter().map(|listener| Endpoint {
         listener: listener.name.as_str().into(),
         host: listener.host.as_str().into(),
         port: listener.port,
         security_protocol,
     });
-    let updated = ControllerImage { endpoints: endpoints.collect(), ..ControllerImage::clone(known) };
-    Decision { records: vec![updated.to_record()], response: UpdateRaftVoterResponse::default() }
+    let updated = ControllerImage {
+        endpoints: endpoints.collect(),
+        ..ControllerImage::clone(known)
+    };
+    Decision {
+        records: vec![updated.to_record()],
+        response: UpdateRaftVoterResponse::default(),
+    }
 }
 
 fn check_cluster(shared: &Shared, cluster_id: Option<&StrBytes>) -> Result<(), ApiError> {
@@ -90,7 +107,11 @@ fn check_cluster(shared: &Shared, cluster_id: Option<&StrBytes>) -> Result<(), A
     }
 }
 
-fn refused<R: Refusable>(call: &ControllerCall, request: &R, error: &ApiError) -> Result<Prepared, DispatchError> {
+fn refused<R: Refusable>(
+    call: &ControllerCall,
+    request: &R,
+    error: &ApiError,
+) -> Result<Prepared, DispatchError> {
     let response = request.refused(call.api_version, error);
     encode(call.api_key, call.api_version, &response).map(Prepared::Answer)
 }
@@ -109,5 +130,9 @@ where
     let refused = Box::new(move |error: &ApiError| {
         encode(key, version, &request.refused(version, error)).unwrap_or_default()
     });
-    Ok(Prepared::Job(Job::Voters(VoterJob { change, done, refused })))
+    Ok(Prepared::Job(Job::Voters(VoterJob {
+        change,
+        done,
+        refused,
+    })))
 }

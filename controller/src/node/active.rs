@@ -27,7 +27,13 @@ struct Waiting {
 
 impl Active {
     pub(crate) fn new(term: u64, committed: &MetadataImage, applied: u64) -> Self {
-        Self { term, latest: committed.clone(), waiting: VecDeque::new(), last_proposed: applied, applied }
+        Self {
+            term,
+            latest: committed.clone(),
+            waiting: VecDeque::new(),
+            last_proposed: applied,
+            applied,
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -35,7 +41,12 @@ impl Active {
     }
 
     /// Records were taken by the quorum: later decisions see them, the answer waits.
-    pub(crate) fn proposed(&mut self, at: Proposed, records: &[MetadataRecord], reply: Option<(Reply, Bytes)>) {
+    pub(crate) fn proposed(
+        &mut self,
+        at: Proposed,
+        records: &[MetadataRecord],
+        reply: Option<(Reply, Bytes)>,
+    ) {
         for record in records {
             self.latest.apply(record);
         }
@@ -49,8 +60,14 @@ impl Active {
         if self.last_proposed <= self.applied {
             let _gone = reply.send(Ok(answer));
         } else {
-            let at = Proposed { index: self.last_proposed, term: self.term };
-            self.waiting.push_back(Waiting { at, reply: Some((reply, answer)) });
+            let at = Proposed {
+                index: self.last_proposed,
+                term: self.term,
+            };
+            self.waiting.push_back(Waiting {
+                at,
+                reply: Some((reply, answer)),
+            });
         }
     }
 
@@ -58,7 +75,9 @@ impl Active {
     pub(crate) fn committed(&mut self, index: u64, term: u64) {
         self.applied = index;
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.at.index <= index) {
-            let Some((reply, answer)) = waiting.reply else { continue };
+            let Some((reply, answer)) = waiting.reply else {
+                continue;
+            };
             let answer = if waiting.at.term == term {
                 Ok(answer)
             } else {

@@ -22,7 +22,11 @@ pub(crate) enum Command {
     /// A broker may be dead: dial it.
     Suspect(NodeId),
     /// The outcome of dialling a broker; `refused` is proof that nobody listens there.
-    Probed { broker: NodeId, broker_epoch: i64, refused: bool },
+    Probed {
+        broker: NodeId,
+        broker_epoch: i64,
+        refused: bool,
+    },
     /// Hand over and stop.
     Shutdown(oneshot::Sender<()>),
 }
@@ -69,7 +73,11 @@ pub(crate) struct VoterJob {
 /// Which change.
 pub(crate) enum VoterJobKind {
     /// Let the node in: as a learner, and as a voter once it has the log.
-    Add { node_id: NodeId, directory_id: Uuid, endpoints: Vec<Endpoint> },
+    Add {
+        node_id: NodeId,
+        directory_id: Uuid,
+        endpoints: Vec<Endpoint>,
+    },
     /// Take the node out.
     Remove { node_id: NodeId, directory_id: Uuid },
 }

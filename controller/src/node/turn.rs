@@ -11,7 +11,8 @@ use odradek_common::metadata::{MetadataRecord, batch_bytes, batch_from_bytes};
 use odradek_common::time::Now;
 use odradek_controller_core::controller::Controller;
 use odradek_controller_core::quorum::{
-    CommittedEntry, Persist, ProposeError, QuorumEffects, QuorumInput, RestoredSnapshot, Role, RoleChange, StoredSnapshot,
+    CommittedEntry, Persist, ProposeError, QuorumEffects, QuorumInput, RestoredSnapshot, Role, RoleChange,
+    StoredSnapshot,
 };
 use slog::{debug, info, warn};
 
@@ -32,7 +33,11 @@ impl ControllerNode {
     pub(super) fn turn(&mut self, batch: &mut Vec<Command>) -> Result<(), NodeError> {
         let now = self.now();
         let mut inputs = Vec::with_capacity(batch.len() + 1);
-        inputs.extend(self.transport.take_lost().map(|peer| QuorumInput::Unreachable { peer }));
+        inputs.extend(
+            self.transport
+                .take_lost()
+                .map(|peer| QuorumInput::Unreachable { peer }),
+        );
         for command in batch.drain(..) {
             self.take(now, command, &mut inputs);
         }
@@ -47,7 +52,11 @@ impl ControllerNode {
         match command {
             Command::Raft { from, messages } => {
                 QuorumMetrics::count(&self.shared.metrics.messages_received, messages.len() as u64);
-                inputs.extend(messages.into_iter().map(|bytes| QuorumInput::Message { from, bytes }));
+                inputs.extend(
+                    messages
+                        .into_iter()
+                        .map(|bytes| QuorumInput::Message { from, bytes }),
+                );
             }
             Command::Report(input) => {
                 if let QuorumInput::Down { peer } = &input {
@@ -58,7 +67,11 @@ impl ControllerNode {
             }
             Command::Call(call) => self.call(now, call),
             Command::Suspect(broker) => self.suspect(broker),
-            Command::Probed { broker, broker_epoch, refused } => self.probed(now, broker, broker_epoch, refused),
+            Command::Probed {
+                broker,
+                broker_epoch,
+                refused,
+            } => self.probed(now, broker, broker_epoch, refused),
             Command::Shutdown(done) => {
                 info!(self.logger, "stopping"; "role" => ?self.role.role);
                 self.stopping = Some((Instant::now(), done));
@@ -69,7 +82,9 @@ impl ControllerNode {
 
     fn call(&mut self, now: Now, call: QueuedCall) {
         if self.active.is_none() {
-            let _gone = call.reply.send(Err(DispatchError::NotController { leader: self.role.leader }));
+            let _gone = call.reply.send(Err(DispatchError::NotController {
+                leader: self.role.leader,
+            }));
             return;
         }
         QuorumMetrics::count(&self.shared.metrics.requests, 1);
@@ -82,8 +97,12 @@ impl ControllerNode {
     fn decide(&mut self, now: Now, decide: super::command::Decide, reply: Reply) {
         let next_offset = self.next_offset();
         let Some(active) = &mut self.active else { return };
-        let mut deciding =
-            Deciding { controller: &mut self.controller, image: &active.latest, now, next_offset };
+        let mut deciding = Deciding {
+            controller: &mut self.controller,
+            image: &active.latest,
+            now,
+            next_offset,
+        };
         match decide(&mut deciding) {
             Ok((records, answer)) if records.is_empty() => active.answer(reply, answer),
             Ok((records, answer)) => self.propose(records, Some((reply, answer))),
@@ -117,13 +136,21 @@ impl ControllerNode {
     /// What the active controller does unasked: sessions that ran out, leaders to be moved, brokers to be dialled.
     fn pursue_own_work(&mut self, now: Now, inputs: &mut Vec<QuorumInput>) {
         let Some(active) = &self.active else { return };
-        if self.controller.next_deadline(&active.latest).is_some_and(|due| due <= now.mono_ms) {
+        if self
+            .controller
+            .next_deadline(&active.latest)
+            .is_some_and(|due| due <= now.mono_ms)
+        {
             let records = self.controller.tick(&active.latest, now);
             if !records.is_empty() {
                 self.propose(records, None);
             }
         }
-        if let Some(active) = self.active.as_ref().filter(|_| now.mono_ms >= self.suspects_due_ms) {
+        if let Some(active) = self
+            .active
+            .as_ref()
+            .filter(|_| now.mono_ms >= self.suspects_due_ms)
+        {
             self.suspects_due_ms = now.mono_ms + SUSPECTS_INTERVAL_MS;
             for broker in self.controller.suspects(&active.latest, now) {
                 self.suspect(broker);
@@ -135,19 +162,42 @@ impl ControllerNode {
     /// Dials a broker that may be dead.
     fn suspect(&mut self, broker_id: NodeId) {
         let Some(active) = &self.active else { return };
-        let Some(broker) = active.latest.brokers.get(&broker_id).filter(|broker| !broker.fenced) else { return };
-        let Some(endpoint) = broker.endpoints.first() else { return };
+        let Some(broker) = active
+            .latest
+            .brokers
+            .get(&broker_id)
+            .filter(|broker| !broker.fenced)
+        else {
+            return;
+        };
         if self.probing.insert(broker_id) {
+            let endpoints = broker.endpoints.iter();
+            let addresses = endpoints.map(|it| odradek_net::pool::join_address(&it.host, it.port));
             let commands = self.shared.commands.clone();
-            let address = odradek_net::pool::join_address(&endpoint.host, endpoint.port);
-            self.runtime.spawn(probe::dial(commands, broker_id, broker.broker_epoch, address));
+            let dial = probe::dial(commands, broker_id, broker.broker_epoch, addresses.collect());
+            self.runtime.spawn(dial);
+        }
+    }
+
+    /// A broker may have died with the controller that would have noticed.
+    fn suspect_all(&mut self) {
+        let Some(active) = &self.active else { return };
+        let brokers: Vec<NodeId> = active.latest.brokers.keys().copied().collect();
+        for broker in brokers {
+            self.suspect(broker);
         }
     }
 
     fn probed(&mut self, now: Now, broker_id: NodeId, broker_epoch: i64, refused: bool) {
         self.probing.remove(&broker_id);
-        let Some(active) = self.active.as_ref().filter(|_| refused) else { return };
-        let same = active.latest.brokers.get(&broker_id).is_some_and(|b| b.broker_epoch == broker_epoch);
+        let Some(active) = self.active.as_ref().filter(|_| refused) else {
+            return;
+        };
+        let same = active
+            .latest
+            .brokers
+            .get(&broker_id)
+            .is_some_and(|b| b.broker_epoch == broker_epoch);
         if same {
             let records = self.controller.session_dropped(&active.latest, now, broker_id);
             if !records.is_empty() {
@@ -222,7 +272,12 @@ impl ControllerNode {
 
     fn restore(&mut self, restored: RestoredSnapshot) -> Result<(), NodeError> {
         info!(self.logger, "took the leader's snapshot"; "index" => restored.index, "bytes" => restored.data.len());
-        let snapshot = StoredSnapshot { index: restored.index, term: restored.term, data: restored.data, ..Default::default() };
+        let snapshot = StoredSnapshot {
+            index: restored.index,
+            term: restored.term,
+            data: restored.data,
+            ..Default::default()
+        };
         self.committed = image_of(Some(&snapshot))?;
         self.publish(MetadataContent::Snapshot);
         Ok(())
@@ -272,7 +327,10 @@ impl ControllerNode {
             QuorumMetrics::count(&metrics.leader_changes, 1);
             info!(self.logger, "the quorum has a leader"; "leader" => role.leader, "term" => role.term);
         }
-        let lost = self.active.as_ref().is_some_and(|active| role.role != Role::Leader || active.term != role.term);
+        let lost = self
+            .active
+            .as_ref()
+            .is_some_and(|active| role.role != Role::Leader || active.term != role.term);
         if lost {
             info!(self.logger, "no longer the active controller"; "term" => role.term, "leader" => role.leader);
             self.abandon();
@@ -298,11 +356,15 @@ impl ControllerNode {
         self.active = Some(Active::new(self.role.term, &self.committed, applied));
         info!(self.logger, "this node is the active controller"; "term" => self.role.term);
         if self.committed.cluster_id.is_empty() || self.committed.features.is_empty() {
-            self.propose(Controller::bootstrap_records(&self.shared.settings.cluster_id), None);
+            self.propose(
+                Controller::bootstrap_records(&self.shared.settings.cluster_id),
+                None,
+            );
         }
         if let Some(active) = &self.active {
             self.controller.on_leadership(&active.latest, now);
         }
+        self.suspect_all();
     }
 
     /// Shows the outside where this node is.
@@ -315,10 +377,17 @@ impl ControllerNode {
         QuorumMetrics::set(&metrics.log_end, view.last);
         QuorumMetrics::set(&metrics.log_bytes, self.quorum.log_bytes() as u64);
         metrics.role.store(role_number(view.role.role), Ordering::Relaxed);
-        metrics.leader.store(view.role.leader.map_or(-1, i64::from), Ordering::Relaxed);
-        metrics.active.store(i64::from(self.active.is_some()), Ordering::Relaxed);
-        let leadership =
-            Leadership { leader: view.role.leader, term: view.role.term, active: self.active.is_some() };
+        metrics
+            .leader
+            .store(view.role.leader.map_or(-1, i64::from), Ordering::Relaxed);
+        metrics
+            .active
+            .store(i64::from(self.active.is_some()), Ordering::Relaxed);
+        let leadership = Leadership {
+            leader: view.role.leader,
+            term: view.role.term,
+            active: self.active.is_some(),
+        };
         let status = QuorumStatus {
             node_id: self.shared.settings.node_id,
             role: view.role.role,

@@ -30,12 +30,15 @@ pub(crate) struct Joining {
 impl ControllerNode {
     pub(super) fn change_voters(&mut self, job: VoterJob, reply: Reply) {
         let result = match job.change {
-            VoterJobKind::Add { node_id, directory_id, endpoints } => {
-                self.add_voter(node_id, directory_id, endpoints, reply, job.done)
-            }
-            VoterJobKind::Remove { node_id, directory_id } => {
-                self.remove_voter(node_id, directory_id, reply, job.done)
-            }
+            VoterJobKind::Add {
+                node_id,
+                directory_id,
+                endpoints,
+            } => self.add_voter(node_id, directory_id, endpoints, reply, job.done),
+            VoterJobKind::Remove {
+                node_id,
+                directory_id,
+            } => self.remove_voter(node_id, directory_id, reply, job.done),
         };
         if let Err((error, reply)) = result {
             info!(self.logger, "refusing a change of voters"; "error" => %error);
@@ -60,7 +63,11 @@ impl ControllerNode {
             return Ok(());
         }
         self.register_joiner(node_id, directory_id, endpoints);
-        self.joining.push(Joining { node_id, since: Instant::now(), answers: vec![(reply, done)] });
+        self.joining.push(Joining {
+            node_id,
+            since: Instant::now(),
+            answers: vec![(reply, done)],
+        });
         Ok(())
     }
 
@@ -91,7 +98,11 @@ impl ControllerNode {
         let Some(active) = &self.active else { return Ok(()) };
         let member = self.quorum.view().membership;
         let votes = member.voters.contains(&node_id) || member.learners.contains(&node_id);
-        let registered = active.latest.controllers.get(&node_id).map(|controller| controller.directory_id);
+        let registered = active
+            .latest
+            .controllers
+            .get(&node_id)
+            .map(|controller| controller.directory_id);
         let other = registered.is_some_and(|id| !id.is_nil() && !directory_id.is_nil() && id != directory_id);
         if !votes || other {
             let detail = format!("node {node_id} with that directory id is no voter");
@@ -99,7 +110,9 @@ impl ControllerNode {
         }
         // Before the change: a leader that removes itself takes no records after it.
         if registered.is_some() {
-            let gone = record(Record::UnregisterController(UnregisterControllerRecord { node_id }));
+            let gone = record(Record::UnregisterController(UnregisterControllerRecord {
+                node_id,
+            }));
             self.propose(vec![gone], None);
         }
         match self.quorum.change_voters(VoterChange::Remove(node_id)) {
@@ -137,7 +150,7 @@ impl ControllerNode {
             let matched = view.peers.iter().find(|peer| peer.node == node.node_id).map(|peer| peer.matched);
             let change = if !view.membership.learners.contains(&node.node_id) {
                 Some(VoterChange::AddLearner(node.node_id))
-            } else if matched.is_some_and(|matched| matched + PROMOTE_LAG_MAX >= view.last) {
+            } else if matched.is_some_and(|matched| matched > 0 && matched + PROMOTE_LAG_MAX >= view.last) {
                 Some(VoterChange::Promote(node.node_id))
             } else {
                 None
@@ -162,7 +175,8 @@ impl ControllerNode {
     pub(super) fn membership_changed(&mut self, membership: &Membership) {
         let own = self.shared.settings.node_id;
         let peers = membership.voters.iter().chain(&membership.learners).copied();
-        self.transport.keep_only(peers.filter(|node| *node != own).collect());
+        self.transport
+            .keep_only(peers.filter(|node| *node != own).collect());
     }
 }
 

@@ -38,7 +38,10 @@ async fn serve(handle: &ControllerHandle, request: &FetchMetadataRequest) -> Fet
     let shared = &handle.shared;
     let own = &shared.settings.cluster_id;
     if !request.cluster_id.is_empty() && request.cluster_id != *own {
-        return refused(shared, format!("this is cluster {own}, not {}", request.cluster_id));
+        return refused(
+            shared,
+            format!("this is cluster {own}, not {}", request.cluster_id),
+        );
     }
     note_observer(shared, request);
     let updates_max = usize::try_from(request.updates_max).unwrap_or(0).min(UPDATES_MAX);
@@ -46,7 +49,11 @@ async fn serve(handle: &ControllerHandle, request: &FetchMetadataRequest) -> Fet
     // Who asks for no updates asks about the cluster only.
     let updates = match updates_max {
         0 => Vec::new(),
-        _ => handle.fetch_metadata(request.after_offset, updates_max, Duration::from_millis(wait_ms)).await,
+        _ => {
+            handle
+                .fetch_metadata(request.after_offset, updates_max, Duration::from_millis(wait_ms))
+                .await
+        }
     };
     let mut size_bytes = 0;
     let entries = updates.iter().map(entry).take_while(|entry| {
@@ -54,7 +61,10 @@ async fn serve(handle: &ControllerHandle, request: &FetchMetadataRequest) -> Fet
         size_bytes += entry.batch.len();
         first || size_bytes <= RESPONSE_BYTES_MAX
     });
-    FetchMetadataResponse { entries: entries.collect(), ..about(shared) }
+    FetchMetadataResponse {
+        entries: entries.collect(),
+        ..about(shared)
+    }
 }
 
 fn entry(update: &MetadataUpdate) -> MetadataEntry {
@@ -62,11 +72,19 @@ fn entry(update: &MetadataUpdate) -> MetadataEntry {
         MetadataContent::Records(records) => (batch_bytes(records.to_vec()), false),
         MetadataContent::Snapshot => (batch_bytes(update.image.to_records()), true),
     };
-    MetadataEntry { offset: update.offset, epoch: update.epoch, batch, snapshot }
+    MetadataEntry {
+        offset: update.offset,
+        epoch: update.epoch,
+        batch,
+        snapshot,
+    }
 }
 
 fn refused(shared: &Shared, refused: String) -> FetchMetadataResponse {
-    FetchMetadataResponse { refused, ..about(shared) }
+    FetchMetadataResponse {
+        refused,
+        ..about(shared)
+    }
 }
 
 fn about(shared: &Shared) -> FetchMetadataResponse {

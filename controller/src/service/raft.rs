@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use odradek_common::ids::NO_NODE;
 use odradek_common::metadata::{Endpoint, SecurityProtocol};
+use odradek_net::pool::join_address;
 use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire::raw_response;
 use prost::Message;
@@ -31,14 +32,29 @@ fn take(shared: &Shared, request: RaftMessagesRequest) -> Result<(), String> {
     let directory_id = uuid(&request.directory_id);
     check_directory(shared, request.from, directory_id)?;
     shared.directories.lock().insert(request.from, directory_id);
-    let command = Command::Raft { from: request.from, messages: request.messages };
-    shared.commands.try_send(command).map_err(|_| "this node is too busy or stopping".to_owned())
+    if let Some(port) = u16::try_from(request.port).ok().filter(|port| *port != 0) {
+        shared
+            .addresses
+            .lock()
+            .insert(request.from, join_address(&request.host, port));
+    }
+    let command = Command::Raft {
+        from: request.from,
+        messages: request.messages,
+    };
+    shared
+        .commands
+        .try_send(command)
+        .map_err(|_| "this node is too busy or stopping".to_owned())
 }
 
 /// A voter on another directory than the one it registered may have forgotten its votes.
 fn check_directory(shared: &Shared, from: i32, directory_id: Uuid) -> Result<(), String> {
     let image = shared.log.image();
-    let registered = image.controllers.get(&from).map(|controller| controller.directory_id);
+    let registered = image
+        .controllers
+        .get(&from)
+        .map(|controller| controller.directory_id);
     match registered {
         Some(known) if !known.is_nil() && known != directory_id => Err(format!(
             "node {from} registered metadata directory {known}, and this is {directory_id}: remove the voter and add it again"
@@ -90,12 +106,27 @@ async fn let_in(shared: &Shared, request: JoinQuorumRequest) -> Result<(), Strin
         endpoints: vec![endpoint],
     };
     let refused = Box::new(|error: &odradek_common::error::ApiError| Bytes::from(error.to_string()));
-    let job = Job::Voters(VoterJob { change, done: Bytes::new(), refused });
+    let job = Job::Voters(VoterJob {
+        change,
+        done: Bytes::new(),
+        refused,
+    });
     let (reply, answer) = oneshot::channel();
     let stopped = |_| DispatchError::Stopped.to_string();
-    shared.commands.send(Command::Call(QueuedCall { job, reply })).await.map_err(|_| stopped(()))?;
-    let refusal = answer.await.map_err(|_| stopped(()))?.map_err(|error| error.to_string())?;
-    if refusal.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&refusal).into_owned()) }
+    shared
+        .commands
+        .send(Command::Call(QueuedCall { job, reply }))
+        .await
+        .map_err(|_| stopped(()))?;
+    let refusal = answer
+        .await
+        .map_err(|_| stopped(()))?
+        .map_err(|error| error.to_string())?;
+    if refusal.is_empty() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&refusal).into_owned())
+    }
 }
 
 pub(super) fn uuid(bytes: &[u8]) -> Uuid {
@@ -104,5 +135,10 @@ pub(super) fn uuid(bytes: &[u8]) -> Uuid {
 
 pub(super) fn answer(request: &RequestFrame, response: &impl Message) -> Response {
     let body = Bytes::from(response.encode_to_vec());
-    Response::Frame(raw_response(request.api_key, request.api_version, request.correlation_id, body))
+    Response::Frame(raw_response(
+        request.api_key,
+        request.api_version,
+        request.correlation_id,
+        body,
+    ))
 }

@@ -80,7 +80,7 @@ impl Quorum {
             number,
             reset_log: stored_snapshot.is_some(),
             entries: entries.iter().map(stored_entry).collect(),
-            hard_state: hard_state.as_ref().map(|state| to_bytes(state)),
+            hard_state: hard_state.as_ref().map(to_bytes),
             snapshot: stored_snapshot,
             first_kept: None,
             must_sync: true,
