@@ -339,7 +339,7 @@ impl World {
             .iter()
             .filter_map(|(id, node)| Some((id, node.quorum.as_ref()?)))
         {
-            println!("node {id}: {:?}", quorum.view());
+            eprintln!("node {id}: {:?}", quorum.view());
         }
         panic!(
             "not within {ms_max} ms, seed {}: {what}\n{}",
