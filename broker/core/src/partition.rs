@@ -93,6 +93,8 @@ pub struct FollowerProgress {
     pub caught_up_ms: Option<u64>,
     /// Broker epoch that it fetched with (KIP-903); -1 if unknown.
     pub broker_epoch: i64,
+    /// Its broker is fenced or stopping: it cannot join the ISR soon, and nobody waits for it.
+    is_ineligible: bool,
     last_fetch_ms: u64,
     last_fetch_leader_end: i64,
 }
@@ -235,6 +237,16 @@ impl<L: ReplicaLog> Partition<L> {
             }
         }
         self.advance_high_watermark(now);
+    }
+
+    /// Brokers were fenced, unfenced or began to stop. `eligible` tells whether a broker may join an ISR: the high
+    /// watermark waits for no other follower outside of it. True if the high watermark moved.
+    pub fn followers_changed(&mut self, now: Now, eligible: impl Fn(NodeId) -> bool) -> bool {
+        let Role::Leader(leader) = &mut self.role else { return false };
+        for (replica, progress) in &mut leader.followers {
+            progress.is_ineligible = !eligible(*replica);
+        }
+        self.advance_high_watermark(now)
     }
 
     /// Refuses what only a leader may answer.
@@ -464,7 +476,8 @@ impl<L: ReplicaLog> Partition<L> {
         for (replica, progress) in &leader.followers {
             let waits = self.image.isr.contains(replica)
                 || leader.proposal.as_ref().is_some_and(|isr| isr.contains(replica))
-                || (progress.log_end_offset >= leader.epoch_start_offset
+                || (!progress.is_ineligible
+                    && progress.log_end_offset >= leader.epoch_start_offset
                     && progress.is_caught_up(now, end, self.settings.replica_lag_time_max_ms));
             if waits {
                 target = target.min(progress.log_end_offset);
@@ -506,6 +519,7 @@ impl FollowerProgress {
             log_start_offset: -1,
             caught_up_ms: in_sync.then_some(now.mono_ms),
             broker_epoch: -1,
+            is_ineligible: false,
             last_fetch_ms: 0,
             last_fetch_leader_end: i64::MAX,
         }

@@ -121,6 +121,25 @@ fn a_lagging_follower_leaves_the_isr_and_returns() {
 }
 
 #[test]
+fn nobody_waits_for_a_broker_that_has_left() {
+    let mut partition = leader(2);
+    fetch(&mut partition, 1, 3, 0);
+    append(&mut partition, 2, 10);
+    fetch(&mut partition, 3, 2, 10);
+    // Broker 3 dies right after a fetch: the controller fences it and takes it out of the ISR.
+    partition.apply_image(at(4), &image(1, &[1, 2], 0, 1)).unwrap();
+    assert_eq!(partition.log().high_watermark, 0, "a follower that lives may be about to return");
+    assert!(partition.followers_changed(at(5), |replica| replica != 3));
+    assert_eq!(partition.log().high_watermark, 10);
+    // It is back: the high watermark waits for it again, so that it can catch up under load.
+    assert!(!partition.followers_changed(at(6), |_| true));
+    append(&mut partition, 7, 5);
+    fetch(&mut partition, 8, 3, 10);
+    fetch(&mut partition, 9, 2, 15);
+    assert_eq!(partition.log().high_watermark, 10);
+}
+
+#[test]
 fn a_refused_proposal_leaves_the_committed_isr() {
     let mut partition = leader(1);
     append(&mut partition, 1, 10);
