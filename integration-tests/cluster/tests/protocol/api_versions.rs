@@ -119,7 +119,7 @@ async fn features_from_level_0_are_shown_from_version_4_on() {
         .iter()
         .map(|it| (it.name.to_string(), it.min_version))
         .collect();
-    assert_eq!(levels.get("group.version"), Some(&0), "{levels:?}");
+    assert_eq!(levels.get("kraft.version"), Some(&0), "{levels:?}");
     assert!(
         since
             .finalized_features
