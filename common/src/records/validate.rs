@@ -69,6 +69,12 @@ impl Refusal {
     }
 }
 
+impl From<crate::error::ApiError> for Refusal {
+    fn from(error: crate::error::ApiError) -> Refusal {
+        Refusal::new(error.code, error.detail)
+    }
+}
+
 impl From<RecordError> for Refusal {
     fn from(error: RecordError) -> Refusal {
         let code = match &error {

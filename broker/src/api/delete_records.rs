@@ -1,0 +1,131 @@
+//! DeleteRecords: moves the start of logs, and answers when every live replica has followed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages::delete_records_request::DeleteRecordsPartition;
+use kafka_protocol::messages::delete_records_response::{
+    DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
+};
+use kafka_protocol::messages::{ApiKey, DeleteRecordsRequest, DeleteRecordsResponse};
+use odradek_broker_log::error::ReadError;
+use odradek_common::error::{ApiError, ErrorCode};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Call, Handler};
+use crate::broker::Broker;
+use crate::replica::Replica;
+
+/// "To the high watermark".
+const HIGH_WATERMARK: i64 = -1;
+
+/// The handler.
+pub struct DeleteRecords;
+
+impl Handler for DeleteRecords {
+    type Request = DeleteRecordsRequest;
+
+    async fn handle(
+        broker: Arc<Broker>,
+        _call: Call,
+        request: DeleteRecordsRequest,
+    ) -> DeleteRecordsResponse {
+        let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in &topic.partitions {
+                let result = DeleteRecordsPartitionResult::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_low_watermark(-1);
+                let outcome = match start(&broker, topic.name.0.as_str(), partition) {
+                    Ok((replica, offset)) => finish(&broker, &replica, offset, deadline).await,
+                    Err(error) => Err(error.code),
+                };
+                partitions.push(match outcome {
+                    Ok(low_watermark) => result.with_low_watermark(low_watermark),
+                    Err(code) => {
+                        broker.metrics.refused(ApiKey::DeleteRecords, code);
+                        result.with_error_code(code.code())
+                    }
+                });
+            }
+            let result = DeleteRecordsTopicResult::default().with_name(topic.name.clone());
+            topics.push(result.with_partitions(partitions));
+        }
+        DeleteRecordsResponse::default().with_topics(topics)
+    }
+}
+
+/// Moves the leader's log start.
+fn start(
+    broker: &Broker,
+    topic: &str,
+    partition: &DeleteRecordsPartition,
+) -> Result<(Arc<Replica>, i64), ApiError> {
+    let replica = broker.replicas.leader(topic, partition.partition_index)?;
+    if !replica.config().cleanup_policy.delete {
+        let detail = format!("{topic} is compacted only: its records cannot be deleted");
+        return Err(ApiError::new(ErrorCode::PolicyViolation, detail));
+    }
+    let deleted = replica.with(|p| {
+        let log = p.log_mut();
+        let offset = if partition.offset == HIGH_WATERMARK {
+            log.high_watermark()
+        } else {
+            partition.offset
+        };
+        if offset < 0 || offset > log.high_watermark() {
+            let detail = format!(
+                "offset {offset} is above the high watermark {}",
+                log.high_watermark()
+            );
+            return Err(ApiError::new(ErrorCode::OffsetOutOfRange, detail));
+        }
+        match log.delete_records_before(offset) {
+            Ok(_) => Ok(offset),
+            Err(ReadError::OffsetOutOfRange { .. }) => Err(ErrorCode::OffsetOutOfRange.into()),
+            Err(ReadError::Log(error)) => Err(ApiError::new(ErrorCode::KafkaStorageError, error.to_string())),
+        }
+    })?;
+    replica.wake_readers();
+    Ok((replica, deleted))
+}
+
+/// Waits until no live follower starts below `offset`; the lowest start of all.
+async fn finish(
+    broker: &Broker,
+    replica: &Replica,
+    offset: i64,
+    deadline: Instant,
+) -> Result<i64, ErrorCode> {
+    loop {
+        let progress = Arc::new(Notify::new());
+        let registration = replica.await_change(&progress);
+        let low_watermark = low_watermark(broker, replica)?;
+        if low_watermark >= offset {
+            replica.forget_reader(registration);
+            return Ok(low_watermark);
+        }
+        let timed_out = tokio::time::timeout_at(deadline, progress.notified())
+            .await
+            .is_err();
+        replica.forget_reader(registration);
+        if timed_out {
+            return Err(ErrorCode::RequestTimedOut);
+        }
+    }
+}
+
+fn low_watermark(broker: &Broker, replica: &Replica) -> Result<i64, ErrorCode> {
+    let image = broker.image();
+    replica.with(|p| {
+        p.check_leader(-1)?;
+        let followers = p
+            .followers()
+            .filter(|(id, _)| image.is_alive(*id))
+            .map(|(_, p)| p.log_start_offset);
+        Ok(followers.fold(p.log().log_start_offset(), i64::min))
+    })
+}

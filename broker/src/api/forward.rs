@@ -1,0 +1,70 @@
+//! What the controller decides: the request goes to it as it came, the answer comes back as it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages::{
+    AddRaftVoterRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest,
+    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest,
+    UnregisterBrokerRequest, UpdateFeaturesRequest,
+};
+use kafka_protocol::protocol::Request;
+use odradek_controller::handle::{ControllerCall, ListenerKind};
+use odradek_net::service::{Reply, RequestFrame, Response};
+use odradek_net::wire;
+
+use super::{Api, Call, forward_row};
+use crate::broker::Broker;
+use crate::metrics::ApiTimer;
+
+/// The forwarded APIs.
+#[must_use]
+pub fn rows() -> Vec<Api> {
+    vec![
+        forward_row::<CreateTopicsRequest>(),
+        forward_row::<DeleteTopicsRequest>(),
+        forward_row::<AlterConfigsRequest>(),
+        forward_row::<CreatePartitionsRequest>(),
+        forward_row::<ElectLeadersRequest>(),
+        forward_row::<IncrementalAlterConfigsRequest>(),
+        forward_row::<AlterPartitionReassignmentsRequest>(),
+        forward_row::<ListPartitionReassignmentsRequest>(),
+        forward_row::<DescribeQuorumRequest>(),
+        forward_row::<UpdateFeaturesRequest>(),
+        forward_row::<UnregisterBrokerRequest>(),
+        forward_row::<AddRaftVoterRequest>(),
+        forward_row::<RemoveRaftVoterRequest>(),
+    ]
+}
+
+/// Sends the request on and waits for the answer.
+pub fn run<R: Request>(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply {
+    let controller_call = ControllerCall {
+        api_key: frame.api_key,
+        api_version: frame.api_version,
+        client_id: call.client_id.as_ref().map(ToString::to_string),
+        principal: call.connection.principal().to_string(),
+        client_address: Some(call.connection.peer_addr.ip()),
+        listener: ListenerKind::Broker,
+    };
+    let timeout =
+        Duration::from_millis(u64::try_from(broker.config.load().socket.request_timeout_ms).unwrap_or(0));
+    let answer = async move {
+        match broker
+            .controller
+            .call(controller_call, frame.body.clone(), timeout)
+            .await
+        {
+            Ok(body) => Response::Frame(wire::raw_response(
+                frame.api_key,
+                frame.api_version,
+                call.correlation_id,
+                body,
+            )),
+            // The client retries elsewhere; an answer of this API could not say that nobody decided.
+            Err(error) => Response::Close(error.to_string()),
+        }
+    };
+    super::start(Box::pin(answer), timer)
+}

@@ -1,0 +1,308 @@
+//! Produce: one batch per partition, appended in the order of the requests, acknowledged as the request asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
+use odradek_common::error::{ApiError, ErrorCode};
+use odradek_common::records::batch::TimestampType;
+use odradek_common::records::validate::{ProduceRules, Refusal, validate_produce};
+use odradek_common::time::Now;
+use odradek_net::service::{Reply, RequestFrame, Response};
+use odradek_net::wire;
+use tokio::sync::oneshot;
+
+use super::{Call, Handler, Timed};
+use crate::broker::Broker;
+use crate::clock;
+use crate::metrics::ApiTimer;
+use crate::names::{is_internal, text};
+use crate::replica::{AppendRefusal, Replica};
+
+/// First version with zstd.
+const ZSTD_SINCE: i16 = 7;
+/// First version with `current_leader` and `node_endpoints` (KIP-951).
+const LEADER_HINTS_SINCE: i16 = 10;
+/// First version that names topics by id (KIP-516).
+const TOPIC_IDS_SINCE: i16 = 13;
+
+/// The handler; [`run`] takes its place in the table, because appends happen before the first await.
+pub struct Produce;
+
+impl Handler for Produce {
+    type Request = ProduceRequest;
+
+    async fn handle(broker: Arc<Broker>, call: Call, request: ProduceRequest) -> ProduceResponse {
+        Production::append(&broker, call.api_version, &request)
+            .acknowledge()
+            .await
+    }
+}
+
+/// Appends at once, then answers, waits for replication, or stays silent (acks=0).
+pub fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply {
+    let request = match wire::decode_request::<ProduceRequest>(&frame) {
+        Ok(request) => request,
+        Err(error) => return Reply::Done(Response::Close(error.to_string())),
+    };
+    let (version, correlation_id) = (call.api_version, call.correlation_id);
+    let production = Production::append(&broker, version, &request);
+    let acks = request.acks;
+    drop(request);
+    drop(frame);
+    if acks == 0 {
+        timer.done_locally();
+        return Reply::Done(production.silent());
+    }
+    if production.is_complete() {
+        timer.done_locally();
+        return Reply::Done(super::encode::<ProduceRequest>(
+            version,
+            correlation_id,
+            &production.respond(),
+        ));
+    }
+    let answer = async move {
+        let response = production.acknowledge().await;
+        super::encode::<ProduceRequest>(version, correlation_id, &response)
+    };
+    Reply::pending_overlap(Timed::new(Box::pin(answer), timer))
+}
+
+/// One request after its appends.
+struct Production {
+    broker: Arc<Broker>,
+    api_version: i16,
+    timeout: Duration,
+    topics: Vec<TopicProduceResponse>,
+    /// Topic and partition positions in `topics`, with what must be waited for.
+    waits: Vec<(usize, usize, oneshot::Receiver<Result<(), ErrorCode>>)>,
+}
+
+impl Production {
+    fn append(broker: &Arc<Broker>, api_version: i16, request: &ProduceRequest) -> Self {
+        let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        let mut production = Self {
+            broker: broker.clone(),
+            api_version,
+            timeout,
+            topics: Vec::new(),
+            waits: Vec::new(),
+        };
+        let now = clock::now();
+        for topic in &request.topic_data {
+            production.append_topic(now, request.acks, topic);
+        }
+        production
+    }
+
+    fn append_topic(&mut self, now: Now, acks: i16, topic: &TopicProduceData) {
+        let name = if self.api_version >= TOPIC_IDS_SINCE {
+            self.broker
+                .image()
+                .topic_by_id(&topic.topic_id)
+                .map(|topic| topic.name.clone())
+        } else {
+            Some(Arc::from(topic.name.0.as_str()))
+        };
+        let mut partitions = Vec::with_capacity(topic.partition_data.len());
+        for data in &topic.partition_data {
+            let outcome = match &name {
+                Some(name) => self.append_partition(now, acks, name, data),
+                None => Err(ApiError::from(ErrorCode::UnknownTopicId).into()),
+            };
+            let (response, wait) = match outcome {
+                Ok((response, wait)) => (response, wait),
+                Err(refusal) => (self.refused(name.as_deref(), data.index, &refusal), None),
+            };
+            if let Some(wait) = wait {
+                self.waits.push((self.topics.len(), partitions.len(), wait));
+            }
+            partitions.push(response);
+        }
+        let response = TopicProduceResponse::default()
+            .with_name(topic.name.clone())
+            .with_partition_responses(partitions);
+        self.topics.push(response.with_topic_id(topic.topic_id));
+    }
+
+    fn append_partition(
+        &self,
+        now: Now,
+        acks: i16,
+        topic: &Arc<str>,
+        data: &PartitionProduceData,
+    ) -> Result<
+        (
+            PartitionProduceResponse,
+            Option<oneshot::Receiver<Result<(), ErrorCode>>>,
+        ),
+        Refusal,
+    > {
+        if !(-1..=1).contains(&acks) {
+            let detail = format!("acks must be -1, 0 or 1, not {acks}");
+            return Err(ApiError::new(ErrorCode::InvalidRequiredAcks, detail).into());
+        }
+        if is_internal(topic) {
+            let detail = format!("{topic} is written by brokers alone");
+            return Err(ApiError::new(ErrorCode::InvalidTopicException, detail).into());
+        }
+        let replica = self.broker.replicas.leader(topic, data.index)?;
+        let records = data.records.as_deref().unwrap_or_default();
+        let mut batch = BytesMut::from(records);
+        let validated = validate_produce(&mut batch, &self.rules(now, &replica))?;
+        let appended = match replica.append(now, &mut batch, acks == -1) {
+            Ok(appended) => appended,
+            Err(AppendRefusal::Api(error)) => return Err(error.into()),
+            Err(AppendRefusal::Log(error)) => {
+                self.broker.replicas.log_failed(&replica, &error);
+                return Err(ApiError::new(ErrorCode::KafkaStorageError, error.to_string()).into());
+            }
+        };
+        if !appended.info.duplicate {
+            let records = u64::try_from(validated.header.record_count).unwrap_or(0);
+            replica.traffic.appended(records, batch.len());
+        }
+        let response = PartitionProduceResponse::default()
+            .with_index(data.index)
+            .with_base_offset(appended.info.first_offset)
+            .with_log_append_time_ms(validated.log_append_time_ms)
+            .with_log_start_offset(appended.log_start_offset);
+        Ok((response, appended.committed))
+    }
+
+    fn rules(&self, now: Now, replica: &Replica) -> ProduceRules {
+        let config = replica.config();
+        ProduceRules {
+            compacted: config.cleanup_policy.compact,
+            max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(0),
+            timestamp_type: match config.timestamp_type {
+                odradek_config::TimestampType::CreateTime => TimestampType::CreateTime,
+                odradek_config::TimestampType::LogAppendTime => TimestampType::LogAppendTime,
+            },
+            timestamp_before_max_ms: config.timestamp_before_max_ms,
+            timestamp_after_max_ms: config.timestamp_after_max_ms,
+            zstd_allowed: self.api_version >= ZSTD_SINCE,
+            now_ms: now.wall_ms,
+        }
+    }
+
+    fn refused(&self, topic: Option<&str>, index: i32, refusal: &Refusal) -> PartitionProduceResponse {
+        let record_errors = refusal.record_errors.iter().map(|(at, message)| {
+            BatchIndexAndErrorMessage::default()
+                .with_batch_index(*at)
+                .with_batch_index_error_message(Some(text(message)))
+        });
+        let response = PartitionProduceResponse::default()
+            .with_index(index)
+            .with_error_code(refusal.code.code())
+            .with_base_offset(-1)
+            .with_log_append_time_ms(-1)
+            .with_log_start_offset(-1)
+            .with_record_errors(record_errors.collect())
+            .with_error_message(Some(text(&refusal.message)));
+        self.broker
+            .metrics
+            .refused(kafka_protocol::messages::ApiKey::Produce, refusal.code);
+        self.with_leader_hint(response, topic, refusal.code)
+    }
+
+    /// KIP-951: who wrote to the wrong node is told the right one.
+    fn with_leader_hint(
+        &self,
+        response: PartitionProduceResponse,
+        topic: Option<&str>,
+        code: ErrorCode,
+    ) -> PartitionProduceResponse {
+        let fits = self.api_version >= LEADER_HINTS_SINCE
+            && matches!(
+                code,
+                ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
+            );
+        let Some(topic) = topic.filter(|_| fits) else {
+            return response;
+        };
+        let Some(partition) = self.broker.image().partition(topic, response.index).cloned() else {
+            return response;
+        };
+        response.with_current_leader(
+            LeaderIdAndEpoch::default()
+                .with_leader_id(BrokerId(partition.leader))
+                .with_leader_epoch(partition.leader_epoch),
+        )
+    }
+
+    fn is_complete(&self) -> bool {
+        self.waits.is_empty()
+    }
+
+    /// acks=0: no bytes; an error is told by closing the connection.
+    fn silent(self) -> Response {
+        let failed = self
+            .topics
+            .iter()
+            .flat_map(|topic| &topic.partition_responses)
+            .find(|p| p.error_code != 0);
+        match failed {
+            None => Response::NoAnswer,
+            Some(partition) => Response::Close(format!(
+                "a produce with acks=0 failed with error {}: {}",
+                partition.error_code,
+                partition
+                    .error_message
+                    .as_ref()
+                    .map_or("", |message| message.as_str())
+            )),
+        }
+    }
+
+    async fn acknowledge(mut self) -> ProduceResponse {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        for (topic, partition, wait) in std::mem::take(&mut self.waits) {
+            let outcome = match tokio::time::timeout_at(deadline, wait).await {
+                Ok(Ok(outcome)) => outcome,
+                // The replica left this node while the request waited.
+                Ok(Err(_)) => Err(ErrorCode::NotLeaderOrFollower),
+                Err(_) => Err(ErrorCode::RequestTimedOut),
+            };
+            if let Err(code) = outcome {
+                let name = self.topics[topic].name.0.as_str().to_owned();
+                let index = self.topics[topic].partition_responses[partition].index;
+                let refusal = ApiError::from(code).into();
+                self.topics[topic].partition_responses[partition] =
+                    self.refused(Some(&name), index, &refusal);
+            }
+        }
+        self.respond()
+    }
+
+    fn respond(self) -> ProduceResponse {
+        let hinted = self.topics.iter().flat_map(|topic| &topic.partition_responses);
+        let mut leaders: Vec<i32> = hinted
+            .map(|p| p.current_leader.leader_id.0)
+            .filter(|leader| *leader >= 0)
+            .collect();
+        leaders.sort_unstable();
+        leaders.dedup();
+        let image = self.broker.image();
+        let endpoints = leaders.into_iter().filter_map(|leader| {
+            let broker = image.brokers.get(&leader)?;
+            let endpoint = broker.endpoint(&self.broker.client_listener)?;
+            let node = NodeEndpoint::default()
+                .with_node_id(BrokerId(leader))
+                .with_host(text(&endpoint.host));
+            Some(
+                node.with_port(i32::from(endpoint.port))
+                    .with_rack(broker.rack.as_deref().map(text)),
+            )
+        });
+        ProduceResponse::default()
+            .with_node_endpoints(endpoints.collect())
+            .with_responses(self.topics)
+    }
+}

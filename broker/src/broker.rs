@@ -1,0 +1,71 @@
+//! What the handlers of one broker share. It owns nothing that it could derive: state lives with its owners below.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use arc_swap::ArcSwap;
+use odradek_broker_core::fetch_session::FetchSessions;
+use odradek_common::ids::NodeId;
+use odradek_common::metadata::MetadataImage;
+use odradek_config::ServerConfig;
+use parking_lot::Mutex;
+use slog::Logger;
+
+use crate::controller_channel::ControllerChannel;
+use crate::coordinator::GroupCoordinators;
+use crate::isr::IsrUpdates;
+use crate::metrics::Metrics;
+use crate::producer_ids::ProducerIds;
+use crate::replicas::Replicas;
+use crate::topic_creation::TopicCreation;
+
+/// One broker.
+pub struct Broker {
+    /// `node.id`.
+    pub node_id: NodeId,
+    /// The configuration in force: the file with the dynamic overrides on top.
+    pub config: ArcSwap<ServerConfig>,
+    /// The listener whose endpoints answers name when no client's listener is at hand.
+    pub client_listener: Arc<str>,
+    /// `fetch.max.bytes`.
+    pub fetch_max_bytes: usize,
+    /// Where this broker logs.
+    pub log: Logger,
+    /// The replicas it hosts.
+    pub replicas: Arc<Replicas>,
+    /// The way to the active controller.
+    pub controller: Arc<ControllerChannel>,
+    /// Incremental fetch sessions.
+    pub sessions: Mutex<FetchSessions>,
+    /// Consumer groups coordinated here.
+    pub groups: Arc<GroupCoordinators>,
+    /// ISR changes on their way to the controller.
+    pub isr: Arc<IsrUpdates>,
+    /// Producer ids from the controller's blocks.
+    pub producer_ids: ProducerIds,
+    /// Topics that brokers create themselves.
+    pub topic_creation: TopicCreation,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The metadata that handlers read.
+    pub image: Arc<ImageCell>,
+    /// The broker epoch of the registration; -1 before.
+    pub broker_epoch: Arc<AtomicI64>,
+}
+
+/// The newest published image.
+pub type ImageCell = ArcSwap<MetadataImage>;
+
+impl Broker {
+    /// The metadata, as of now.
+    #[must_use]
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.image.load_full()
+    }
+
+    /// The broker epoch of the registration; -1 before.
+    #[must_use]
+    pub fn epoch(&self) -> i64 {
+        self.broker_epoch.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,258 @@
+//! The way to the active controller: in-process if it is this node, else an Envelope on its controller listener.
+//!
+//! Calls are retried until they are answered or their time is up; a controller that moved is found again by asking the next
+//! voter.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, EnvelopeRequest, RequestHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
+use odradek_common::error::ErrorCode;
+use odradek_controller::handle::{ControllerCall, ControllerHandle, DispatchError, ListenerKind};
+use odradek_net::pool::{ClientPool, join_address};
+use odradek_net::service::ANONYMOUS;
+use odradek_net::wire;
+use tokio::time::Instant;
+
+use crate::broker::ImageCell;
+
+/// Pause before the next voter is asked.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why the controller did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// Nobody answered in time.
+    #[error("no active controller answered within {0:?}: {1}")]
+    TimedOut(Duration, String),
+    /// The controller refused the call as a whole.
+    #[error("the controller refused the request: {0}")]
+    Refused(String),
+    /// The request or its answer could not be encoded.
+    #[error("cannot encode or decode {0}")]
+    Encoding(String),
+}
+
+impl ControllerError {
+    /// What the client is told.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::TimedOut(..) => ErrorCode::RequestTimedOut,
+            Self::Refused(_) => ErrorCode::UnknownServerError,
+            Self::Encoding(_) => ErrorCode::InvalidRequest,
+        }
+    }
+}
+
+/// The way to the active controller.
+pub struct ControllerChannel {
+    local: Option<ControllerHandle>,
+    pool: Arc<ClientPool>,
+    voters: Vec<String>,
+    image: Arc<ImageCell>,
+    next: AtomicUsize,
+    client_id: String,
+}
+
+/// One attempt's outcome.
+enum Attempt {
+    Answered(Bytes),
+    Retry(String),
+    Failed(ControllerError),
+}
+
+impl ControllerChannel {
+    /// `local` is this node's controller, if it has one; `voters` are addresses to begin with.
+    #[must_use]
+    pub fn new(
+        local: Option<ControllerHandle>,
+        pool: Arc<ClientPool>,
+        voters: Vec<String>,
+        image: Arc<ImageCell>,
+        client_id: String,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            local,
+            pool,
+            voters,
+            image,
+            next: AtomicUsize::new(0),
+            client_id,
+        })
+    }
+
+    /// This node's controller.
+    #[must_use]
+    pub fn local(&self) -> Option<&ControllerHandle> {
+        self.local.as_ref()
+    }
+
+    /// Sends a request of this broker.
+    ///
+    /// # Errors
+    /// Nobody answered in time, or the request cannot be encoded.
+    pub async fn send<R: Request>(
+        &self,
+        version: i16,
+        request: &R,
+        timeout: Duration,
+    ) -> Result<R::Response, ControllerError> {
+        let name = || wire::api_name(R::KEY);
+        let mut body = BytesMut::new();
+        request
+            .encode(&mut body, version)
+            .map_err(|error| ControllerError::Encoding(format!("{}: {error}", name())))?;
+        let call = self.own_call(R::KEY, version);
+        let mut answer = self.call(call, body.freeze(), timeout).await?;
+        R::Response::decode(&mut answer, version)
+            .map_err(|error| ControllerError::Encoding(format!("{}: {error}", name())))
+    }
+
+    fn own_call(&self, api_key: i16, api_version: i16) -> ControllerCall {
+        ControllerCall {
+            api_key,
+            api_version,
+            client_id: Some(self.client_id.clone()),
+            principal: ANONYMOUS.to_owned(),
+            client_address: None,
+            listener: ListenerKind::Broker,
+        }
+    }
+
+    /// Passes a request on; body in, body out.
+    ///
+    /// # Errors
+    /// Nobody answered in time, or the controller refused the call as a whole.
+    pub async fn call(
+        &self,
+        call: ControllerCall,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, ControllerError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let attempt = tokio::time::timeout_at(deadline, self.attempt(&call, &body)).await;
+            let reason = match attempt {
+                Ok(Attempt::Answered(answer)) => return Ok(answer),
+                Ok(Attempt::Failed(error)) => return Err(error),
+                Ok(Attempt::Retry(reason)) => reason,
+                Err(_) => "the last attempt was not answered".to_owned(),
+            };
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(ControllerError::TimedOut(timeout, reason));
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn attempt(&self, call: &ControllerCall, body: &Bytes) -> Attempt {
+        if let Some(local) = &self.local {
+            match local.dispatch(call.clone(), body.clone()).await {
+                Ok(answer) => return Attempt::Answered(answer),
+                Err(DispatchError::NotController { leader: Some(leader) }) => {
+                    if let Some(address) = self.address_of(leader) {
+                        return self.attempt_remote(&address, call, body).await;
+                    }
+                    return Attempt::Retry(format!("controller {leader} has not registered its address yet"));
+                }
+                Err(error @ (DispatchError::NotController { leader: None } | DispatchError::TimedOut)) => {
+                    return Attempt::Retry(error.to_string());
+                }
+                Err(error) => return Attempt::Failed(ControllerError::Refused(error.to_string())),
+            }
+        }
+        let addresses = self.addresses();
+        let at = self.next.load(Ordering::Relaxed) % addresses.len().max(1);
+        let Some(address) = addresses.get(at) else {
+            return Attempt::Retry("no controller is known".to_owned());
+        };
+        let attempt = self.attempt_remote(address, call, body).await;
+        if matches!(attempt, Attempt::Retry(_)) {
+            self.next.fetch_add(1, Ordering::Relaxed);
+        }
+        attempt
+    }
+
+    fn address_of(&self, controller: i32) -> Option<String> {
+        let image = self.image.load();
+        let endpoint = image.controllers.get(&controller)?.endpoints.first()?;
+        Some(join_address(&endpoint.host, endpoint.port))
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let image = self.image.load();
+        let registered = image.controllers.keys().filter_map(|id| self.address_of(*id));
+        let mut addresses: Vec<String> = registered.collect();
+        for voter in &self.voters {
+            if !addresses.contains(voter) {
+                addresses.push(voter.clone());
+            }
+        }
+        addresses
+    }
+
+    async fn attempt_remote(&self, address: &str, call: &ControllerCall, body: &Bytes) -> Attempt {
+        let client = match self.pool.get(address).await {
+            Ok(client) => client,
+            Err(error) => return Attempt::Retry(format!("{address}: {error}")),
+        };
+        let envelope = match envelope(call, body) {
+            Ok(envelope) => envelope,
+            Err(error) => return Attempt::Failed(error),
+        };
+        let response = match client.send(0, envelope).await {
+            Ok(response) => response,
+            Err(error) => return Attempt::Retry(format!("{address}: {error}")),
+        };
+        if response.error_code == ErrorCode::NotController.code() {
+            return Attempt::Retry(format!("{address} is not the active controller"));
+        }
+        if response.error_code != 0 {
+            let refusal = format!(
+                "{address} refused the envelope with error {}",
+                response.error_code
+            );
+            return Attempt::Failed(ControllerError::Refused(refusal));
+        }
+        let Some(mut data) = response.response_data else {
+            return Attempt::Retry(format!("{address} sent an empty envelope"));
+        };
+        // The answer carries its own response header; the broker writes another for its client.
+        let header = if wire::response_header_version(call.api_key, call.api_version) >= 1 {
+            5
+        } else {
+            4
+        };
+        if data.len() < header {
+            return Attempt::Retry(format!("{address} sent a short envelope"));
+        }
+        Attempt::Answered(data.split_off(header))
+    }
+}
+
+/// Wraps a request with its header, as KIP-590 has it.
+fn envelope(call: &ControllerCall, body: &Bytes) -> Result<EnvelopeRequest, ControllerError> {
+    let header = RequestHeader::default()
+        .with_request_api_key(call.api_key)
+        .with_request_api_version(call.api_version)
+        .with_client_id(call.client_id.clone().map(StrBytes::from_string));
+    let mut data = BytesMut::with_capacity(body.len() + 64);
+    let version = wire::request_header_version(call.api_key, call.api_version);
+    let encoded = header.encode(&mut data, version);
+    encoded.map_err(|error| ControllerError::Encoding(format!("{:?}: {error}", ApiKey::Envelope)))?;
+    data.put_slice(body);
+    let address = match call.client_address {
+        Some(IpAddr::V4(v4)) => v4.octets().to_vec(),
+        Some(IpAddr::V6(v6)) => v6.octets().to_vec(),
+        None => vec![127, 0, 0, 1],
+    };
+    Ok(EnvelopeRequest::default()
+        .with_request_data(data.freeze())
+        .with_request_principal(Some(Bytes::from(call.principal.clone().into_bytes())))
+        .with_client_host_address(address.into()))
+}

@@ -1,0 +1,415 @@
+//! The loop of one leader: ask, hand the answer to the replicas, ask again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::messages::fetch_response::{EpochEndOffset, PartitionData};
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::{BrokerId, FetchResponse, ListOffsetsRequest};
+use odradek_broker_log::log::Log;
+use odradek_common::error::ErrorCode;
+use odradek_common::ids::{NodeId, TopicPartition};
+use odradek_net::client::{Client, ClientError, ClientSettings};
+use slog::Logger;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::session::{FetcherSession, Key, Limits, Position};
+use super::{Followed, Shared};
+use crate::broker::Broker;
+use crate::clock;
+use crate::names::topic_name;
+use crate::replica::{AppendRefusal, FollowerAppend};
+
+/// Fetch with topic ids and broker epochs.
+const FETCH_VERSION: i16 = 17;
+const LIST_OFFSETS_VERSION: i16 = 8;
+const LATEST: i64 = -1;
+const EARLIEST_LOCAL: i64 = -4;
+/// First and last pause before a leader that could not be reached is tried again.
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Fetches from `leader` until the publisher drops the task.
+pub(super) async fn run(
+    broker: Weak<Broker>,
+    leader: NodeId,
+    shared: Arc<Shared>,
+    mut woken: mpsc::Receiver<()>,
+) {
+    let Some(log) = broker
+        .upgrade()
+        .map(|broker| broker.log.new(slog::o!("leader" => leader)))
+    else {
+        return;
+    };
+    let mut fetcher = Fetcher {
+        broker,
+        leader,
+        log,
+        shared,
+        version: 0,
+        address: None,
+        partitions: BTreeMap::new(),
+        paused: BTreeMap::new(),
+        session: FetcherSession::default(),
+        client: None,
+        reconnect_pause: RECONNECT_PAUSE_MIN,
+    };
+    loop {
+        let pause = fetcher.round(&mut woken).await;
+        match pause {
+            Round::Again => {}
+            Round::Ended => return,
+            Round::Pause(pause) => match tokio::time::timeout(pause, woken.recv()).await {
+                Ok(None) => return,
+                Ok(Some(())) | Err(_) => {}
+            },
+        }
+    }
+}
+
+enum Round {
+    Again,
+    Pause(Duration),
+    Ended,
+}
+
+struct Fetcher {
+    broker: Weak<Broker>,
+    leader: NodeId,
+    log: Logger,
+    shared: Arc<Shared>,
+    version: u64,
+    address: Option<String>,
+    partitions: BTreeMap<Key, Followed>,
+    /// Partitions that failed, and when they are tried again.
+    paused: BTreeMap<Key, Instant>,
+    session: FetcherSession,
+    client: Option<Arc<Client>>,
+    reconnect_pause: Duration,
+}
+
+impl Fetcher {
+    async fn round(&mut self, woken: &mut mpsc::Receiver<()>) -> Round {
+        self.take_assignment();
+        let Some(broker) = self.broker.upgrade() else {
+            return Round::Ended;
+        };
+        let wanted = self.positions();
+        if wanted.is_empty() {
+            return Round::Pause(self.next_resume());
+        }
+        let client = match self.connected(&broker).await {
+            Ok(client) => client,
+            Err(error) => {
+                slog::debug!(self.log, "leader not reached"; "error" => %error);
+                let pause = self.reconnect_pause;
+                self.reconnect_pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
+                return Round::Pause(pause);
+            }
+        };
+        self.reconnect_pause = RECONNECT_PAUSE_MIN;
+        let request = self
+            .session
+            .request(broker.node_id, broker.epoch(), limits(&broker), &wanted);
+        let response = tokio::select! {
+            biased;
+            response = client.send(FETCH_VERSION, request) => response,
+            // What changed must not wait until this fetch has: a new partition's first acks=all produce waits for us.
+            woken = woken.recv() => {
+                self.disconnect("the assignment changed");
+                return if woken.is_some() { Round::Again } else { Round::Ended };
+            }
+        };
+        match response {
+            Ok(response) => self.answered(&broker, &client, &wanted, response).await,
+            Err(error) => {
+                slog::info!(self.log, "fetch failed"; "error" => %error);
+                self.disconnect("a fetch failed");
+                Round::Pause(RECONNECT_PAUSE_MIN)
+            }
+        }
+    }
+
+    fn take_assignment(&mut self) {
+        let assignment = self.shared.assignment.lock();
+        if assignment.version == self.version {
+            return;
+        }
+        self.version = assignment.version;
+        self.partitions = assignment
+            .partitions
+            .values()
+            .map(|followed| {
+                (
+                    (followed.replica.topic_id, followed.replica.id.partition),
+                    followed.clone(),
+                )
+            })
+            .collect();
+        let address = assignment.address.clone();
+        drop(assignment);
+        self.paused.clear();
+        if self.address != address {
+            self.address = address;
+            self.disconnect("the leader's address changed");
+        }
+    }
+
+    fn disconnect(&mut self, reason: &str) {
+        if let Some(client) = self.client.take() {
+            client.close(reason);
+        }
+        self.session.reset();
+    }
+
+    async fn connected(&mut self, broker: &Broker) -> Result<Arc<Client>, ClientError> {
+        if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed()) {
+            return Ok(client.clone());
+        }
+        self.session.reset();
+        let config = broker.config.load();
+        let settings = ClientSettings {
+            client_id: format!("broker-{}-fetcher-{}", broker.node_id, self.leader),
+            request_timeout: Duration::from_millis(
+                u64::try_from(config.replica.socket_timeout_ms).unwrap_or(0),
+            ),
+            negotiate: false,
+            ..ClientSettings::default()
+        };
+        let address = self.address.clone().unwrap_or_default();
+        let client = Client::connect(&address, settings).await?;
+        self.client = Some(client.clone());
+        Ok(client)
+    }
+
+    fn positions(&mut self) -> BTreeMap<Key, Position> {
+        let now = Instant::now();
+        self.paused.retain(|_, until| *until > now);
+        let active = self
+            .partitions
+            .iter()
+            .filter(|(key, _)| !self.paused.contains_key(key));
+        let position = |(key, followed): (&Key, &Followed)| {
+            let position = followed.replica.with(|p| Position {
+                leader_epoch: followed.leader_epoch,
+                fetch_offset: p.log().log_end_offset(),
+                last_epoch: last_epoch(p.log()),
+                log_start_offset: p.log().log_start_offset(),
+            });
+            (!followed.replica.is_offline()).then_some((*key, position))
+        };
+        active.filter_map(position).collect()
+    }
+
+    fn next_resume(&self) -> Duration {
+        const IDLE: Duration = Duration::from_secs(1);
+        let now = Instant::now();
+        self.paused
+            .values()
+            .map(|until| until.saturating_duration_since(now))
+            .min()
+            .unwrap_or(IDLE)
+            .min(IDLE)
+    }
+
+    async fn answered(
+        &mut self,
+        broker: &Arc<Broker>,
+        client: &Client,
+        wanted: &BTreeMap<Key, Position>,
+        response: FetchResponse,
+    ) -> Round {
+        if response.error_code != 0 {
+            slog::debug!(self.log, "fetch session refused"; "error" => response.error_code);
+            self.session.reset();
+            return Round::Again;
+        }
+        self.session.answered(response.session_id);
+        for topic in response.responses {
+            for data in topic.partitions {
+                let key = (topic.topic_id, data.partition_index);
+                let (Some(followed), Some(position)) = (self.partitions.get(&key), wanted.get(&key)) else {
+                    continue;
+                };
+                let followed = followed.clone();
+                self.partition_answered(broker, client, key, &followed, *position, data)
+                    .await;
+            }
+        }
+        Round::Again
+    }
+
+    async fn partition_answered(
+        &mut self,
+        broker: &Arc<Broker>,
+        client: &Client,
+        key: Key,
+        followed: &Followed,
+        position: Position,
+        data: PartitionData,
+    ) {
+        if data.error_code == ErrorCode::OffsetOutOfRange.code() {
+            if let Err(reason) = self.out_of_range(broker, client, followed).await {
+                slog::warn!(self.log, "cannot find the leader's offsets";
+                    "partition" => %followed.replica.id, "reason" => reason);
+                self.pause(broker, key);
+            }
+            return;
+        }
+        if data.error_code != 0 {
+            slog::debug!(self.log, "fetch refused";
+                "partition" => %followed.replica.id, "error" => data.error_code);
+            self.pause(broker, key);
+            return;
+        }
+        if data.diverging_epoch != EpochEndOffset::default() {
+            self.truncate(broker, followed, &data.diverging_epoch);
+            return;
+        }
+        let records = data.records.unwrap_or_default();
+        let append = FollowerAppend {
+            leader: self.leader,
+            leader_epoch: position.leader_epoch,
+            high_watermark: data.high_watermark,
+            log_start_offset: data.log_start_offset,
+        };
+        self.append(broker, key, followed, &records, append);
+    }
+
+    fn append(
+        &mut self,
+        broker: &Arc<Broker>,
+        key: Key,
+        followed: &Followed,
+        records: &Bytes,
+        append: FollowerAppend,
+    ) {
+        match followed.replica.append_as_follower(clock::now(), records, append) {
+            Ok(()) => broker.metrics.replication_in.increment(records.len() as u64),
+            Err(AppendRefusal::Api(error)) if error.code == ErrorCode::FencedLeaderEpoch => {
+                self.pause(broker, key)
+            }
+            Err(AppendRefusal::Api(error)) => {
+                slog::warn!(self.log, "fetched records refused";
+                    "partition" => %followed.replica.id, "error" => %error);
+                self.pause(broker, key);
+            }
+            Err(AppendRefusal::Log(error)) => broker.replicas.log_failed(&followed.replica, &error),
+        }
+    }
+
+    fn truncate(&self, broker: &Broker, followed: &Followed, leader: &EpochEndOffset) {
+        let before = followed.replica.offsets().log_end;
+        match followed
+            .replica
+            .with(|p| p.truncate_to_leader(clock::now(), leader.epoch, leader.end_offset))
+        {
+            Ok(end) => slog::info!(self.log, "log truncated to the leader's";
+                "partition" => %followed.replica.id, "from" => before, "to" => end,
+                "leader_epoch" => leader.epoch, "leader_end" => leader.end_offset),
+            Err(error) => broker.replicas.log_failed(&followed.replica, &error),
+        }
+    }
+
+    /// The leader does not hold our log end offset: either our log is longer than its own, or it starts later.
+    async fn out_of_range(
+        &self,
+        broker: &Broker,
+        client: &Client,
+        followed: &Followed,
+    ) -> Result<(), String> {
+        let id = &followed.replica.id;
+        let end = self
+            .list_offset(broker, client, id, followed.leader_epoch, LATEST)
+            .await?;
+        let offsets = followed.replica.offsets();
+        let truncated = if end < offsets.log_end {
+            followed
+                .replica
+                .with(|p| p.log_mut().truncate_to(clock::now(), end).map(|_| end))
+        } else {
+            let start = self
+                .list_offset(broker, client, id, followed.leader_epoch, EARLIEST_LOCAL)
+                .await?;
+            if start <= offsets.log_end {
+                return Err(format!(
+                    "leader has [{start}, {end}], we end at {}",
+                    offsets.log_end
+                ));
+            }
+            followed.replica.with(|p| {
+                p.log_mut()
+                    .truncate_fully_and_start_at(clock::now(), start)
+                    .map(|()| start)
+            })
+        };
+        match truncated {
+            Ok(to) => slog::warn!(self.log, "log was out of the leader's range";
+                "partition" => %id, "from" => offsets.log_end, "to" => to),
+            Err(error) => broker.replicas.log_failed(&followed.replica, &error),
+        }
+        Ok(())
+    }
+
+    async fn list_offset(
+        &self,
+        broker: &Broker,
+        client: &Client,
+        id: &TopicPartition,
+        leader_epoch: i32,
+        timestamp: i64,
+    ) -> Result<i64, String> {
+        let partition = ListOffsetsPartition::default()
+            .with_partition_index(id.partition)
+            .with_current_leader_epoch(leader_epoch)
+            .with_timestamp(timestamp);
+        let topic = ListOffsetsTopic::default()
+            .with_name(topic_name(&id.topic))
+            .with_partitions(vec![partition]);
+        let request = ListOffsetsRequest::default()
+            .with_replica_id(BrokerId(broker.node_id))
+            .with_topics(vec![topic]);
+        let response = client
+            .send(LIST_OFFSETS_VERSION, request)
+            .await
+            .map_err(|error| error.to_string())?;
+        let found = response.topics.first().and_then(|topic| topic.partitions.first());
+        match found {
+            Some(partition) if partition.error_code == 0 => Ok(partition.offset),
+            Some(partition) => Err(format!("error {}", partition.error_code)),
+            None => Err("an empty answer".to_owned()),
+        }
+    }
+
+    fn pause(&mut self, broker: &Broker, key: Key) {
+        // The leader's or our own metadata is behind: it will not be for long.
+        const FIRST: Duration = Duration::from_millis(50);
+        let most = Duration::from_millis(u64::from(broker.config.load().replica.fetch_backoff_ms));
+        self.paused.insert(key, Instant::now() + FIRST.min(most));
+    }
+}
+
+/// Epoch of the last record. An epoch that was assigned and has no records is of no interest to the leader (KAFKA-10706).
+fn last_epoch(log: &Log) -> i32 {
+    let end = log.log_end_offset();
+    if end == 0 {
+        -1
+    } else {
+        log.epochs().epoch_for_offset(end - 1).unwrap_or(-1)
+    }
+}
+
+fn limits(broker: &Broker) -> Limits {
+    let config = broker.config.load();
+    let bytes = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    Limits {
+        max_wait_ms: config.replica.fetch_wait_max_ms,
+        min_bytes: config.replica.fetch_bytes_min,
+        max_bytes: bytes(config.replica.fetch_response_bytes_max),
+        partition_max_bytes: bytes(config.replica.fetch_bytes_max),
+    }
+}

@@ -1,0 +1,177 @@
+//! ISR changes on their way to the controller: proposed by replicas, sent in batches, one request at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages::alter_partition_request::{BrokerState, PartitionData, TopicData};
+use kafka_protocol::messages::{AlterPartitionRequest, AlterPartitionResponse, BrokerId};
+use odradek_broker_core::partition::IsrProposal;
+use odradek_common::error::ErrorCode;
+use odradek_common::ids::TopicPartition;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::broker::Broker;
+use crate::clock;
+use crate::replica::Replica;
+
+/// AlterPartition with broker epochs (KIP-903) and topic ids.
+const ALTER_PARTITION_VERSION: i16 = 3;
+/// Time for one request.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Replicas whose ISR may change.
+#[derive(Default)]
+pub struct IsrUpdates {
+    candidates: Mutex<BTreeMap<TopicPartition, Arc<Replica>>>,
+    wake: Notify,
+}
+
+impl IsrUpdates {
+    /// A follower of this replica caught up.
+    pub fn expand(&self, replica: &Arc<Replica>) {
+        self.candidates.lock().insert(replica.id.clone(), replica.clone());
+        self.wake.notify_one();
+    }
+
+    /// Looks for laggards and sends what replicas propose, for ever.
+    pub async fn run(self: Arc<Self>, broker: Arc<Broker>) {
+        loop {
+            let lag_max = u64::try_from(broker.config.load().replica.lag_time_max_ms).unwrap_or(0);
+            let pause = Duration::from_millis((lag_max / 2).max(1));
+            let timed_out = tokio::time::timeout(pause, self.wake.notified()).await.is_err();
+            let mut proposals = self.expansions(&broker);
+            if timed_out {
+                proposals.extend(shrinks(&broker));
+            }
+            while !proposals.is_empty() {
+                proposals = send(&broker, proposals).await;
+            }
+        }
+    }
+
+    fn expansions(&self, broker: &Broker) -> Vec<(Arc<Replica>, IsrProposal)> {
+        let candidates = std::mem::take(&mut *self.candidates.lock());
+        let image = broker.image();
+        let eligible = |replica: i32, epoch: i64| {
+            let registered = image.brokers.get(&replica);
+            registered.is_some_and(|b| {
+                !b.fenced && !b.in_controlled_shutdown && (epoch < 0 || b.broker_epoch == epoch)
+            })
+        };
+        let propose = |replica: Arc<Replica>| {
+            let proposal = replica.with(|p| p.propose_expansion(eligible))?;
+            Some((replica, proposal))
+        };
+        candidates.into_values().filter_map(propose).collect()
+    }
+}
+
+fn shrinks(broker: &Broker) -> Vec<(Arc<Replica>, IsrProposal)> {
+    let now = clock::now();
+    let propose = |replica: Arc<Replica>| {
+        let proposal = replica.propose_shrink(now)?;
+        Some((replica, proposal))
+    };
+    broker.replicas.all().into_iter().filter_map(propose).collect()
+}
+
+/// Sends the proposals; gives back those whose outcome is open.
+async fn send(
+    broker: &Arc<Broker>,
+    proposals: Vec<(Arc<Replica>, IsrProposal)>,
+) -> Vec<(Arc<Replica>, IsrProposal)> {
+    let request = request(broker, &proposals);
+    let response = match broker
+        .controller
+        .send(ALTER_PARTITION_VERSION, &request, TIMEOUT)
+        .await
+    {
+        Ok(response) if response.error_code == 0 => response,
+        Ok(response) => {
+            slog::warn!(broker.log, "ISR change not recorded"; "error" => response.error_code);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            return still_pending(proposals);
+        }
+        Err(error) => {
+            slog::warn!(broker.log, "ISR change not recorded"; "error" => %error);
+            return still_pending(proposals);
+        }
+    };
+    let outcomes = outcomes(&response);
+    for (replica, proposal) in &proposals {
+        let Some(code) = outcomes.get(&(replica.topic_id, replica.id.partition)) else {
+            continue;
+        };
+        note(broker, replica, proposal, *code);
+    }
+    Vec::new()
+}
+
+fn note(broker: &Broker, replica: &Replica, proposal: &IsrProposal, code: i16) {
+    let isr: Vec<i32> = proposal.isr.iter().map(|member| member.0).collect();
+    if code == 0 {
+        let counter = if proposal.shrinks {
+            &broker.metrics.isr_shrinks
+        } else {
+            &broker.metrics.isr_expands
+        };
+        counter.increment(1);
+        slog::info!(broker.log, "ISR changed"; "partition" => %replica.id, "isr" => ?isr);
+        return;
+    }
+    // The image that proves the proposal stale is on its way, or the controller does not want this member.
+    slog::info!(broker.log, "ISR change refused"; "partition" => %replica.id, "isr" => ?isr, "error" => code);
+    replica.with(|p| p.proposal_refused(clock::now(), proposal.partition_epoch));
+    let stale = ErrorCode::InvalidUpdateVersion.code();
+    if code != stale {
+        slog::debug!(broker.log, "the ISR stays as it was"; "partition" => %replica.id);
+    }
+}
+
+fn still_pending(proposals: Vec<(Arc<Replica>, IsrProposal)>) -> Vec<(Arc<Replica>, IsrProposal)> {
+    let again = |(replica, _): (Arc<Replica>, IsrProposal)| {
+        let proposal = replica.with(|p| p.pending_proposal())?;
+        Some((replica, proposal))
+    };
+    proposals.into_iter().filter_map(again).collect()
+}
+
+fn request(broker: &Broker, proposals: &[(Arc<Replica>, IsrProposal)]) -> AlterPartitionRequest {
+    let mut topics: BTreeMap<Uuid, Vec<PartitionData>> = BTreeMap::new();
+    for (replica, proposal) in proposals {
+        let isr = proposal.isr.iter().map(|(id, epoch)| {
+            let own = *id == broker.node_id;
+            BrokerState::default()
+                .with_broker_id(BrokerId(*id))
+                .with_broker_epoch(if own { broker.epoch() } else { *epoch })
+        });
+        let partition = PartitionData::default()
+            .with_partition_index(replica.id.partition)
+            .with_leader_epoch(proposal.leader_epoch)
+            .with_partition_epoch(proposal.partition_epoch)
+            .with_new_isr_with_epochs(isr.collect());
+        topics.entry(replica.topic_id).or_default().push(partition);
+    }
+    let topics = topics
+        .into_iter()
+        .map(|(id, partitions)| TopicData::default().with_topic_id(id).with_partitions(partitions));
+    AlterPartitionRequest::default()
+        .with_broker_id(BrokerId(broker.node_id))
+        .with_broker_epoch(broker.epoch())
+        .with_topics(topics.collect())
+}
+
+fn outcomes(response: &AlterPartitionResponse) -> BTreeMap<(Uuid, i32), i16> {
+    let topics = response.topics.iter();
+    topics
+        .flat_map(|topic| {
+            topic
+                .partitions
+                .iter()
+                .map(|p| ((topic.topic_id, p.partition_index), p.error_code))
+        })
+        .collect()
+}

@@ -1,0 +1,23 @@
+//! The data plane and the process around it.
+//!
+//! A request comes from `odradek-net`, is dispatched by [`api`] to one handler file per API, and touches partitions through
+//! [`replica`]. Metadata arrives in [`metadata`] and is published, in a fixed order, to whoever keeps state derived from it.
+
+pub mod api;
+pub mod broker;
+pub mod clock;
+pub mod controller_channel;
+pub mod coordinator;
+pub mod fetcher;
+pub mod isr;
+pub mod lifecycle;
+pub mod logging;
+pub mod maintenance;
+pub mod metadata;
+pub mod metrics;
+pub mod names;
+pub mod producer_ids;
+pub mod replica;
+pub mod replicas;
+pub mod server;
+pub mod topic_creation;

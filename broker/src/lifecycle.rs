@@ -1,0 +1,235 @@
+//! A broker's life as the controller sees it: registration, heartbeats, controlled shutdown.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use kafka_protocol::messages::broker_registration_request::{Feature, Listener};
+use kafka_protocol::messages::{BrokerHeartbeatRequest, BrokerId, BrokerRegistrationRequest};
+use odradek_common::error::ErrorCode;
+use odradek_common::metadata::features::FEATURES;
+use odradek_config::listener::Listener as Advertised;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::broker::Broker;
+use crate::names::text;
+
+const REGISTRATION_VERSION: i16 = 4;
+const HEARTBEAT_VERSION: i16 = 1;
+/// Pause before a refused registration is tried again.
+const REGISTRATION_PAUSE: Duration = Duration::from_millis(50);
+/// Heartbeats of a broker that waits for something come this much faster.
+const IMPATIENT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where a broker stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokerState {
+    /// Not registered yet; says what stands in the way.
+    Registering(String),
+    /// Registered; its metadata is not up to its registration yet, or the controller has not unfenced it.
+    Fenced,
+    /// Serving.
+    Running,
+    /// Its leaderships are being moved.
+    ShuttingDown,
+    /// The controller lets it go.
+    MayStop,
+}
+
+/// Speaks to the controller for one broker.
+pub struct Lifecycle {
+    broker: Arc<Broker>,
+    advertised: Vec<Advertised>,
+    incarnation: Uuid,
+    previous_epoch: i64,
+    state: watch::Sender<BrokerState>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Lifecycle {
+    /// `previous_epoch` is the broker epoch of the last clean stop, -1 after an unclean one (KIP-966).
+    #[must_use]
+    pub fn new(
+        broker: Arc<Broker>,
+        advertised: Vec<Advertised>,
+        previous_epoch: i64,
+        stop: watch::Receiver<bool>,
+    ) -> (Self, watch::Receiver<BrokerState>) {
+        let (state, watched) =
+            watch::channel(BrokerState::Registering("no controller was asked yet".to_owned()));
+        (
+            Self {
+                broker,
+                advertised,
+                incarnation: Uuid::new_v4(),
+                previous_epoch,
+                state,
+                stop,
+            },
+            watched,
+        )
+    }
+
+    /// Registers, then beats until the controller lets the broker go.
+    pub async fn run(mut self) {
+        self.register().await;
+        loop {
+            let pause = match self.heartbeat().await {
+                Beat::Ended => return,
+                Beat::Lost => {
+                    // The controller forgot this registration, or another process took the id over.
+                    self.incarnation = Uuid::new_v4();
+                    self.register().await;
+                    IMPATIENT_PAUSE
+                }
+                Beat::Again => self.pause(),
+            };
+            if *self.stop.borrow() {
+                tokio::time::sleep(pause).await;
+            } else {
+                _ = tokio::time::timeout(pause, self.stop.changed()).await;
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let interval = self.broker.config.load().controller.broker_heartbeat_interval_ms;
+        match &*self.state.borrow() {
+            BrokerState::Running => Duration::from_millis(u64::try_from(interval).unwrap_or(1)),
+            _ => IMPATIENT_PAUSE,
+        }
+    }
+
+    async fn register(&mut self) {
+        let mut logged = String::new();
+        loop {
+            let problem = match self.try_register().await {
+                Ok(epoch) => {
+                    self.broker.broker_epoch.store(epoch, Ordering::Release);
+                    slog::info!(self.broker.log, "broker registered"; "broker_epoch" => epoch);
+                    self.state.send_replace(BrokerState::Fenced);
+                    return;
+                }
+                Err(problem) => problem,
+            };
+            if problem != logged {
+                slog::warn!(self.broker.log, "broker not registered yet"; "reason" => &problem);
+                logged.clone_from(&problem);
+            }
+            self.state.send_replace(BrokerState::Registering(problem));
+            tokio::time::sleep(REGISTRATION_PAUSE).await;
+        }
+    }
+
+    async fn try_register(&self) -> Result<i64, String> {
+        let broker = &self.broker;
+        let cluster_id = broker.image().cluster_id.clone();
+        if cluster_id.is_empty() {
+            return Err("the quorum has not told the cluster id yet".to_owned());
+        }
+        let listeners = self.advertised.iter().map(|listener| {
+            Listener::default()
+                .with_name(text(&listener.name))
+                .with_host(text(&listener.host))
+                .with_port(listener.port)
+                .with_security_protocol(listener.security_protocol as i16)
+        });
+        let features = FEATURES.iter().map(|feature| {
+            let range = Feature::default().with_name(text(feature.name));
+            range
+                .with_min_supported_version(feature.min_level)
+                .with_max_supported_version(feature.max_level)
+        });
+        let request = BrokerRegistrationRequest::default()
+            .with_broker_id(BrokerId(broker.node_id))
+            .with_cluster_id(text(&cluster_id))
+            .with_incarnation_id(self.incarnation)
+            .with_listeners(listeners.collect())
+            .with_features(features.collect())
+            .with_rack(broker.config.load().node.rack.as_deref().map(text))
+            .with_log_dirs(
+                broker
+                    .replicas
+                    .directories()
+                    .iter()
+                    .map(|directory| directory.id)
+                    .collect(),
+            )
+            .with_previous_broker_epoch(self.previous_epoch);
+        let timeout = self.request_timeout();
+        let response = broker
+            .controller
+            .send(REGISTRATION_VERSION, &request, timeout)
+            .await;
+        let response = response.map_err(|error| error.to_string())?;
+        match response.error_code {
+            0 => Ok(response.broker_epoch),
+            code if code == ErrorCode::DuplicateBrokerRegistration.code() => Err(format!(
+                "another broker with node.id {} is registered and alive: give each node an id of its own",
+                broker.node_id
+            )),
+            code => Err(format!(
+                "the controller refused the registration with error {code}"
+            )),
+        }
+    }
+
+    async fn heartbeat(&mut self) -> Beat {
+        let broker = &self.broker;
+        let wants_to_stop = *self.stop.borrow();
+        let request = BrokerHeartbeatRequest::default()
+            .with_broker_id(BrokerId(broker.node_id))
+            .with_broker_epoch(broker.epoch())
+            .with_current_metadata_offset(*broker.replicas.applied().borrow())
+            .with_want_fence(false)
+            .with_want_shut_down(wants_to_stop);
+        let response = match broker
+            .controller
+            .send(HEARTBEAT_VERSION, &request, self.request_timeout())
+            .await
+        {
+            Ok(response) => response,
+            Err(error) => {
+                slog::warn!(broker.log, "heartbeat not answered"; "error" => %error);
+                return Beat::Again;
+            }
+        };
+        let lost = [
+            ErrorCode::StaleBrokerEpoch.code(),
+            ErrorCode::BrokerIdNotRegistered.code(),
+        ];
+        if lost.contains(&response.error_code) {
+            slog::warn!(broker.log, "registration lost"; "error" => response.error_code);
+            return Beat::Lost;
+        }
+        if response.error_code != 0 {
+            slog::warn!(broker.log, "heartbeat refused"; "error" => response.error_code);
+            return Beat::Again;
+        }
+        let state = match (wants_to_stop, response.should_shut_down, response.is_fenced) {
+            (true, true, _) => BrokerState::MayStop,
+            (true, false, _) => BrokerState::ShuttingDown,
+            (false, _, true) => BrokerState::Fenced,
+            (false, _, false) => BrokerState::Running,
+        };
+        let ended = state == BrokerState::MayStop;
+        let changed = *self.state.borrow() != state;
+        if changed {
+            slog::info!(broker.log, "broker state"; "state" => ?state);
+            self.state.send_replace(state);
+        }
+        if ended { Beat::Ended } else { Beat::Again }
+    }
+
+    fn request_timeout(&self) -> Duration {
+        let session = self.broker.config.load().controller.broker_session_timeout_ms;
+        Duration::from_millis(u64::try_from(session / 2).unwrap_or(1))
+    }
+}
+
+enum Beat {
+    Again,
+    Lost,
+    Ended,
+}

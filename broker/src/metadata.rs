@@ -1,0 +1,105 @@
+//! Metadata as it arrives from the controller, published in a fixed order: first the image that handlers read, then the
+//! broker's own configuration, replicas, fetchers, coordinators.
+//!
+//! Invariant: every change is published, in order, by one task: a coordinator never sees an image whose replicas are not
+//! there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use odradek_common::metadata::{ConfigResource, MetadataDelta, MetadataImage};
+use odradek_config::ServerConfig;
+use odradek_controller::update::{MetadataContent, MetadataReceiver, MetadataUpdate};
+use slog::Logger;
+
+use crate::broker::Broker;
+use crate::coordinator::GroupCoordinators;
+use crate::fetcher::Fetchers;
+use crate::replicas::RoleEvent;
+
+/// Publishes updates to one broker.
+pub struct MetadataLoader {
+    broker: Arc<Broker>,
+    fetchers: Arc<Fetchers>,
+    static_config: Arc<ServerConfig>,
+    image: MetadataImage,
+    log: Logger,
+}
+
+impl MetadataLoader {
+    /// Nothing is published yet; `static_config` is what the file says.
+    #[must_use]
+    pub fn new(broker: Arc<Broker>, fetchers: Arc<Fetchers>, static_config: Arc<ServerConfig>) -> Self {
+        let log = broker.log.clone();
+        Self {
+            broker,
+            fetchers,
+            static_config,
+            image: MetadataImage::default(),
+            log,
+        }
+    }
+
+    /// Publishes until the source ends. Opening logs blocks: run it on a thread that serves nobody.
+    pub async fn run(mut self, mut updates: MetadataReceiver) {
+        while let Some(update) = updates.recv().await {
+            self.publish(update);
+        }
+    }
+
+    fn publish(&mut self, update: MetadataUpdate) {
+        let delta = match &update.content {
+            MetadataContent::Snapshot => MetadataDelta::between(&self.image, &update.image),
+            MetadataContent::Records(records) => MetadataDelta::apply(&mut self.image, records),
+        };
+        // The source applied the same records: its image is the same, and shared.
+        let image = update.image;
+        self.image = (*image).clone();
+        self.broker.image.store(image.clone());
+        self.publish_config(&delta, &image);
+        let config = self.broker.config.load_full();
+        let events = self.broker.replicas.publish(&delta, &image, &config);
+        for event in &events {
+            self.log_event(event);
+        }
+        self.fetchers.publish(&delta, &image, &events);
+        GroupCoordinators::publish(&self.broker, &delta, &events);
+    }
+
+    /// Dynamic broker configuration goes on top of the file's.
+    fn publish_config(&self, delta: &MetadataDelta, image: &MetadataImage) {
+        let own = ConfigResource::broker(self.broker.node_id);
+        let every = ConfigResource::every_broker();
+        if !delta.configs.contains(&own) && !delta.configs.contains(&every) {
+            return;
+        }
+        let overrides = |resource| -> BTreeMap<String, String> {
+            image
+                .config_overrides(resource)
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect()
+        };
+        let (config, warnings) = self
+            .static_config
+            .with_dynamic(&overrides(&own), &overrides(&every));
+        for warning in warnings {
+            slog::warn!(self.log, "dynamic configuration"; "key" => &warning.key, "warning" => &warning.message);
+        }
+        self.broker.config.store(Arc::new(config));
+    }
+
+    fn log_event(&self, event: &RoleEvent) {
+        match event {
+            RoleEvent::Leads(replica, epoch) => {
+                slog::debug!(self.log, "leads"; "partition" => %replica.id, "leader_epoch" => epoch);
+            }
+            RoleEvent::Follows(replica, leader, epoch) => {
+                slog::debug!(self.log, "follows";
+                    "partition" => %replica.id, "leader" => leader, "leader_epoch" => epoch);
+            }
+            RoleEvent::Stops(id, epoch) => {
+                slog::debug!(self.log, "stops"; "partition" => %id, "leader_epoch" => epoch);
+            }
+        }
+    }
+}

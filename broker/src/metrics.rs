@@ -1,0 +1,246 @@
+//! What the broker counts. Request counters and histograms live in the Prometheus recorder; whatever has the life of a topic,
+//! a partition or a group is read from its owner at each scrape (`metrics/scrape.rs`), so that nothing outlives it.
+
+pub mod catalogue;
+pub mod http;
+pub mod scrape;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use kafka_protocol::messages::ApiKey;
+use metrics::{Counter, Histogram, counter, histogram};
+use odradek_common::error::ErrorCode;
+use odradek_net::service::{ConnectionInfo, ConnectionObserver};
+use parking_lot::{Mutex, RwLock};
+
+use crate::api::APIS;
+
+/// Handles that are registered once, and counters of topics.
+pub struct Metrics {
+    apis: BTreeMap<i16, Arc<ApiMetrics>>,
+    topics: RwLock<HashMap<Arc<str>, Weak<TopicTraffic>>>,
+    replication_out: Counter,
+    /// Bytes that followers of this broker have fetched.
+    pub replication_in: Counter,
+    /// Followers that left an ISR.
+    pub isr_shrinks: Counter,
+    /// Followers that joined an ISR.
+    pub isr_expands: Counter,
+    /// Elections that this broker saw.
+    pub leader_elections: Counter,
+    /// Elections from outside the ISR.
+    pub unclean_leader_elections: Counter,
+}
+
+struct ApiMetrics {
+    name: &'static str,
+    requests: Mutex<BTreeMap<i16, Counter>>,
+    queue: Histogram,
+    local: Histogram,
+    remote: Histogram,
+    total: Histogram,
+}
+
+/// One topic's counters on this broker.
+#[derive(Debug, Default)]
+pub struct TopicTraffic {
+    /// Bytes of appended batches.
+    pub bytes_in: AtomicU64,
+    /// Bytes that consumers fetched.
+    pub bytes_out: AtomicU64,
+    /// Appended records.
+    pub messages_in: AtomicU64,
+}
+
+impl TopicTraffic {
+    /// A producer's batch was appended.
+    pub fn appended(&self, records: u64, bytes: usize) {
+        self.messages_in.fetch_add(records, Ordering::Relaxed);
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl Metrics {
+    /// Registers everything with the recorder.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let apis = APIS
+            .iter()
+            .map(|api| (api.key as i16, Arc::new(ApiMetrics::new(api.key))))
+            .collect();
+        Arc::new(Self {
+            apis,
+            topics: RwLock::new(HashMap::new()),
+            replication_out: counter!(catalogue::REPLICATION_BYTES_OUT),
+            replication_in: counter!(catalogue::REPLICATION_BYTES_IN),
+            isr_shrinks: counter!(catalogue::ISR_SHRINKS),
+            isr_expands: counter!(catalogue::ISR_EXPANDS),
+            leader_elections: counter!(catalogue::LEADER_ELECTIONS),
+            unclean_leader_elections: counter!(catalogue::UNCLEAN_LEADER_ELECTIONS),
+        })
+    }
+
+    /// A request begins.
+    #[must_use]
+    pub fn start(&self, api: ApiKey, version: i16, received_at: Instant, now: Instant) -> ApiTimer {
+        let metrics = self.apis[&(api as i16)].clone();
+        metrics.count(version);
+        metrics.queue.record(now.saturating_duration_since(received_at));
+        ApiTimer {
+            metrics,
+            received_at,
+            started_at: now,
+            parked_at: None,
+        }
+    }
+
+    /// A request, or a part of it, was refused.
+    pub fn refused(&self, api: ApiKey, code: ErrorCode) {
+        let api = self.apis.get(&(api as i16)).map_or("Unknown", |api| api.name);
+        counter!(catalogue::REQUEST_ERRORS, "api" => api, "error" => format!("{code:?}")).increment(1);
+    }
+
+    /// A topic's counters; they live as long as somebody holds them.
+    #[must_use]
+    pub fn topic(&self, name: &Arc<str>) -> Arc<TopicTraffic> {
+        if let Some(traffic) = self.topics.read().get(name).and_then(Weak::upgrade) {
+            return traffic;
+        }
+        let mut topics = self.topics.write();
+        topics.retain(|_, traffic| traffic.strong_count() > 0);
+        if let Some(traffic) = topics.get(name).and_then(Weak::upgrade) {
+            return traffic;
+        }
+        let traffic = Arc::new(TopicTraffic::default());
+        topics.insert(name.clone(), Arc::downgrade(&traffic));
+        traffic
+    }
+
+    /// Records were read for a consumer or a follower.
+    pub fn fetched(&self, traffic: &TopicTraffic, bytes: usize, follower: bool) {
+        if bytes == 0 {
+            return;
+        }
+        if follower {
+            self.replication_out.increment(bytes as u64);
+        } else {
+            traffic.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Every topic that has counters now, by name.
+    #[must_use]
+    pub fn topics(&self) -> BTreeMap<Arc<str>, Arc<TopicTraffic>> {
+        let topics = self.topics.read();
+        topics
+            .iter()
+            .filter_map(|(name, traffic)| Some((name.clone(), traffic.upgrade()?)))
+            .collect()
+    }
+}
+
+impl ApiMetrics {
+    fn new(key: ApiKey) -> Self {
+        let name: &'static str = api_name(key);
+        let phase =
+            |phase: &'static str| histogram!(catalogue::REQUEST_SECONDS, "api" => name, "phase" => phase);
+        Self {
+            name,
+            requests: Mutex::new(BTreeMap::new()),
+            queue: phase("queue"),
+            local: phase("local"),
+            remote: phase("remote"),
+            total: phase("total"),
+        }
+    }
+
+    fn count(&self, version: i16) {
+        let mut requests = self.requests.lock();
+        let register = || counter!(catalogue::REQUESTS, "api" => self.name, "version" => version.to_string());
+        requests.entry(version).or_insert_with(register).increment(1);
+    }
+}
+
+/// An API's name as Kafka spells it, for labels.
+#[must_use]
+pub fn api_name(key: ApiKey) -> &'static str {
+    // The names come from a table of 90 entries that lives as long as the process.
+    static NAMES: RwLock<BTreeMap<i16, &'static str>> = RwLock::new(BTreeMap::new());
+    if let Some(name) = NAMES.read().get(&(key as i16)) {
+        return name;
+    }
+    let name: &'static str = Box::leak(format!("{key:?}").into_boxed_str());
+    NAMES.write().entry(key as i16).or_insert(name)
+}
+
+/// Measures one request.
+pub struct ApiTimer {
+    metrics: Arc<ApiMetrics>,
+    received_at: Instant,
+    started_at: Instant,
+    parked_at: Option<Instant>,
+}
+
+impl ApiTimer {
+    /// The answer was ready at once.
+    pub fn done_locally(self) {
+        self.done();
+    }
+
+    /// From here on the request waits: for replication, for records, for the controller.
+    #[must_use]
+    pub fn parked(mut self) -> Self {
+        self.parked_at = Some(Instant::now());
+        self
+    }
+
+    /// The answer is ready.
+    pub fn done(self) {
+        let now = Instant::now();
+        let parked_at = self.parked_at.unwrap_or(now);
+        self.metrics
+            .local
+            .record(parked_at.saturating_duration_since(self.started_at));
+        self.metrics
+            .remote
+            .record(now.saturating_duration_since(parked_at));
+        self.metrics
+            .total
+            .record(now.saturating_duration_since(self.received_at));
+    }
+}
+
+/// Counts connections of every listener.
+#[derive(Default)]
+pub struct Connections {
+    open: AtomicU64,
+}
+
+impl Connections {
+    /// How many are open now.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+impl ConnectionObserver for Connections {
+    fn opened(&self, _connection: &ConnectionInfo) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        counter!(catalogue::CONNECTIONS_OPENED).increment(1);
+    }
+
+    fn closed(&self, _connection: &ConnectionInfo) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn refused(&self, _listener: &str, reason: &'static str) {
+        counter!(catalogue::CONNECTIONS_REFUSED, "reason" => reason).increment(1);
+    }
+}
+
+/// How often buffered samples are folded into their histograms.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,0 +1,119 @@
+//! Every metric once: name, kind, help, labels. The exporter's HELP lines and docs/generated/metrics.md are read from here.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Counter, gauge or histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Distribution in buckets.
+    Histogram,
+}
+
+/// One metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+
+        /// All of them.
+        pub const METRICS: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+metrics! {
+    REQUESTS = Counter "odradek_requests_total" ["api", "version"] "Requests that arrived.";
+    REQUEST_ERRORS = Counter "odradek_request_errors_total" ["api", "error"] "Refusals in responses, by Kafka's error name.";
+    REQUEST_SECONDS = Histogram "odradek_request_seconds" ["api", "phase"] "Seconds of a request: queue (arrived, not begun), local (worked on), remote (waited for replication, records or the controller), total.";
+    BYTES_IN = Counter "odradek_bytes_in_total" ["topic"] "Bytes of batches that producers appended here.";
+    BYTES_OUT = Counter "odradek_bytes_out_total" ["topic"] "Bytes of batches that consumers fetched here.";
+    MESSAGES_IN = Counter "odradek_messages_in_total" ["topic"] "Records that producers appended here.";
+    REPLICATION_BYTES_IN = Counter "odradek_replication_bytes_in_total" [] "Bytes that this broker fetched as a follower.";
+    REPLICATION_BYTES_OUT = Counter "odradek_replication_bytes_out_total" [] "Bytes that followers fetched here.";
+    UNDER_REPLICATED = Gauge "odradek_under_replicated_partitions" [] "Partitions led here whose ISR is smaller than their replica set.";
+    OFFLINE = Gauge "odradek_offline_partitions" [] "Partitions of the cluster without a leader.";
+    UNDER_MIN_ISR = Gauge "odradek_under_min_isr_partitions" [] "Partitions led here whose ISR is smaller than min.insync.replicas.";
+    PARTITIONS = Gauge "odradek_partitions" [] "Replicas hosted here.";
+    LEADER_PARTITIONS = Gauge "odradek_leader_partitions" [] "Partitions led here.";
+    ISR_SHRINKS = Counter "odradek_isr_shrinks_total" [] "ISR members that this leader removed.";
+    ISR_EXPANDS = Counter "odradek_isr_expands_total" [] "ISR members that this leader added.";
+    LEADER_ELECTIONS = Counter "odradek_leader_elections_total" [] "Leader elections seen by this broker for partitions it hosts.";
+    UNCLEAN_LEADER_ELECTIONS = Counter "odradek_unclean_leader_elections_total" [] "Elections of a leader from outside the ISR, for partitions hosted here.";
+    LOG_SIZE = Gauge "odradek_log_size_bytes" ["topic", "partition"] "Bytes of the log's segments.";
+    LOG_START_OFFSET = Gauge "odradek_log_start_offset" ["topic", "partition"] "First offset that is kept.";
+    LOG_END_OFFSET = Gauge "odradek_log_end_offset" ["topic", "partition"] "Offset that the next record gets.";
+    HIGH_WATERMARK = Gauge "odradek_high_watermark" ["topic", "partition"] "End of what is committed.";
+    REPLICA_LAG = Gauge "odradek_replica_lag_records" ["topic", "partition", "replica"] "Records that a follower of a partition led here is behind.";
+    QUORUM_ROLE = Gauge "odradek_quorum_role" [] "Role in the metadata quorum: 0 follower, 1 candidate, 2 leader, 3 learner.";
+    QUORUM_LEADER_ID = Gauge "odradek_quorum_leader_id" [] "Node id of the quorum's leader, -1 if unknown.";
+    QUORUM_TERM = Gauge "odradek_quorum_term" [] "Raft term.";
+    QUORUM_COMMIT_INDEX = Gauge "odradek_quorum_commit_index" [] "Last committed entry of the metadata log.";
+    QUORUM_APPLIED_INDEX = Gauge "odradek_quorum_applied_index" [] "Last applied entry of the metadata log.";
+    QUORUM_COMMIT_LAG = Gauge "odradek_quorum_commit_lag_entries" [] "Entries that are committed and not applied, or on a leader appended and not committed.";
+    QUORUM_ELECTIONS = Counter "odradek_quorum_elections_total" [] "Elections that this node began.";
+    ACTIVE_CONTROLLER = Gauge "odradek_active_controller" [] "1 on the active controller.";
+    METADATA_OFFSET = Gauge "odradek_metadata_offset" [] "Offset of the metadata that this broker works with.";
+    BROKERS = Gauge "odradek_brokers" ["state"] "Registered brokers: active, fenced, shutting_down.";
+    TOPICS = Gauge "odradek_topics" [] "Topics of the cluster.";
+    GROUP_MEMBERS = Gauge "odradek_group_members" ["group"] "Members of a group coordinated here.";
+    GROUPS = Gauge "odradek_groups" ["state"] "Groups coordinated here, by state.";
+    GROUP_LAG_RECORDS = Gauge "odradek_group_lag_records" ["group", "topic", "partition"] "Records between a group's committed offset and the high watermark; shown by the coordinator for partitions it hosts.";
+    GROUP_LAG_SECONDS = Gauge "odradek_group_lag_seconds" ["group", "topic", "partition"] "Age of the first record that the group has not committed; 0 when there is none.";
+    CONNECTIONS = Gauge "odradek_connections" [] "Open client connections.";
+    CONNECTIONS_OPENED = Counter "odradek_connections_opened_total" [] "Connections that were accepted.";
+    CONNECTIONS_REFUSED = Counter "odradek_connections_refused_total" ["reason"] "Connections that were refused or thrown out.";
+    REQUEST_MEMORY = Gauge "odradek_request_memory_bytes" [] "Bytes of requests in work, of odradek.request.memory.max.bytes.";
+    CPU_SECONDS = Counter "process_cpu_seconds_total" [] "CPU seconds of the process, user and system.";
+    RESIDENT_MEMORY = Gauge "process_resident_memory_bytes" [] "Resident memory of the process.";
+    OPEN_FDS = Gauge "process_open_fds" [] "Open file descriptors of the process.";
+    START_TIME = Gauge "process_start_time_seconds" [] "When the process started, in seconds since 1970.";
+    BUILD_INFO = Gauge "odradek_build_info" ["version"] "1, with the version as label.";
+}
+
+/// Upper bounds of the request histograms' buckets, in seconds.
+pub const SECONDS_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0,
+];
+
+/// Tells the recorder every help text.
+pub fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, metric.help),
+            Kind::Gauge => describe_gauge!(metric.name, metric.help),
+            Kind::Histogram => describe_histogram!(metric.name, Unit::Seconds, metric.help),
+        }
+    }
+}
+
+/// docs/generated/metrics.md.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from("# Metrics\n\nGenerated from broker/src/metrics/catalogue.rs.\n\n");
+    text.push_str("| metric | kind | labels | what it tells |\n|---|---|---|---|\n");
+    for metric in METRICS {
+        let labels = metric.labels.join(", ");
+        text.push_str(&format!(
+            "| `{}` | {:?} | {labels} | {} |\n",
+            metric.name, metric.kind, metric.help
+        ));
+    }
+    text
+}

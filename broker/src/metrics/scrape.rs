@@ -1,0 +1,367 @@
+//! What is read at a scrape from its owner: replicas, topics, groups, the quorum, the process.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use odradek_controller_core::quorum::Role;
+
+use super::catalogue::{self as names, Kind, METRICS};
+use super::{Connections, TopicTraffic};
+use crate::broker::Broker;
+use crate::replica::Replica;
+
+/// Writes samples in the text format, with HELP and TYPE before the first of each metric.
+pub struct Exporter {
+    text: String,
+    last: &'static str,
+}
+
+impl Exporter {
+    /// Goes on after what the recorder rendered.
+    #[must_use]
+    pub fn after(text: String) -> Self {
+        Self { text, last: "" }
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn finish(self) -> String {
+        self.text
+    }
+
+    /// One sample. Samples of a metric must follow one another.
+    pub fn sample(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
+        if name != self.last {
+            let metric = METRICS.iter().find(|metric| metric.name == name);
+            let metric = metric.expect("every exported name is in the catalogue");
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
+            self.text
+                .push_str(&format!("# HELP {name} {}\n# TYPE {name} {kind}\n", metric.help));
+            self.last = name;
+        }
+        self.text.push_str(name);
+        for (at, (label, value)) in labels.iter().enumerate() {
+            self.text.push(if at == 0 { '{' } else { ',' });
+            let escaped = value
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            _ = write!(self.text, "{label}=\"{escaped}\"");
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        _ = writeln!(self.text, " {value}");
+    }
+}
+
+/// One replica at the moment of the scrape.
+struct Seen {
+    topic: Arc<str>,
+    partition: String,
+    leads: bool,
+    replicas: usize,
+    isr: usize,
+    min_isr: usize,
+    size: u64,
+    start: i64,
+    end: i64,
+    high_watermark: i64,
+    lags: Vec<(i32, i64)>,
+}
+
+impl Seen {
+    fn of(replica: &Replica) -> Self {
+        replica.with(|p| {
+            let (log, image) = (p.log(), p.image());
+            let end = log.log_end_offset();
+            let lags = p.followers().filter(|(_, f)| f.log_end_offset >= 0);
+            Self {
+                topic: replica.id.topic.clone(),
+                partition: replica.id.partition.to_string(),
+                leads: p.is_leader(),
+                replicas: image.replicas.len(),
+                isr: image.isr.len(),
+                min_isr: p.effective_min_isr(),
+                size: log.size_bytes(),
+                start: log.log_start_offset(),
+                end,
+                high_watermark: log.high_watermark(),
+                lags: lags
+                    .map(|(id, f)| (id, (end - f.log_end_offset).max(0)))
+                    .collect(),
+            }
+        })
+    }
+}
+
+/// Everything of a broker that has a life of its own.
+pub fn broker(exporter: &mut Exporter, broker: &Broker, connections: &Connections) {
+    let seen: Vec<Seen> = broker
+        .replicas
+        .all()
+        .iter()
+        .map(|replica| Seen::of(replica))
+        .collect();
+    partitions(exporter, &seen);
+    topics(exporter, &broker.metrics.topics());
+    cluster(exporter, broker);
+    groups(exporter, broker);
+    exporter.sample(names::CONNECTIONS, &[], connections.open() as f64);
+}
+
+fn partitions(exporter: &mut Exporter, seen: &[Seen]) {
+    let led = || seen.iter().filter(|p| p.leads);
+    let count = |exporter: &mut Exporter, name, number: usize| exporter.sample(name, &[], number as f64);
+    count(exporter, names::PARTITIONS, seen.len());
+    count(exporter, names::LEADER_PARTITIONS, led().count());
+    count(
+        exporter,
+        names::UNDER_REPLICATED,
+        led().filter(|p| p.isr < p.replicas).count(),
+    );
+    count(
+        exporter,
+        names::UNDER_MIN_ISR,
+        led().filter(|p| p.isr < p.min_isr).count(),
+    );
+    let mut each = |name, value: fn(&Seen) -> f64| {
+        for p in seen {
+            exporter.sample(
+                name,
+                &[("topic", &p.topic), ("partition", &p.partition)],
+                value(p),
+            );
+        }
+    };
+    each(names::LOG_SIZE, |p| p.size as f64);
+    each(names::LOG_START_OFFSET, |p| p.start as f64);
+    each(names::LOG_END_OFFSET, |p| p.end as f64);
+    each(names::HIGH_WATERMARK, |p| p.high_watermark as f64);
+    for p in led() {
+        for (replica, lag) in &p.lags {
+            let replica = replica.to_string();
+            let labels = [
+                ("topic", &*p.topic),
+                ("partition", &*p.partition),
+                ("replica", &*replica),
+            ];
+            exporter.sample(names::REPLICA_LAG, &labels, *lag as f64);
+        }
+    }
+}
+
+fn topics(exporter: &mut Exporter, topics: &BTreeMap<Arc<str>, Arc<TopicTraffic>>) {
+    let mut each = |name, value: fn(&TopicTraffic) -> u64| {
+        for (topic, traffic) in topics {
+            exporter.sample(name, &[("topic", topic)], value(traffic) as f64);
+        }
+    };
+    each(names::BYTES_IN, |traffic| {
+        traffic.bytes_in.load(Ordering::Relaxed)
+    });
+    each(names::BYTES_OUT, |traffic| {
+        traffic.bytes_out.load(Ordering::Relaxed)
+    });
+    each(names::MESSAGES_IN, |traffic| {
+        traffic.messages_in.load(Ordering::Relaxed)
+    });
+}
+
+fn cluster(exporter: &mut Exporter, broker: &Broker) {
+    let image = broker.image();
+    exporter.sample(names::METADATA_OFFSET, &[], image.offset as f64);
+    exporter.sample(names::TOPICS, &[], image.topics.len() as f64);
+    let offline = image
+        .topics
+        .values()
+        .flat_map(|topic| &topic.partitions)
+        .filter(|p| p.leader < 0)
+        .count();
+    exporter.sample(names::OFFLINE, &[], offline as f64);
+    let (mut active, mut fenced, mut shutting_down) = (0, 0, 0);
+    for broker in image.brokers.values() {
+        match (broker.fenced, broker.in_controlled_shutdown) {
+            (true, _) => fenced += 1,
+            (false, true) => shutting_down += 1,
+            (false, false) => active += 1,
+        }
+    }
+    for (state, number) in [
+        ("active", active),
+        ("fenced", fenced),
+        ("shutting_down", shutting_down),
+    ] {
+        exporter.sample(names::BROKERS, &[("state", state)], f64::from(number));
+    }
+}
+
+fn groups(exporter: &mut Exporter, broker: &Broker) {
+    let snapshot = broker.groups.snapshot();
+    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, state, _) in &snapshot.groups {
+        *states.entry(state.name()).or_default() += 1;
+    }
+    for (state, number) in states {
+        exporter.sample(names::GROUPS, &[("state", state)], number as f64);
+    }
+    for (group, _, members) in &snapshot.groups {
+        exporter.sample(names::GROUP_MEMBERS, &[("group", group)], *members as f64);
+    }
+    let lags: Vec<_> = snapshot
+        .offsets
+        .iter()
+        .filter_map(|committed| {
+            let replica = broker.replicas.get(&committed.topic, committed.partition)?;
+            Some((
+                committed,
+                Lag::of(&replica, committed.offset),
+                committed.partition.to_string(),
+            ))
+        })
+        .collect();
+    for (committed, lag, partition) in &lags {
+        let labels = [
+            ("group", &*committed.group),
+            ("topic", &*committed.topic),
+            ("partition", &**partition),
+        ];
+        exporter.sample(names::GROUP_LAG_RECORDS, &labels, lag.records as f64);
+    }
+    for (committed, lag, partition) in &lags {
+        let labels = [
+            ("group", &*committed.group),
+            ("topic", &*committed.topic),
+            ("partition", &**partition),
+        ];
+        exporter.sample(names::GROUP_LAG_SECONDS, &labels, lag.seconds);
+    }
+}
+
+/// How far a group is behind on one partition.
+struct Lag {
+    records: i64,
+    seconds: f64,
+}
+
+impl Lag {
+    fn of(replica: &Replica, committed: i64) -> Self {
+        let offsets = replica.offsets();
+        let records = (offsets.high_watermark - committed.max(offsets.log_start)).max(0);
+        let timestamp = (records > 0)
+            .then(|| replica.timestamp_at(committed.max(offsets.log_start)))
+            .flatten();
+        let age_ms = timestamp.map_or(0, |timestamp| (crate::clock::now().wall_ms - timestamp).max(0));
+        Self {
+            records,
+            seconds: age_ms as f64 / 1000.0,
+        }
+    }
+}
+
+/// The quorum as this node's controller sees it.
+pub fn quorum(exporter: &mut Exporter, controller: &odradek_controller::handle::ControllerHandle) {
+    let status = controller.status();
+    let role = match status.role {
+        Role::Follower => 0.0,
+        Role::PreCandidate | Role::Candidate => 1.0,
+        Role::Leader => 2.0,
+    };
+    let learner = !status.membership.voters.contains(&status.node_id);
+    exporter.sample(names::QUORUM_ROLE, &[], if learner { 3.0 } else { role });
+    exporter.sample(
+        names::QUORUM_LEADER_ID,
+        &[],
+        status.leader.map_or(-1.0, f64::from),
+    );
+    exporter.sample(names::QUORUM_TERM, &[], status.term as f64);
+    exporter.sample(names::QUORUM_COMMIT_INDEX, &[], status.commit as f64);
+    exporter.sample(names::QUORUM_APPLIED_INDEX, &[], status.applied as f64);
+    let known = if status.role == Role::Leader {
+        status.log_end
+    } else {
+        status.commit
+    };
+    exporter.sample(
+        names::QUORUM_COMMIT_LAG,
+        &[],
+        known.saturating_sub(status.applied) as f64,
+    );
+    let elections = controller.metrics().elections.load(Ordering::Relaxed);
+    exporter.sample(names::QUORUM_ELECTIONS, &[], elections as f64);
+    exporter.sample(
+        names::ACTIVE_CONTROLLER,
+        &[],
+        if status.active { 1.0 } else { 0.0 },
+    );
+}
+
+/// The process, from /proc.
+pub fn process(exporter: &mut Exporter) {
+    exporter.sample(names::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    let Some(process) = Process::read() else { return };
+    exporter.sample(names::CPU_SECONDS, &[], process.cpu_seconds);
+    exporter.sample(names::RESIDENT_MEMORY, &[], process.resident_bytes);
+    exporter.sample(names::OPEN_FDS, &[], process.open_fds);
+    exporter.sample(names::START_TIME, &[], process.start_seconds);
+}
+
+struct Process {
+    cpu_seconds: f64,
+    resident_bytes: f64,
+    open_fds: f64,
+    start_seconds: f64,
+}
+
+impl Process {
+    fn read() -> Option<Self> {
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The second field is a name in parentheses that may hold anything.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |at: usize| fields.get(at)?.parse::<f64>().ok();
+        let system = std::fs::read_to_string("/proc/stat").ok()?;
+        let boot: f64 = system
+            .lines()
+            .find_map(|line| line.strip_prefix("btime "))?
+            .trim()
+            .parse()
+            .ok()?;
+        Some(Self {
+            cpu_seconds: (number(11)? + number(12)?) / ticks,
+            resident_bytes: number(21)? * rustix::param::page_size() as f64,
+            open_fds: std::fs::read_dir("/proc/self/fd").ok()?.count() as f64,
+            start_seconds: boot + number(19)? / ticks,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_headers_come_once() {
+        let mut exporter = Exporter::after(String::new());
+        exporter.sample(names::GROUP_MEMBERS, &[("group", "a\"b\\c\nd")], 1.0);
+        exporter.sample(names::GROUP_MEMBERS, &[("group", "e")], 2.0);
+        let text = exporter.finish();
+        assert_eq!(text.matches("# TYPE").count(), 1);
+        assert!(
+            text.contains("odradek_group_members{group=\"a\\\"b\\\\c\\nd\"} 1\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_process_is_readable() {
+        let process = Process::read().unwrap();
+        assert!(process.resident_bytes > 1e6 && process.open_fds > 1.0 && process.start_seconds > 1.6e9);
+    }
+}

@@ -1,0 +1,579 @@
+//! A partition's replica as the handlers see it: the state machine and its log behind one short lock, and those who wait.
+//!
+//! Invariant: the lock is never held across an await and never while a waiter is woken. Reads of cold data happen outside
+//! of it, through the slice that [`Replica::read`] hands out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use odradek_broker_core::partition::{
+    FetchProgress, FollowerFetch, IsrProposal, Partition, PartitionSettings, RoleChange,
+};
+use odradek_broker_core::producer_state::AppendOrigin;
+use odradek_broker_log::config::LogConfig;
+use odradek_broker_log::directory::LogDirectory;
+use odradek_broker_log::error::{AppendError, LogError, ReadError};
+use odradek_broker_log::log::{AppendInfo, Log};
+use odradek_broker_log::read::{LogSlice, MinOneBatch};
+use odradek_common::error::{ApiError, ErrorCode};
+use odradek_common::ids::{NodeId, TopicPartition};
+use odradek_common::metadata::PartitionImage;
+use odradek_common::records::batch::BatchHeader;
+use odradek_common::time::Now;
+use odradek_config::TopicConfig;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot};
+use uuid::Uuid;
+
+use crate::metrics::TopicTraffic;
+
+/// One replica that this broker hosts.
+pub struct Replica {
+    /// Its name.
+    pub id: TopicPartition,
+    /// Its topic's id.
+    pub topic_id: Uuid,
+    /// Where its log lives, an index into the broker's log directories.
+    pub log_dir: usize,
+    /// Counts what producers and consumers move.
+    pub traffic: Arc<TopicTraffic>,
+    state: Mutex<State>,
+    offline: AtomicBool,
+}
+
+/// Where a replica comes from.
+pub struct ReplicaOrigin {
+    /// Its name.
+    pub id: TopicPartition,
+    /// Its topic's id.
+    pub topic_id: Uuid,
+    /// Index of its log directory.
+    pub log_dir: usize,
+    /// What its decisions depend on.
+    pub settings: PartitionSettings,
+    /// Its topic's counters.
+    pub traffic: Arc<TopicTraffic>,
+}
+
+struct State {
+    partition: Partition<Log>,
+    config: Arc<TopicConfig>,
+    readers: Vec<(u64, Arc<Notify>)>,
+    next_reader: u64,
+    produces: Vec<PendingProduce>,
+}
+
+struct PendingProduce {
+    leader_epoch: i32,
+    offset: i64,
+    answer: oneshot::Sender<Result<(), ErrorCode>>,
+}
+
+/// How far a reader may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// A follower: to the log end offset.
+    LogEnd,
+    /// A consumer: to the high watermark.
+    ReadUncommitted,
+    /// A transactional consumer: to the last stable offset.
+    ReadCommitted,
+}
+
+/// The offsets of a replica at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// First record that is kept.
+    pub log_start: i64,
+    /// End of what is committed.
+    pub high_watermark: i64,
+    /// End of what read_committed consumers see.
+    pub last_stable: i64,
+    /// End of the log.
+    pub log_end: i64,
+}
+
+/// What a read of one partition found.
+pub struct ReadPlan {
+    /// The offsets to answer with.
+    pub offsets: Offsets,
+    /// Where the batches are; `None` if there is nothing to read at this offset yet.
+    pub slice: Option<LogSlice>,
+    /// Set if the follower's log parted from this one.
+    pub diverging: Option<(i32, i64)>,
+    /// For read_committed: producer id and first offset of aborted transactions in the slice.
+    pub aborted: Vec<(i64, i64)>,
+}
+
+/// One partition's part of a read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequest {
+    /// First offset wanted.
+    pub offset: i64,
+    /// Most bytes wanted.
+    pub max_bytes: usize,
+    /// Return one batch even if it is larger than `max_bytes`.
+    pub min_one_batch: bool,
+    /// How far to read.
+    pub isolation: Isolation,
+    /// Epoch of the leader that the caller knows; -1 if none.
+    pub current_leader_epoch: i32,
+    /// Epoch of the caller's last record; -1 if it does not say.
+    pub last_fetched_epoch: i32,
+    /// Consumers may read from followers (KIP-392).
+    pub follower_may_answer: bool,
+}
+
+/// A successful append that waits for replication, or not.
+pub struct Appended {
+    /// What the log says.
+    pub info: AppendInfo,
+    /// Epoch of the leader that appended.
+    pub leader_epoch: i32,
+    /// Start of the log at that moment.
+    pub log_start_offset: i64,
+    /// For acks=all: resolves when the records are committed.
+    pub committed: Option<oneshot::Receiver<Result<(), ErrorCode>>>,
+}
+
+/// Why an append was refused.
+#[derive(Debug)]
+pub enum AppendRefusal {
+    /// What the protocol expects.
+    Api(ApiError),
+    /// The log directory failed.
+    Log(LogError),
+}
+
+impl From<AppendError> for AppendRefusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Refused(error) => Self::Api(error),
+            AppendError::Corrupt(detail) => Self::Api(ApiError::new(ErrorCode::CorruptMessage, detail)),
+            error @ AppendError::OutOfOrder { .. } => {
+                Self::Api(ApiError::new(ErrorCode::OffsetOutOfRange, error.to_string()))
+            }
+            AppendError::Log(error) => Self::Log(error),
+        }
+    }
+}
+
+impl Replica {
+    /// A replica over an opened log.
+    #[must_use]
+    pub fn new(origin: ReplicaOrigin, node_id: NodeId, config: Arc<TopicConfig>, log: Log) -> Arc<Self> {
+        let ReplicaOrigin {
+            id,
+            topic_id,
+            log_dir,
+            settings,
+            traffic,
+        } = origin;
+        let partition = Partition::new(id.clone(), node_id, settings, log);
+        let state = State {
+            partition,
+            config,
+            readers: Vec::new(),
+            next_reader: 0,
+            produces: Vec::new(),
+        };
+        let offline = AtomicBool::new(false);
+        Arc::new(Self {
+            id,
+            topic_id,
+            log_dir,
+            traffic,
+            state: Mutex::new(state),
+            offline,
+        })
+    }
+
+    /// Takes over the controller's decision.
+    ///
+    /// # Errors
+    /// The log cannot record a new epoch.
+    pub fn apply_image(&self, now: Now, image: &Arc<PartitionImage>) -> Result<RoleChange, LogError> {
+        let mut state = self.state.lock();
+        let change = state.partition.apply_image(now, image)?;
+        // The ISR may have shrunk, the leader may be gone: everyone who waits looks again.
+        wake(state);
+        Ok(change)
+    }
+
+    /// New topic configuration.
+    pub fn set_config(&self, settings: PartitionSettings, log: LogConfig, config: Arc<TopicConfig>) {
+        let mut state = self.state.lock();
+        state.partition.set_settings(settings);
+        state.partition.log_mut().set_config(log);
+        state.config = config;
+    }
+
+    /// The partition leaves this broker for good: its log is removed.
+    ///
+    /// # Errors
+    /// The log directory failed.
+    pub fn delete(&self, directory: &LogDirectory) -> Result<(), LogError> {
+        self.close();
+        directory.delete_partition(self.state.lock().partition.log_mut())
+    }
+
+    /// The topic's configuration.
+    #[must_use]
+    pub fn config(&self) -> Arc<TopicConfig> {
+        self.state.lock().config.clone()
+    }
+
+    /// Appends one batch as leader.
+    ///
+    /// # Errors
+    /// Not the leader, not enough replicas, refused by the log's producer state, or the directory failed.
+    pub fn append(
+        &self,
+        now: Now,
+        batch: &mut BytesMut,
+        wait_for_commit: bool,
+    ) -> Result<Appended, AppendRefusal> {
+        if self.is_offline() {
+            return Err(AppendRefusal::Api(self.offline_error()));
+        }
+        let mut state = self.state.lock();
+        state
+            .partition
+            .check_leader(-1)
+            .map_err(|code| AppendRefusal::Api(code.into()))?;
+        if wait_for_commit {
+            state.partition.check_min_isr().map_err(AppendRefusal::Api)?;
+        }
+        let leader_epoch = state.partition.image().leader_epoch;
+        let info =
+            match state
+                .partition
+                .log_mut()
+                .append_as_leader(now, leader_epoch, batch, AppendOrigin::Client)
+            {
+                Ok(info) => info,
+                Err(error) => return Err(error.into()),
+            };
+        state.partition.appended(now);
+        let log_start_offset = state.partition.log().log_start_offset();
+        let committed = wait_for_commit.then(|| state.await_commit(leader_epoch, info.last_offset + 1));
+        wake(state);
+        Ok(Appended {
+            info,
+            leader_epoch,
+            log_start_offset,
+            committed,
+        })
+    }
+
+    /// Appends what the leader sent.
+    ///
+    /// # Errors
+    /// The bytes do not continue this log, or the directory failed.
+    pub fn append_as_follower(
+        &self,
+        now: Now,
+        records: &Bytes,
+        leader: FollowerAppend,
+    ) -> Result<(), AppendRefusal> {
+        let mut state = self.state.lock();
+        if state.partition.image().leader_epoch != leader.leader_epoch
+            || state.partition.leader_to_follow() != Some(leader.leader)
+        {
+            return Err(AppendRefusal::Api(ErrorCode::FencedLeaderEpoch.into()));
+        }
+        if !records.is_empty() {
+            match state.partition.log_mut().append_as_follower(now, records) {
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        state.partition.follower_high_watermark(leader.high_watermark);
+        if leader.log_start_offset > state.partition.log().log_start_offset() {
+            let target = leader
+                .log_start_offset
+                .min(state.partition.log().log_end_offset());
+            let log = state.partition.log_mut();
+            log.maybe_increment_log_start_offset(target)
+                .map_err(AppendRefusal::Log)?;
+        }
+        wake(state);
+        Ok(())
+    }
+
+    /// What a read of one partition would return. The bytes are read later, outside the lock.
+    ///
+    /// # Errors
+    /// Not the leader, a fenced epoch, or an offset outside the log.
+    pub fn read(&self, request: ReadRequest) -> Result<ReadPlan, ErrorCode> {
+        read(&mut self.state.lock(), request)
+    }
+
+    /// As [`Replica::read`], and registers `reader` to be woken at the next change.
+    ///
+    /// # Errors
+    /// As [`Replica::read`]; then nothing is registered.
+    pub fn read_or_wait(
+        &self,
+        request: ReadRequest,
+        reader: &Arc<Notify>,
+    ) -> Result<(ReadPlan, u64), ErrorCode> {
+        let mut state = self.state.lock();
+        let plan = read(&mut state, request)?;
+        let id = state.next_reader;
+        state.next_reader += 1;
+        state.readers.push((id, reader.clone()));
+        Ok((plan, id))
+    }
+
+    /// Registers `reader` to be woken at the next change.
+    pub fn await_change(&self, reader: &Arc<Notify>) -> u64 {
+        let mut state = self.state.lock();
+        let id = state.next_reader;
+        state.next_reader += 1;
+        state.readers.push((id, reader.clone()));
+        id
+    }
+
+    /// Wakes every reader: something that followers must learn has changed.
+    pub fn wake_readers(&self) {
+        wake(self.state.lock());
+    }
+
+    /// Takes a reader off the list again, if it was not woken.
+    pub fn forget_reader(&self, id: u64) {
+        self.state.lock().readers.retain(|reader| reader.0 != id);
+    }
+
+    /// A follower's fetch arrived: it holds everything below its offset.
+    ///
+    /// # Errors
+    /// Not the leader, or the follower is no replica.
+    pub fn follower_fetched(&self, now: Now, fetch: FollowerFetch) -> Result<FetchProgress, ErrorCode> {
+        let mut state = self.state.lock();
+        let before = state.follower_log_start(fetch.replica);
+        let progress = state.partition.follower_fetched(now, fetch)?;
+        if progress.high_watermark_moved || before != state.follower_log_start(fetch.replica) {
+            wake(state);
+        }
+        Ok(progress)
+    }
+
+    /// Runs a closure under the lock; wakes everyone who waits if the high watermark moved.
+    pub fn with<T>(&self, action: impl FnOnce(&mut Partition<Log>) -> T) -> T {
+        let mut state = self.state.lock();
+        let before = state.partition.log().high_watermark();
+        let result = action(&mut state.partition);
+        if state.partition.log().high_watermark() != before {
+            wake(state);
+        }
+        result
+    }
+
+    /// The offsets now.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        offsets(&self.state.lock().partition)
+    }
+
+    /// The controller's last decision.
+    #[must_use]
+    pub fn image(&self) -> Arc<PartitionImage> {
+        self.state.lock().partition.image().clone()
+    }
+
+    /// Timestamp of the first record of the batch that holds this offset.
+    #[must_use]
+    pub fn timestamp_at(&self, offset: i64) -> Option<i64> {
+        let slice = self
+            .with(|p| p.log().read_plan(offset, 1, i64::MAX, MinOneBatch::Yes))
+            .ok()?;
+        let batch = slice.read().ok()?;
+        Some(BatchHeader::parse(&batch).ok()?.base_timestamp)
+    }
+
+    /// True while this replica leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.state.lock().partition.is_leader()
+    }
+
+    /// Proposes an ISR without laggards.
+    pub fn propose_shrink(&self, now: Now) -> Option<IsrProposal> {
+        self.state.lock().partition.propose_shrink(now)
+    }
+
+    /// Waits until everything up to the log end offset of now is committed.
+    pub fn await_commit(&self, leader_epoch: i32, offset: i64) -> oneshot::Receiver<Result<(), ErrorCode>> {
+        self.state.lock().await_commit(leader_epoch, offset)
+    }
+
+    /// The log directory failed: from now on every request is refused.
+    pub fn set_offline(&self) {
+        self.offline.store(true, Ordering::Release);
+        let mut state = self.state.lock();
+        state.fail_produces(ErrorCode::KafkaStorageError);
+        wake(state);
+    }
+
+    /// True after its log directory failed.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.offline.load(Ordering::Acquire)
+    }
+
+    /// The replica leaves this node: everyone who waits is told.
+    pub fn close(&self) {
+        self.offline.store(true, Ordering::Release);
+        let mut state = self.state.lock();
+        state.fail_produces(ErrorCode::NotLeaderOrFollower);
+        wake(state);
+    }
+
+    fn offline_error(&self) -> ApiError {
+        let detail = format!("the log directory of {} is offline", self.id);
+        ApiError::new(ErrorCode::KafkaStorageError, detail)
+    }
+}
+
+/// What a follower learned with the records.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowerAppend {
+    /// Who sent them.
+    pub leader: NodeId,
+    /// Epoch that the fetch was made in.
+    pub leader_epoch: i32,
+    /// The leader's high watermark.
+    pub high_watermark: i64,
+    /// The leader's log start offset.
+    pub log_start_offset: i64,
+}
+
+impl State {
+    fn follower_log_start(&self, replica: NodeId) -> Option<i64> {
+        self.partition
+            .followers()
+            .find(|(id, _)| *id == replica)
+            .map(|(_, p)| p.log_start_offset)
+    }
+
+    fn await_commit(&mut self, leader_epoch: i32, offset: i64) -> oneshot::Receiver<Result<(), ErrorCode>> {
+        let (answer, committed) = oneshot::channel();
+        match self.partition.check_committed(leader_epoch, offset) {
+            Ok(false) => self.produces.push(PendingProduce {
+                leader_epoch,
+                offset,
+                answer,
+            }),
+            Ok(true) => _ = answer.send(Ok(())),
+            Err(code) => _ = answer.send(Err(code)),
+        }
+        committed
+    }
+
+    fn fail_produces(&mut self, code: ErrorCode) {
+        for produce in self.produces.drain(..) {
+            _ = produce.answer.send(Err(code));
+        }
+    }
+}
+
+fn offsets(partition: &Partition<Log>) -> Offsets {
+    let log = partition.log();
+    Offsets {
+        log_start: log.log_start_offset(),
+        high_watermark: log.high_watermark(),
+        last_stable: log.last_stable_offset(),
+        log_end: log.log_end_offset(),
+    }
+}
+
+fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> {
+    let partition = &mut state.partition;
+    match partition.check_leader(request.current_leader_epoch) {
+        Ok(()) => {}
+        Err(ErrorCode::NotLeaderOrFollower)
+            if request.follower_may_answer && partition.leader_to_follow().is_some() => {}
+        Err(code) => return Err(code),
+    }
+    let offsets = offsets(partition);
+    if let Some(diverging) = partition.diverging_epoch(request.offset, request.last_fetched_epoch) {
+        if diverging.1 < 0 {
+            return Err(ErrorCode::OffsetOutOfRange);
+        }
+        return Ok(ReadPlan {
+            offsets,
+            slice: None,
+            diverging: Some(diverging),
+            aborted: Vec::new(),
+        });
+    }
+    if request.offset < offsets.log_start || request.offset > offsets.log_end {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    let upper_bound = match request.isolation {
+        Isolation::LogEnd => offsets.log_end,
+        Isolation::ReadUncommitted => offsets.high_watermark,
+        Isolation::ReadCommitted => offsets.last_stable,
+    };
+    if request.offset >= upper_bound {
+        return Ok(ReadPlan {
+            offsets,
+            slice: None,
+            diverging: None,
+            aborted: Vec::new(),
+        });
+    }
+    let log = partition.log();
+    let min_one_batch = if request.min_one_batch {
+        MinOneBatch::Yes
+    } else {
+        MinOneBatch::No
+    };
+    let slice = match log.read_plan(request.offset, request.max_bytes, upper_bound, min_one_batch) {
+        Ok(slice) => slice,
+        Err(ReadError::OffsetOutOfRange { .. }) => return Err(ErrorCode::OffsetOutOfRange),
+        Err(ReadError::Log(_)) => return Err(ErrorCode::KafkaStorageError),
+    };
+    let aborted = if request.isolation == Isolation::ReadCommitted && !slice.is_empty() {
+        let aborted = log.aborted_transactions(request.offset, upper_bound);
+        aborted
+            .iter()
+            .map(|aborted| (aborted.producer_id, aborted.first_offset))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    Ok(ReadPlan {
+        offsets,
+        slice: Some(slice),
+        diverging: None,
+        aborted,
+    })
+}
+
+/// Wakes everyone whose wait may be over, after the lock is gone.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let readers = std::mem::take(&mut state.readers);
+    let mut done = Vec::new();
+    let State {
+        partition, produces, ..
+    } = &mut *state;
+    let is_done = |produce: &mut PendingProduce| {
+        partition.check_committed(produce.leader_epoch, produce.offset) != Ok(false)
+    };
+    for produce in produces.extract_if(.., is_done) {
+        let outcome = partition
+            .check_committed(produce.leader_epoch, produce.offset)
+            .map(|_| ());
+        done.push((produce.answer, outcome));
+    }
+    drop(state);
+    for (answer, outcome) in done {
+        _ = answer.send(outcome);
+    }
+    for (_, reader) in readers {
+        reader.notify_one();
+    }
+}

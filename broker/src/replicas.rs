@@ -1,0 +1,444 @@
+//! Every replica that this broker hosts, and how the controller's decisions reach them.
+//!
+//! One publisher, on the metadata thread, creates and removes replicas; handlers only look them up.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use odradek_broker_core::partition::{PartitionSettings, RoleChange};
+use odradek_broker_log::config::{CleanupPolicy, LogConfig, MessageTimestampType};
+use odradek_broker_log::directory::LogDirectory;
+use odradek_broker_log::error::LogError;
+use odradek_broker_log::log::PartitionIdentity;
+use odradek_common::error::{ApiError, ErrorCode};
+use odradek_common::ids::{NodeId, TopicPartition};
+use odradek_common::metadata::{
+    ConfigResource, ConfigResourceType, MetadataDelta, MetadataImage, PartitionChange, PartitionImage,
+    TopicDelta, TopicImage,
+};
+use odradek_config::{ServerConfig, TimestampType, TopicConfig};
+use parking_lot::RwLock;
+use slog::Logger;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::broker::ImageCell;
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::replica::{Replica, ReplicaOrigin};
+
+/// One log directory of this broker.
+pub struct DataDirectory {
+    /// Its folder and index.
+    pub log_directory: LogDirectory,
+    /// `directory.id` of its meta.properties.
+    pub id: Uuid,
+}
+
+/// A replica whose role or place changed.
+#[derive(Clone)]
+pub enum RoleEvent {
+    /// It leads in a new epoch.
+    Leads(Arc<Replica>, i32),
+    /// It follows a leader in a new epoch.
+    Follows(Arc<Replica>, NodeId, i32),
+    /// It neither leads nor follows any more, or left this broker.
+    Stops(TopicPartition, i32),
+}
+
+/// The replicas.
+pub struct Replicas {
+    node_id: NodeId,
+    log: Logger,
+    directories: Vec<DataDirectory>,
+    metrics: Arc<Metrics>,
+    image: Arc<ImageCell>,
+    hosted: RwLock<HashMap<Arc<str>, BTreeMap<i32, Arc<Replica>>>>,
+    applied: watch::Sender<i64>,
+}
+
+impl Replicas {
+    /// No replicas yet; they come with the first image.
+    #[must_use]
+    pub fn new(
+        node_id: NodeId,
+        directories: Vec<DataDirectory>,
+        metrics: Arc<Metrics>,
+        image: Arc<ImageCell>,
+        log: Logger,
+    ) -> Arc<Self> {
+        let applied = watch::Sender::new(0);
+        Arc::new(Self {
+            node_id,
+            log,
+            directories,
+            metrics,
+            image,
+            hosted: RwLock::default(),
+            applied,
+        })
+    }
+
+    /// The log directories.
+    #[must_use]
+    pub fn directories(&self) -> &[DataDirectory] {
+        &self.directories
+    }
+
+    /// Tells the offset of the metadata that all replicas have applied.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<i64> {
+        self.applied.subscribe()
+    }
+
+    /// The replica, if this broker hosts it.
+    #[must_use]
+    pub fn get(&self, topic: &str, partition: i32) -> Option<Arc<Replica>> {
+        self.hosted.read().get(topic)?.get(&partition).cloned()
+    }
+
+    /// The replica.
+    ///
+    /// # Errors
+    /// NOT_LEADER_OR_FOLLOWER if other brokers host it; UNKNOWN_TOPIC_OR_PARTITION if nobody does.
+    pub fn hosted(&self, topic: &str, partition: i32) -> Result<Arc<Replica>, ApiError> {
+        if let Some(replica) = self.get(topic, partition) {
+            return Ok(replica);
+        }
+        if self.image.load().partition(topic, partition).is_some() {
+            let detail = format!("{topic}-{partition} has no replica on broker {}", self.node_id);
+            return Err(ApiError::new(ErrorCode::NotLeaderOrFollower, detail));
+        }
+        let detail = format!("there is no partition {topic}-{partition}");
+        Err(ApiError::new(ErrorCode::UnknownTopicOrPartition, detail))
+    }
+
+    /// The replica, if it leads.
+    ///
+    /// # Errors
+    /// As [`Replicas::hosted`], and NOT_LEADER_OR_FOLLOWER if another broker leads.
+    pub fn leader(&self, topic: &str, partition: i32) -> Result<Arc<Replica>, ApiError> {
+        let replica = self.hosted(topic, partition)?;
+        if replica.is_leader() {
+            return Ok(replica);
+        }
+        let detail = format!("broker {} does not lead {topic}-{partition}", self.node_id);
+        Err(ApiError::new(ErrorCode::NotLeaderOrFollower, detail))
+    }
+
+    /// All of them, by topic and partition.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Replica>> {
+        let hosted = self.hosted.read();
+        let mut all: Vec<_> = hosted
+            .values()
+            .flat_map(|partitions| partitions.values().cloned())
+            .collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, unless the disk is only full.
+    pub fn log_failed(&self, replica: &Replica, error: &LogError) {
+        slog::error!(self.log, "log directory failed"; "partition" => %replica.id, "error" => %error,
+            "path" => %self.directories[replica.log_dir].log_directory.path().display());
+        if error.is_disk_full() {
+            return;
+        }
+        for other in self.all().iter().filter(|other| other.log_dir == replica.log_dir) {
+            other.set_offline();
+        }
+    }
+
+    /// Creates, changes and removes replicas as the controller decided. Returns whose role changed.
+    pub fn publish(
+        &self,
+        delta: &MetadataDelta,
+        image: &MetadataImage,
+        config: &ServerConfig,
+    ) -> Vec<RoleEvent> {
+        let mut events = Vec::new();
+        for topic in delta.deleted_topics.values() {
+            for index in 0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX) {
+                self.remove(&topic.name, topic.id, index, &mut events);
+            }
+        }
+        for topic in delta.topics.values() {
+            self.publish_topic(topic, image, config, &mut events);
+        }
+        self.publish_configs(delta, image, config);
+        self.publish_brokers(delta, image, &events);
+        self.applied.send_replace(image.offset);
+        events
+    }
+
+    fn publish_topic(
+        &self,
+        delta: &TopicDelta,
+        image: &MetadataImage,
+        config: &ServerConfig,
+        events: &mut Vec<RoleEvent>,
+    ) {
+        let topic = &delta.topic;
+        let mut topic_config = None;
+        for (index, change) in &delta.partitions {
+            if !change.after.replicas.contains(&self.node_id) {
+                self.remove(&topic.name, topic.id, *index, events);
+                continue;
+            }
+            let replica = match self
+                .get(&topic.name, *index)
+                .filter(|replica| replica.topic_id == topic.id)
+            {
+                Some(replica) => Ok(replica),
+                None => {
+                    let resolve = || Arc::new(resolve_topic(image, &topic.name, config));
+                    let resolved = topic_config.get_or_insert_with(resolve).clone();
+                    // A topic of the same name that was deleted while this broker was away is in the way.
+                    self.discard(&topic.name, *index, events);
+                    self.create(topic, *index, &change.after, resolved, config)
+                }
+            };
+            match replica {
+                Ok(replica) => self.apply(&replica, change, events),
+                Err(error) => {
+                    slog::error!(self.log, "cannot open a partition's log";
+                        "partition" => format!("{}-{index}", topic.name), "error" => error_chain(&error));
+                }
+            }
+        }
+    }
+
+    fn create(
+        &self,
+        topic: &TopicImage,
+        index: i32,
+        partition: &PartitionImage,
+        topic_config: Arc<TopicConfig>,
+        config: &ServerConfig,
+    ) -> Result<Arc<Replica>, LogError> {
+        let identity = PartitionIdentity::new(topic.name.clone(), topic.id, index);
+        let log_dir = self.choose_directory(&identity, partition);
+        let directory = &self.directories[log_dir].log_directory;
+        let mut log = directory.open_partition(identity, log_config(&topic_config, config), clock::now())?;
+        if let Some(report) = log.take_recovery_report() {
+            slog::warn!(self.log, "log recovered after an unclean stop";
+                "partition" => format!("{}-{index}", topic.name), "report" => ?report);
+        }
+        let origin = ReplicaOrigin {
+            id: TopicPartition::new(topic.name.clone(), index),
+            topic_id: topic.id,
+            log_dir,
+            settings: settings(&topic_config, config),
+            traffic: self.metrics.topic(&topic.name),
+        };
+        let replica = Replica::new(origin, self.node_id, topic_config, log);
+        let mut hosted = self.hosted.write();
+        hosted
+            .entry(topic.name.clone())
+            .or_default()
+            .insert(index, replica.clone());
+        Ok(replica)
+    }
+
+    /// Where a partition lives already, else where the controller wants it, else where there are fewest.
+    fn choose_directory(&self, identity: &PartitionIdentity, partition: &PartitionImage) -> usize {
+        let holds = |directory: &DataDirectory| directory.log_directory.partitions().contains(identity);
+        if self.directories.len() == 1 {
+            return 0;
+        }
+        if let Some(at) = self.directories.iter().position(holds) {
+            return at;
+        }
+        let place = partition
+            .replicas
+            .iter()
+            .position(|replica| *replica == self.node_id);
+        let wanted = place.and_then(|place| partition.directories.get(place));
+        if let Some(at) =
+            wanted.and_then(|id| self.directories.iter().position(|directory| directory.id == *id))
+        {
+            return at;
+        }
+        let all = self.all();
+        let load = |at: &usize| all.iter().filter(|replica| replica.log_dir == *at).count();
+        (0..self.directories.len()).min_by_key(load).unwrap_or(0)
+    }
+
+    fn apply(&self, replica: &Arc<Replica>, change: &PartitionChange, events: &mut Vec<RoleEvent>) {
+        let epoch = change.after.leader_epoch;
+        if let Some(before) = &change.before
+            && change.after.leader_epoch > before.leader_epoch
+            && change.after.leader >= 0
+        {
+            self.metrics.leader_elections.increment(1);
+            let eligible =
+                before.isr.contains(&change.after.leader) || before.elr.contains(&change.after.leader);
+            if !eligible {
+                self.metrics.unclean_leader_elections.increment(1);
+            }
+        }
+        match replica.apply_image(clock::now(), &change.after) {
+            Ok(RoleChange::BecameLeader) => events.push(RoleEvent::Leads(replica.clone(), epoch)),
+            Ok(RoleChange::BecameFollower(leader)) => {
+                events.push(RoleEvent::Follows(replica.clone(), leader, epoch));
+            }
+            Ok(RoleChange::BecameIdle) => events.push(RoleEvent::Stops(replica.id.clone(), epoch)),
+            Ok(RoleChange::Unchanged) => {}
+            Err(error) => self.log_failed(replica, &error),
+        }
+    }
+
+    fn remove(&self, topic: &Arc<str>, topic_id: Uuid, index: i32, events: &mut Vec<RoleEvent>) {
+        if self
+            .get(topic, index)
+            .is_some_and(|replica| replica.topic_id == topic_id)
+        {
+            self.discard(topic, index, events);
+        }
+    }
+
+    fn discard(&self, topic: &Arc<str>, index: i32, events: &mut Vec<RoleEvent>) {
+        let removed = {
+            let mut hosted = self.hosted.write();
+            let Some(partitions) = hosted.get_mut(topic) else {
+                return;
+            };
+            let removed = partitions.remove(&index);
+            if partitions.is_empty() {
+                hosted.remove(topic);
+            }
+            removed
+        };
+        let Some(replica) = removed else { return };
+        events.push(RoleEvent::Stops(replica.id.clone(), replica.image().leader_epoch));
+        let directory = &self.directories[replica.log_dir].log_directory;
+        if let Err(error) = replica.delete(directory) {
+            slog::error!(self.log, "cannot delete a partition's log";
+                "partition" => %replica.id, "error" => %error);
+        }
+    }
+
+    /// Leaders wait for no follower whose broker was fenced or is about to stop.
+    fn publish_brokers(&self, delta: &MetadataDelta, image: &MetadataImage, events: &[RoleEvent]) {
+        let eligible = |broker| image.is_active(broker);
+        if !delta.brokers.is_empty() {
+            for replica in self.all() {
+                replica.with(|partition| partition.followers_changed(clock::now(), eligible));
+            }
+            return;
+        }
+        for event in events {
+            if let RoleEvent::Leads(replica, _) = event {
+                replica.with(|partition| partition.followers_changed(clock::now(), eligible));
+            }
+        }
+    }
+
+    fn publish_configs(&self, delta: &MetadataDelta, image: &MetadataImage, config: &ServerConfig) {
+        let every_topic = delta
+            .configs
+            .iter()
+            .any(|r| r.resource_type == ConfigResourceType::Broker);
+        let named = |topic: &Arc<str>| delta.configs.contains(&ConfigResource::topic(topic.clone()));
+        let topics: Vec<Arc<str>> = self.hosted.read().keys().cloned().collect();
+        for topic in topics.into_iter().filter(|topic| every_topic || named(topic)) {
+            let resolved = Arc::new(resolve_topic(image, &topic, config));
+            let replicas: Vec<_> = self
+                .hosted
+                .read()
+                .get(&topic)
+                .into_iter()
+                .flat_map(|p| p.values().cloned())
+                .collect();
+            for replica in replicas {
+                replica.set_config(
+                    settings(&resolved, config),
+                    log_config(&resolved, config),
+                    resolved.clone(),
+                );
+            }
+        }
+    }
+
+    /// Closes every log cleanly, so that the next start need not recover. The replicas answer nothing any more.
+    pub fn close_clean(&self) {
+        for replica in self.all() {
+            replica.close();
+            if let Err(error) = replica.with(|p| p.log_mut().close_clean(clock::now())) {
+                slog::error!(self.log, "log not closed cleanly"; "partition" => %replica.id, "error" => %error);
+            }
+        }
+        for directory in &self.directories {
+            let directory = &directory.log_directory;
+            if let Err(error) = directory.close_clean() {
+                let path = directory.path().display().to_string();
+                slog::error!(self.log, "log directory not closed cleanly"; "path" => path, "error" => %error);
+            }
+        }
+    }
+}
+
+/// A topic's configuration: its overrides over the broker's.
+#[must_use]
+pub fn resolve_topic(image: &MetadataImage, topic: &str, config: &ServerConfig) -> TopicConfig {
+    TopicConfig::resolve(image.config_overrides(&ConfigResource::topic(topic)), config)
+}
+
+/// What a replica's decisions depend on.
+fn settings(topic: &TopicConfig, config: &ServerConfig) -> PartitionSettings {
+    PartitionSettings {
+        replica_lag_time_max_ms: u64::try_from(config.replica.lag_time_max_ms).unwrap_or(0),
+        min_insync_replicas: usize::try_from(topic.min_insync_replicas).unwrap_or(1),
+    }
+}
+
+/// What a log needs of the configuration.
+#[must_use]
+pub fn log_config(topic: &TopicConfig, config: &ServerConfig) -> LogConfig {
+    LogConfig {
+        segment_bytes: u64::from(topic.segment.bytes),
+        segment_ms: topic.segment.ms,
+        segment_jitter_ms: topic.segment.jitter_ms,
+        index_interval_bytes: topic.segment.index_interval_bytes,
+        retention_ms: topic.retention.ms,
+        retention_bytes: topic.retention.bytes,
+        max_message_bytes: topic.max_message_bytes,
+        cleanup_policy: CleanupPolicy {
+            compact: topic.cleanup_policy.compact,
+            delete: topic.cleanup_policy.delete,
+        },
+        delete_retention_ms: topic.retention.delete_retention_ms,
+        min_cleanable_dirty_ratio: topic.retention.min_cleanable_dirty_ratio,
+        min_compaction_lag_ms: topic.retention.min_compaction_lag_ms,
+        flush_messages: topic.flush_messages,
+        flush_ms: topic.flush_ms,
+        preallocate: topic.segment.preallocate,
+        file_delete_delay_ms: topic.segment.file_delete_delay_ms,
+        message_timestamp_type: match topic.timestamp_type {
+            TimestampType::CreateTime => MessageTimestampType::CreateTime,
+            TimestampType::LogAppendTime => MessageTimestampType::LogAppendTime,
+        },
+        producer_id_expiration_ms: i64::from(config.transaction.producer_id_expiration_ms),
+    }
+}
+
+/// An error and its sources, on one line.
+#[must_use]
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        source = next.source();
+    }
+    text
+}
+
+/// A directory as logs and messages name it.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,210 @@
+//! One process: directories, listeners, controller, broker, in the order in which they may start and stop.
+
+mod advertised;
+mod clean_stop;
+mod directories;
+mod exposition;
+mod parts;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use odradek_config::ServerConfig;
+use odradek_net::budget::MemoryBudget;
+use odradek_net::listener::{BoundListener, ConnectionQuotas, Listener, ListenerContext, ListenerSettings};
+use odradek_net::service::Service;
+use odradek_net::worker::WorkerPool;
+use slog::Logger;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::metrics::Connections;
+use crate::replicas::error_chain;
+use exposition::NodeExposition;
+use parts::{BrokerParts, ControllerParts};
+
+/// How long connections may finish their requests when the process stops.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Threads for heartbeats, replication, coordinators and metrics.
+const CONTROL_THREADS: usize = 2;
+
+/// Why a node did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ServerError(pub String);
+
+impl ServerError {
+    fn because(what: &str, error: &dyn std::error::Error) -> Self {
+        Self(format!("{what}: {}", error_chain(error)))
+    }
+}
+
+/// Runs a node until it is asked to stop.
+///
+/// # Errors
+/// What must be mended before the node can start, in words.
+pub fn run(config: ServerConfig, dev: bool, log: &Logger) -> Result<(), ServerError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(|error| ServerError::because("cannot start threads", &error))?;
+    runtime.block_on(async {
+        let node = Node::start(Arc::new(config), dev, log.clone()).await?;
+        let outcome = node.until_asked_to_stop().await;
+        node.stop().await;
+        outcome
+    })
+}
+
+/// What both roles share.
+pub(crate) struct Ground {
+    pub(crate) config: Arc<ServerConfig>,
+    pub(crate) log: Logger,
+    pub(crate) workers: Arc<WorkerPool>,
+    pub(crate) context: ListenerContext,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) budget: MemoryBudget,
+}
+
+struct Node {
+    ground: Ground,
+    controller: Option<ControllerParts>,
+    broker: Option<BrokerParts>,
+}
+
+impl Node {
+    async fn start(config: Arc<ServerConfig>, dev: bool, log: Logger) -> Result<Self, ServerError> {
+        let identity = directories::prepare(&config, dev)?;
+        let recorder = exposition::install_recorder()?;
+        let ground = Ground::new(config.clone(), log)?;
+        let bound = bind_all(&config)?;
+        let (for_controllers, for_brokers): (Vec<_>, Vec<_>) = bound
+            .into_iter()
+            .partition(|(name, _)| config.listeners.is_controller(name));
+        let mut controller = None;
+        if config.node.roles.controller {
+            controller = Some(ControllerParts::start(&ground, &identity, for_controllers)?);
+        }
+        let mut broker = None;
+        if config.node.roles.broker {
+            let local = controller.as_ref().map(|parts| parts.handle.clone());
+            broker = Some(BrokerParts::start(&ground, &identity, local, for_brokers).await?);
+        }
+        if let Some(address) = &config.odradek.metrics_listener {
+            let exposition = NodeExposition {
+                recorder,
+                broker: broker.as_ref().map(BrokerParts::exposed),
+                controller: controller.as_ref().map(|parts| parts.handle.clone()),
+                connections: ground.connections.clone(),
+                budget: ground.budget.clone(),
+            };
+            exposition.serve(address, &ground.log).await?;
+        }
+        Ok(Self {
+            ground,
+            controller,
+            broker,
+        })
+    }
+
+    /// SIGTERM, SIGINT, or the end of a part that the node cannot do without.
+    async fn until_asked_to_stop(&self) -> Result<(), ServerError> {
+        let listen =
+            |kind| signal(kind).map_err(|error| ServerError::because("cannot listen for signals", &error));
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let controller_ended = async {
+            match &self.controller {
+                Some(parts) => parts.handle.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = terminate.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGTERM"),
+            _ = interrupt.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGINT"),
+            ended = controller_ended => {
+                let reason = ended.err().unwrap_or_else(|| "it ended without a reason".to_owned());
+                return Err(ServerError(format!("the controller stopped: {reason}")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn stop(self) {
+        if let Some(broker) = self.broker {
+            broker.stop(&self.ground).await;
+        }
+        if let Some(controller) = self.controller {
+            controller.stop().await;
+        }
+        self.ground.workers.stop();
+        slog::info!(self.ground.log, "stopped");
+    }
+}
+
+impl Ground {
+    fn new(config: Arc<ServerConfig>, log: Logger) -> Result<Self, ServerError> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let configured = usize::try_from(config.odradek.broker_workers).unwrap_or(0);
+        let count = if configured == 0 { cores } else { configured };
+        let workers = WorkerPool::start(count, "worker")
+            .map_err(|error| ServerError::because("cannot start worker threads", &error))?;
+        let workers = Arc::new(workers);
+        let connections = Arc::new(Connections::default());
+        let budget =
+            MemoryBudget::new(usize::try_from(config.odradek.request_memory_bytes_max).unwrap_or(usize::MAX));
+        let limit = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
+        let context = ListenerContext {
+            budget: budget.clone(),
+            quotas: ConnectionQuotas::new(
+                limit(config.socket.connections_max),
+                limit(config.socket.connections_per_ip_max),
+            ),
+            observer: connections.clone(),
+            ..ListenerContext::new(workers.clone(), log.clone())
+        };
+        Ok(Self {
+            config,
+            log,
+            workers,
+            context,
+            connections,
+            budget,
+        })
+    }
+
+    /// Serves bound sockets.
+    pub(crate) fn serve(
+        &self,
+        bound: Vec<(String, BoundListener)>,
+        service: &Arc<dyn Service>,
+    ) -> Vec<Listener> {
+        bound
+            .into_iter()
+            .map(|(_, bound)| bound.start(&self.context, service.clone()))
+            .collect()
+    }
+}
+
+/// Opens every listener's socket, so that a port in use is found before anything else is begun.
+fn bind_all(config: &ServerConfig) -> Result<Vec<(String, BoundListener)>, ServerError> {
+    let mut bound = Vec::new();
+    for listener in &config.listeners.listeners {
+        let socket = &config.socket;
+        let settings = ListenerSettings {
+            backlog: i32::try_from(socket.listen_backlog).unwrap_or(i32::MAX),
+            request_max_bytes: usize::try_from(socket.request_bytes_max).unwrap_or(usize::MAX),
+            max_idle: u64::try_from(socket.connections_max_idle_ms)
+                .ok()
+                .map(Duration::from_millis),
+            send_buffer_bytes: usize::try_from(socket.send_buffer_bytes).ok(),
+            receive_buffer_bytes: usize::try_from(socket.receive_buffer_bytes).ok(),
+            ..ListenerSettings::new(&listener.name, &listener.host, listener.port)
+        };
+        let opened = BoundListener::bind(settings)
+            .map_err(|error| ServerError(format!("listener {}: {}", listener.name, error_chain(&error))))?;
+        bound.push((listener.name.clone(), opened));
+    }
+    Ok(bound)
+}

@@ -1,0 +1,113 @@
+//! What the metrics listener shows of this node, and when it counts as healthy and ready.
+
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use odradek_controller::handle::ControllerHandle;
+use odradek_net::budget::MemoryBudget;
+use slog::Logger;
+use tokio::sync::watch;
+
+use super::ServerError;
+use crate::broker::Broker;
+use crate::lifecycle::BrokerState;
+use crate::metrics::http::{self, Exposition};
+use crate::metrics::scrape::{self, Exporter};
+use crate::metrics::{Connections, UPKEEP_INTERVAL, catalogue};
+
+/// The broker as far as it is shown.
+pub(crate) struct ExposedBroker {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) state: watch::Receiver<BrokerState>,
+}
+
+/// This node, for the metrics listener.
+pub(crate) struct NodeExposition {
+    pub(crate) recorder: PrometheusHandle,
+    pub(crate) broker: Option<ExposedBroker>,
+    pub(crate) controller: Option<ControllerHandle>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) budget: MemoryBudget,
+}
+
+/// Makes the Prometheus recorder the process's.
+pub(crate) fn install_recorder() -> Result<PrometheusHandle, ServerError> {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), catalogue::SECONDS_BUCKETS)
+        .map_err(|error| ServerError::because("cannot set up metrics", &error))?;
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)
+        .map_err(|error| ServerError(format!("cannot set up metrics: {error}")))?;
+    catalogue::describe();
+    Ok(handle)
+}
+
+impl NodeExposition {
+    /// Serves `/metrics`, `/healthz` and `/readyz`.
+    pub(crate) async fn serve(self, address: &str, log: &Logger) -> Result<(), ServerError> {
+        let (listener, bound) = http::bind(address).await.map_err(|error| {
+            let what = format!("cannot open odradek.metrics.listener={address}; choose a free address");
+            ServerError::because(&what, &error)
+        })?;
+        slog::info!(log, "metrics listener open"; "url" => format!("http://{bound}/metrics"));
+        let recorder = self.recorder.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(UPKEEP_INTERVAL).await;
+                recorder.run_upkeep();
+            }
+        });
+        tokio::spawn(http::serve(listener, Arc::new(self)));
+        Ok(())
+    }
+}
+
+impl Exposition for NodeExposition {
+    fn metrics(&self) -> String {
+        let mut exporter = Exporter::after(self.recorder.render());
+        scrape::process(&mut exporter);
+        exporter.sample(catalogue::REQUEST_MEMORY, &[], self.budget.used() as f64);
+        if let Some(exposed) = &self.broker {
+            scrape::broker(&mut exporter, &exposed.broker, &self.connections);
+        }
+        if let Some(controller) = &self.controller {
+            scrape::quorum(&mut exporter, controller);
+        }
+        exporter.finish()
+    }
+
+    fn health(&self) -> Result<String, String> {
+        let Some(exposed) = &self.broker else {
+            return Ok("ok".to_owned());
+        };
+        let replicas = exposed.broker.replicas.all();
+        let offline = replicas.iter().filter(|replica| replica.is_offline()).count();
+        if offline > 0 {
+            return Err(format!(
+                "{offline} of {} replicas are on a log directory that failed",
+                replicas.len()
+            ));
+        }
+        Ok("ok".to_owned())
+    }
+
+    fn readiness(&self) -> Result<String, String> {
+        if let Some(controller) = &self.controller
+            && controller.leader().is_none()
+        {
+            return Err("the quorum has no leader".to_owned());
+        }
+        let Some(exposed) = &self.broker else {
+            return Ok("ready".to_owned());
+        };
+        match &*exposed.state.borrow() {
+            BrokerState::Running => Ok("ready".to_owned()),
+            BrokerState::Registering(reason) => Err(format!("not registered: {reason}")),
+            BrokerState::Fenced => {
+                Err("registered and fenced: its metadata is not up to date yet".to_owned())
+            }
+            BrokerState::ShuttingDown | BrokerState::MayStop => Err("stopping".to_owned()),
+        }
+    }
+}

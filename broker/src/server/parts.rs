@@ -1,0 +1,302 @@
+//! The two roles of a node, each from its sockets to its stop.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use odradek_broker_core::fetch_session::FetchSessions;
+use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
+use odradek_config::ServerConfig;
+use odradek_controller::client::RemoteMetadata;
+use odradek_controller::handle::ControllerHandle;
+use odradek_controller::node::ControllerNode;
+use odradek_controller::service::ControllerService;
+use odradek_controller::settings::NodeSettings;
+use odradek_controller::update::MetadataReceiver;
+use odradek_controller_core::controller::ServerConfigs;
+use odradek_net::client::ClientSettings;
+use odradek_net::listener::{BoundListener, Listener};
+use odradek_net::pool::ClientPool;
+use odradek_net::service::Service;
+use parking_lot::Mutex;
+use slog::{Logger, o};
+use tokio::sync::watch;
+
+use super::directories::{self, Identity};
+use super::exposition::ExposedBroker;
+use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop};
+use crate::api::BrokerService;
+use crate::broker::{Broker, ImageCell};
+use crate::controller_channel::ControllerChannel;
+use crate::coordinator::GroupCoordinators;
+use crate::fetcher::Fetchers;
+use crate::isr::IsrUpdates;
+use crate::lifecycle::{BrokerState, Lifecycle};
+use crate::maintenance::Maintenance;
+use crate::metadata::MetadataLoader;
+use crate::metrics::Metrics;
+use crate::producer_ids::ProducerIds;
+use crate::replicas::{DataDirectory, Replicas};
+use crate::topic_creation::TopicCreation;
+
+/// Time for one request to the controller.
+const CONTROLLER_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A broker that the controller does not let go stops all the same after this.
+const CONTROLLED_SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+
+/// The controller role.
+pub(super) struct ControllerParts {
+    pub(super) handle: ControllerHandle,
+    listeners: Vec<Listener>,
+}
+
+impl ControllerParts {
+    pub(super) fn start(
+        ground: &Ground,
+        identity: &Identity,
+        bound: Vec<(String, BoundListener)>,
+    ) -> Result<Self, ServerError> {
+        let config = &ground.config;
+        let voters = &config.quorum.voters;
+        let settings = NodeSettings {
+            node_id: config.node.node_id,
+            cluster_id: identity.meta.cluster_id.clone(),
+            directory_id: identity.meta.directory_id,
+            metadata_log_dir: identity.metadata_log_dir.clone(),
+            endpoints: directories::controller_endpoints(config),
+            voters: voters
+                .iter()
+                .map(|v| (v.id, v.address.host.clone(), v.address.port))
+                .collect(),
+            bootstrap_servers: config
+                .quorum
+                .bootstrap_servers
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            auto_join: config.quorum.auto_join,
+            election_timeout_ms: u64::from(config.quorum.election_timeout_ms),
+            snapshot_after_bytes: u64::try_from(config.quorum.snapshot_after_bytes).unwrap_or(u64::MAX),
+            request_timeout: CONTROLLER_REQUEST_TIMEOUT,
+            controller: (&**config).into(),
+            configs: Arc::new(ServerConfigs(config.clone())),
+        };
+        let handle = ControllerNode::start(settings, &ground.log)
+            .map_err(|error| ServerError::because("cannot start the controller", &error))?;
+        let service: Arc<dyn Service> = ControllerService::new(handle.clone(), &ground.log);
+        let listeners = ground.serve(bound, &service);
+        Ok(Self { handle, listeners })
+    }
+
+    /// Hands leadership over, then closes.
+    pub(super) async fn stop(self) {
+        self.handle.shutdown().await;
+        for listener in &self.listeners {
+            listener.stop(STOP_GRACE).await;
+        }
+    }
+}
+
+/// The broker role.
+pub(super) struct BrokerParts {
+    broker: Arc<Broker>,
+    listeners: Vec<Listener>,
+    fetchers: Arc<Fetchers>,
+    maintenance: Maintenance,
+    state: watch::Receiver<BrokerState>,
+    stop: watch::Sender<bool>,
+    /// Reads metadata while it lives.
+    _remote: Option<RemoteMetadata>,
+}
+
+impl BrokerParts {
+    pub(super) async fn start(
+        ground: &Ground,
+        identity: &Identity,
+        local: Option<ControllerHandle>,
+        bound: Vec<(String, BoundListener)>,
+    ) -> Result<Self, ServerError> {
+        let config = &ground.config;
+        let directories = open_directories(ground, identity)?;
+        let clean = directories
+            .iter()
+            .all(|directory| directory.log_directory.is_clean_start());
+        let noted = clean_stop::take(directories.iter().map(|directory| directory.log_directory.path()))
+            .map_err(|error| ServerError::because("cannot read the note of the last clean stop", &error))?;
+        let previous_epoch = if clean { noted } else { -1 };
+        let broker = new_broker(ground, directories, local.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let fetchers = Fetchers::new(
+            runtime.clone(),
+            config.listeners.inter_broker_listener_name.clone(),
+        );
+        fetchers.attach(&broker);
+        let remote = local.is_none().then(|| {
+            let controllers = controller_addresses(config);
+            RemoteMetadata::start(
+                config.node.node_id,
+                identity.meta.cluster_id.clone(),
+                controllers,
+                &ground.log,
+            )
+        });
+        let updates = match (&local, &remote) {
+            (Some(local), _) => local.subscribe(),
+            (None, Some(remote)) => remote.log().subscribe(),
+            (None, None) => {
+                return Err(ServerError(
+                    "this node has no way to the cluster's metadata".to_owned(),
+                ));
+            }
+        };
+        start_metadata(ground, &broker, &fetchers, updates)?;
+        runtime.spawn(broker.isr.clone().run(broker.clone()));
+        let names: Vec<String> = bound.iter().map(|(name, _)| name.clone()).collect();
+        let service: Arc<dyn Service> = Arc::new(BrokerService::new(broker.clone()));
+        let listeners = ground.serve(bound, &service);
+        let advertised = advertised::complete(config, &advertised::ports(&names, &listeners));
+        runtime.spawn(advertised::check(advertised.clone(), ground.log.clone()));
+        let (stop, stopping) = watch::channel(false);
+        let (lifecycle, state) = Lifecycle::new(broker.clone(), advertised, previous_epoch, stopping);
+        runtime.spawn(lifecycle.run());
+        let maintenance = Maintenance::start(broker.clone())
+            .map_err(|error| ServerError::because("cannot start the maintenance thread", &error))?;
+        Ok(Self {
+            broker,
+            listeners,
+            fetchers,
+            maintenance,
+            state,
+            stop,
+            _remote: remote,
+        })
+    }
+
+    /// What the metrics listener shows.
+    pub(super) fn exposed(&self) -> ExposedBroker {
+        ExposedBroker {
+            broker: self.broker.clone(),
+            state: self.state.clone(),
+        }
+    }
+
+    /// Moves leaderships away, answers what was begun, closes the logs, and notes the clean stop.
+    pub(super) async fn stop(mut self, ground: &Ground) {
+        self.stop.send_replace(true);
+        let released = self.state.wait_for(|state| *state == BrokerState::MayStop);
+        if tokio::time::timeout(CONTROLLED_SHUTDOWN_MAX, released)
+            .await
+            .is_err()
+        {
+            slog::warn!(
+                ground.log,
+                "the controller did not let this broker go in time; stopping all the same"
+            );
+        }
+        for listener in &self.listeners {
+            listener.stop(STOP_GRACE).await;
+        }
+        self.fetchers.stop();
+        self.broker.groups.stop();
+        let (broker, mut maintenance, log) = (self.broker.clone(), self.maintenance, ground.log.clone());
+        let closed = tokio::task::spawn_blocking(move || {
+            maintenance.stop();
+            close_logs(&broker, &log);
+        });
+        // A panic in there has been reported by the panic hook; the next start recovers.
+        _ = closed.await;
+    }
+}
+
+fn close_logs(broker: &Broker, log: &Logger) {
+    broker.replicas.close_clean();
+    for directory in broker.replicas.directories() {
+        let path = directory.log_directory.path();
+        if let Err(error) = clean_stop::write(path, broker.epoch()) {
+            slog::warn!(log, "no note of the clean stop"; "path" => %path.display(), "error" => %error);
+        }
+    }
+}
+
+fn open_directories(ground: &Ground, identity: &Identity) -> Result<Vec<DataDirectory>, ServerError> {
+    let open = |(path, id): &(std::path::PathBuf, uuid::Uuid)| {
+        let logger = ground.log.new(o!());
+        let log_directory = LogDirectory::open(path.clone(), LogDirectoryOptions::default(), logger)
+            .map_err(|error| ServerError::because("cannot open a log directory", &error))?;
+        Ok(DataDirectory {
+            log_directory,
+            id: *id,
+        })
+    };
+    identity.log_dirs.iter().map(open).collect()
+}
+
+fn new_broker(
+    ground: &Ground,
+    directories: Vec<DataDirectory>,
+    local: Option<ControllerHandle>,
+) -> Arc<Broker> {
+    let config = &ground.config;
+    let node_id = config.node.node_id;
+    let log = ground.log.new(o!("broker" => node_id));
+    let image: Arc<ImageCell> = Arc::default();
+    let metrics = Metrics::new();
+    let pool = ClientPool::new(ClientSettings {
+        client_id: format!("broker-{node_id}"),
+        request_timeout: CONTROLLER_REQUEST_TIMEOUT,
+        negotiate: false,
+        ..ClientSettings::default()
+    });
+    let controller = ControllerChannel::new(
+        local,
+        pool,
+        controller_addresses(config),
+        image.clone(),
+        format!("broker-{node_id}"),
+    );
+    let slots = usize::try_from(config.socket.fetch_session_cache_slots).unwrap_or(0);
+    Arc::new(Broker {
+        node_id,
+        config: ArcSwap::new(config.clone()),
+        client_listener: config.listeners.inter_broker_listener_name.as_str().into(),
+        fetch_max_bytes: usize::try_from(config.socket.fetch_bytes_max).unwrap_or(usize::MAX),
+        replicas: Replicas::new(node_id, directories, metrics.clone(), image.clone(), log.clone()),
+        controller,
+        sessions: Mutex::new(FetchSessions::new(slots, rand::random_range(1..i32::MAX / 2))),
+        groups: GroupCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
+        isr: Arc::new(IsrUpdates::default()),
+        producer_ids: ProducerIds::default(),
+        topic_creation: TopicCreation::default(),
+        metrics,
+        image,
+        broker_epoch: Arc::new(AtomicI64::new(-1)),
+        log,
+    })
+}
+
+/// Metadata flows from its source to a thread of its own, which opens logs and so may block.
+fn start_metadata(
+    ground: &Ground,
+    broker: &Arc<Broker>,
+    fetchers: &Arc<Fetchers>,
+    updates: MetadataReceiver,
+) -> Result<(), ServerError> {
+    let loader = MetadataLoader::new(broker.clone(), fetchers.clone(), ground.config.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|error| ServerError::because("cannot start the metadata thread", &error))?;
+    let thread = std::thread::Builder::new().name("metadata".to_owned());
+    thread
+        .spawn(move || runtime.block_on(loader.run(updates)))
+        .map_err(|error| ServerError::because("cannot start the metadata thread", &error))?;
+    Ok(())
+}
+
+/// Where controllers are, as configured.
+fn controller_addresses(config: &ServerConfig) -> Vec<String> {
+    let known = config.quorum.voters.iter().map(|voter| voter.address.to_string());
+    known
+        .chain(config.quorum.bootstrap_servers.iter().map(ToString::to_string))
+        .collect()
+}

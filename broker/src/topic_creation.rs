@@ -1,0 +1,130 @@
+//! Topics that nobody asked for by CreateTopics: auto-created ones and the internal ones.
+//!
+//! The active controller creates them, once, whoever asks (KIP-590): a broker that comes second is told that the topic exists.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages::CreateTopicsRequest;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use odradek_common::error::ErrorCode;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::broker::Broker;
+use crate::names::{OFFSETS_TOPIC, text, topic_name, topic_name_problem};
+
+/// How long a request waits for the topics that it had created.
+const CREATION_WAIT: Duration = Duration::from_secs(5);
+/// Creations under way at once; beyond, clients try again.
+const CREATIONS_MAX: usize = 1000;
+
+/// Creations under way, by topic.
+#[derive(Default)]
+pub struct TopicCreation {
+    under_way: Mutex<BTreeMap<String, watch::Receiver<()>>>,
+}
+
+/// Creates topics that a client named and nobody has created, if the configuration allows. True if something was created.
+pub async fn auto_create(broker: &Arc<Broker>, names: &[String]) -> bool {
+    if names.is_empty() || !broker.config.load().topics.auto_create {
+        return false;
+    }
+    let mut waits = Vec::new();
+    for name in names.iter().filter(|name| topic_name_problem(name).is_none()) {
+        if let Some(wait) = create(broker, name) {
+            waits.push(wait);
+        }
+    }
+    let any = !waits.is_empty();
+    for mut wait in waits {
+        // Over when the sender is dropped: created, refused or timed out; the image tells which.
+        _ = wait.changed().await;
+    }
+    any
+}
+
+/// Creates an internal topic if it is absent, and waits for it.
+pub async fn ensure_internal(broker: &Arc<Broker>, name: &str) {
+    if broker.image().topic(name).is_some() {
+        return;
+    }
+    if let Some(mut wait) = create(broker, name) {
+        _ = wait.changed().await;
+    }
+}
+
+/// Begins to create a topic, or joins those who wait for it already.
+fn create(broker: &Arc<Broker>, name: &str) -> Option<watch::Receiver<()>> {
+    let mut under_way = broker.topic_creation.under_way.lock();
+    if let Some(wait) = under_way.get(name) {
+        return Some(wait.clone());
+    }
+    if under_way.len() >= CREATIONS_MAX {
+        return None;
+    }
+    let (done, wait) = watch::channel(());
+    under_way.insert(name.to_owned(), wait.clone());
+    drop(under_way);
+    let (broker, name) = (broker.clone(), name.to_owned());
+    tokio::spawn(async move {
+        create_and_wait(&broker, &name).await;
+        broker.topic_creation.under_way.lock().remove(&name);
+        drop(done);
+    });
+    Some(wait)
+}
+
+async fn create_and_wait(broker: &Arc<Broker>, name: &str) {
+    let request = CreateTopicsRequest::default()
+        .with_topics(vec![topic(broker, name)])
+        .with_timeout_ms(i32::try_from(CREATION_WAIT.as_millis()).unwrap_or(i32::MAX));
+    match broker.controller.send(7, &request, CREATION_WAIT).await {
+        Err(error) => slog::warn!(broker.log, "topic not created"; "topic" => name, "error" => %error),
+        Ok(response) => {
+            let refusal = response.topics.iter().find(|topic| {
+                topic.error_code != 0 && topic.error_code != ErrorCode::TopicAlreadyExists.code()
+            });
+            if let Some(refusal) = refusal {
+                slog::warn!(broker.log, "topic not created"; "topic" => name, "error" => refusal.error_code,
+                    "detail" => refusal.error_message.as_ref().map_or("", |message| message.as_str()));
+                return;
+            }
+            let created = async {
+                let mut applied = broker.replicas.applied();
+                while broker.image().topic(name).is_none() {
+                    if applied.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            _ = tokio::time::timeout(CREATION_WAIT, created).await;
+        }
+    }
+}
+
+fn topic(broker: &Broker, name: &str) -> CreatableTopic {
+    let topic = CreatableTopic::default().with_name(topic_name(name));
+    if name != OFFSETS_TOPIC {
+        return topic.with_num_partitions(-1).with_replication_factor(-1);
+    }
+    let config = broker.config.load();
+    let image = broker.image();
+    let alive = image.brokers.values().filter(|b| !b.fenced).count();
+    let entry = |key: &'static str, value: String| {
+        CreatableTopicConfig::default()
+            .with_name(text(key))
+            .with_value(Some(text(&value)))
+    };
+    topic
+        .with_num_partitions(config.offsets.topic_partitions)
+        .with_replication_factor(
+            config.internal_replication_factor("offsets.topic.replication.factor", alive),
+        )
+        .with_configs(vec![
+            entry("cleanup.policy", "compact".to_owned()),
+            entry("compression.type", "producer".to_owned()),
+            entry("segment.bytes", config.offsets.topic_segment_bytes.to_string()),
+        ])
+}
