@@ -1,0 +1,217 @@
+//! What goes wrong, and how it is undone.
+//!
+//! A process may be killed at any time, all of them at once too. The power goes only where no acknowledged record can be on
+//! that node alone (another living member of ISR or ELR has everything, for each of its partitions), and nothing else ends
+//! before the node is back: more than that an acks=all without fsync does not promise.
+
+use std::collections::BTreeMap;
+
+use odradek_common::ids::NodeId;
+use odradek_common::metadata::MetadataImage;
+use odradek_controller_core::quorum::QuorumInput;
+
+use crate::env::{Env, Event, Undo};
+use crate::message::Address;
+use crate::node::{End, Node};
+use crate::scenario::NODES;
+
+/// The faults of a run.
+#[derive(Default)]
+pub struct Faults {
+    /// How many there were.
+    pub count: u64,
+    /// The node that lost unflushed records and is not registered anew, or leads still.
+    without_records: Option<NodeId>,
+}
+
+type Nodes = BTreeMap<NodeId, Node>;
+
+impl Faults {
+    /// One more fault, and the time of the next.
+    pub fn strike(&mut self, env: &mut Env, nodes: &mut Nodes) {
+        let calm = env.rng.percent(15);
+        let pause_ms = if calm {
+            env.rng.between(2_000, 5_000)
+        } else {
+            env.rng.between(50, 1_500)
+        };
+        env.schedule(env.now.mono_ms + pause_ms, Event::Fault);
+        self.count += 1;
+        let node = env.rng.pick(&NODES).expect("there are nodes");
+        match env.rng.below(100) {
+            0..15 => self.end(env, nodes, node, End::Kill),
+            15..30 => self.end(env, nodes, node, End::PowerCut),
+            30..34 => {
+                for node in NODES {
+                    self.end(env, nodes, node, End::Kill);
+                }
+            }
+            34..44 => self.stop(env, nodes, node),
+            44..56 => pause(env, nodes, node),
+            56..66 => cut(env, &isolation(node)),
+            66..74 => cut_pair(env, node, true),
+            74..82 => cut_pair(env, node, false),
+            82..88 => lose(env),
+            88..95 => slow_links(env, node),
+            _ => slow_disk(env, node),
+        }
+    }
+
+    fn end(&mut self, env: &mut Env, nodes: &mut Nodes, id: NodeId, end: End) {
+        self.look(env, nodes);
+        let Some(image) = env.checkers.metadata.newest() else {
+            return;
+        };
+        if self.without_records.is_some_and(|other| other != id) {
+            return;
+        }
+        if end == End::PowerCut {
+            if !others_have_everything(nodes, image, id) {
+                return;
+            }
+            self.without_records = Some(id);
+        }
+        let Some(node) = nodes.get_mut(&id).filter(|node| node.process.is_some()) else {
+            return;
+        };
+        node.end(env, end);
+        let down_ms = env.rng.between(20, 4_000);
+        env.schedule(env.now.mono_ms + down_ms, Event::Undo(Undo::Start(id)));
+        for other in NODES.into_iter().filter(|other| *other != id) {
+            let hears = !env.is_cut(id, other) && env.rng.percent(70);
+            let process = env.processes.get(&other).copied().unwrap_or(0);
+            if hears && process > 0 {
+                let at_ms = env.now.mono_ms + env.rng.between(1, 20);
+                let at = Address { node: other, process };
+                env.schedule(
+                    at_ms,
+                    Event::Report {
+                        at,
+                        input: QuorumInput::Down { peer: id },
+                    },
+                );
+            }
+        }
+    }
+
+    fn stop(&mut self, env: &mut Env, nodes: &mut Nodes, id: NodeId) {
+        self.look(env, nodes);
+        if self.without_records.is_none()
+            && let Some(node) = nodes.get_mut(&id)
+        {
+            node.stop(env);
+        }
+    }
+
+    /// Whether the node that lost records is out of the way: registered anew, so that nobody counts on it.
+    fn look(&mut self, env: &Env, nodes: &Nodes) {
+        let Some(id) = self.without_records else { return };
+        let Some(image) = env.checkers.metadata.newest() else {
+            return;
+        };
+        let partitions = || image.topics.values().flat_map(|topic| &topic.partitions);
+        if is_registered(nodes, image, id) && partitions().all(|p| p.leader >= 0 && p.isr.len() > 1) {
+            self.without_records = None;
+        }
+    }
+
+    /// The end of a fault.
+    pub fn undo(&mut self, env: &mut Env, nodes: &mut Nodes, undo: Undo) {
+        match undo {
+            Undo::Start(id) => {
+                nodes.entry(id).and_modify(|node| node.start(env));
+            }
+            Undo::Cuts(links) => env.network.cuts.retain(|link| !links.contains(link)),
+            Undo::Loss => env.network.loss_percent = 0,
+            Undo::Slow(links) => env.network.slow_ms.retain(|link, _| !links.contains(link)),
+            Undo::Disk(id) => _ = env.slow_disk_ms.remove(&id),
+        }
+    }
+
+    /// All faults end.
+    pub fn heal(&mut self, env: &mut Env, nodes: &mut Nodes) {
+        env.network.cuts.clear();
+        env.network.loss_percent = 0;
+        env.network.slow_ms.clear();
+        env.slow_disk_ms.clear();
+        for node in nodes.values_mut() {
+            node.paused_until = node.paused_until.min(env.now.mono_ms + 100);
+            node.start(env);
+        }
+    }
+}
+
+/// True if the running process is the registered one.
+fn is_registered(nodes: &Nodes, image: &MetadataImage, id: NodeId) -> bool {
+    let running = nodes
+        .get(&id)
+        .and_then(|node| node.process.as_ref())
+        .map(|p| p.broker.incarnation());
+    running.is_some() && image.brokers.get(&id).map(|broker| broker.incarnation_id) == running
+}
+
+fn others_have_everything(nodes: &Nodes, image: &MetadataImage, id: NodeId) -> bool {
+    let safe =
+        |other: &NodeId| *other != id && image.is_active(*other) && is_registered(nodes, image, *other);
+    let mut partitions = image.topics.values().flat_map(|topic| &topic.partitions);
+    partitions.all(|p| !p.replicas.contains(&id) || p.isr.iter().chain(&p.elr).any(safe))
+}
+
+fn pause(env: &mut Env, nodes: &mut Nodes, id: NodeId) {
+    let ms = env.rng.between(200, 5_000);
+    env.note(format_args!("node {id} stands still for {ms} ms"));
+    nodes
+        .entry(id)
+        .and_modify(|node| node.paused_until = env.now.mono_ms + ms);
+}
+
+fn isolation(node: NodeId) -> Vec<(NodeId, NodeId)> {
+    let others = NODES.into_iter().filter(|other| *other != node);
+    others.flat_map(|other| [(node, other), (other, node)]).collect()
+}
+
+fn cut_pair(env: &mut Env, node: NodeId, both_ways: bool) {
+    let others: Vec<NodeId> = NODES.into_iter().filter(|other| *other != node).collect();
+    let other = env.rng.pick(&others).expect("there are others");
+    let links = if both_ways {
+        vec![(node, other), (other, node)]
+    } else {
+        vec![(node, other)]
+    };
+    cut(env, &links);
+}
+
+fn cut(env: &mut Env, links: &[(NodeId, NodeId)]) {
+    let ms = env.rng.between(100, 8_000);
+    env.note(format_args!("cut {links:?} for {ms} ms"));
+    env.network.cuts.extend(links);
+    env.schedule(env.now.mono_ms + ms, Event::Undo(Undo::Cuts(links.to_vec())));
+}
+
+fn lose(env: &mut Env) {
+    let (percent, ms) = (env.rng.between(1, 20), env.rng.between(500, 6_000));
+    env.note(format_args!("{percent} percent of messages are lost for {ms} ms"));
+    env.network.loss_percent = percent;
+    env.schedule(env.now.mono_ms + ms, Event::Undo(Undo::Loss));
+}
+
+fn slow_links(env: &mut Env, node: NodeId) {
+    let (delay_ms, ms) = (env.rng.between(20, 800), env.rng.between(500, 6_000));
+    env.note(format_args!(
+        "links of {node} are up to {delay_ms} ms slower for {ms} ms"
+    ));
+    let links = isolation(node);
+    env.network
+        .slow_ms
+        .extend(links.iter().map(|link| (*link, delay_ms)));
+    env.schedule(env.now.mono_ms + ms, Event::Undo(Undo::Slow(links)));
+}
+
+fn slow_disk(env: &mut Env, node: NodeId) {
+    let (write_ms, ms) = (env.rng.between(20, 600), env.rng.between(500, 6_000));
+    env.note(format_args!(
+        "writes of {node} take {write_ms} ms more for {ms} ms"
+    ));
+    env.slow_disk_ms.insert(node, write_ms);
+    env.schedule(env.now.mono_ms + ms, Event::Undo(Undo::Disk(node)));
+}
