@@ -357,14 +357,17 @@ async fn serve(open: Open, stream: StdTcpStream, mut stop: watch::Receiver<Optio
             stopping = true;
             connection.drain(deadline);
         }
+        // The stop comes first: once it is known, no further request starts.
         tokio::select! {
             biased;
-            reason = poll_fn(|cx| connection.poll_run(cx)) => break reason,
-            changed = stop.changed(), if !stopping => if changed.is_err() {
-                // The listener was dropped without a stop: nobody waits for answers.
-                stopping = true;
-                connection.drain(Instant::now());
+            changed = stop.changed(), if !stopping => {
+                if changed.is_err() {
+                    // The listener was dropped without a stop: nobody waits for answers.
+                    stopping = true;
+                    connection.drain(Instant::now());
+                }
             }
+            reason = poll_fn(|cx| connection.poll_run(cx)) => break reason,
         }
     };
     report(&open, &reason);

@@ -376,7 +376,7 @@ impl Socket {
         let mut rest = [0; 1];
         match soon(self.stream.read(&mut rest)).await {
             Ok(0) | Err(_) => {}
-            Ok(_) => panic!("a byte instead of the end"),
+            Ok(_) => panic!("byte {} instead of the end", rest[0]),
         }
     }
 }
