@@ -90,11 +90,6 @@ impl ClusterClient {
         }
     }
 
-    /// How long the command may take to get an answer.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
     /// The timeout for requests that carry one.
     pub fn timeout_ms(&self) -> i32 {
         i32::try_from(self.timeout.as_millis()).unwrap_or(i32::MAX)

@@ -6,6 +6,7 @@
 
 pub mod arguments;
 mod client;
+mod cluster;
 mod cluster_id;
 mod configs;
 mod consume;
@@ -14,9 +15,12 @@ mod features;
 mod groups;
 mod kafka_uuid;
 mod leader_election;
+mod processes;
 mod produce;
 mod quorum;
 mod reassign;
+mod roll;
+mod storage;
 mod table;
 mod topics;
 
@@ -46,6 +50,12 @@ struct Cli {
 enum Command {
     /// Runs one node: broker, controller or both, as its configuration says.
     Server(ServerArguments),
+    /// Runs a cluster of several nodes on this machine until Ctrl-C.
+    Cluster(cluster::ClusterArguments),
+    /// Formats data directories and tells about them (kafka-storage.sh).
+    Storage(storage::StorageArguments),
+    /// Restarts the nodes of a cluster one at a time, perhaps with another program.
+    Roll(roll::RollArguments),
     /// Creates, lists, describes, alters and deletes topics (kafka-topics.sh).
     Topics(topics::TopicsArguments),
     /// Lists, describes, deletes and resets consumer groups (kafka-consumer-groups.sh).
@@ -84,7 +94,16 @@ pub fn run(
         }
     };
     match cli.command {
-        Command::Server(arguments) => server(arguments),
+        Command::Server(arguments) => match processes::obey_parent() {
+            Ok(()) => server(arguments),
+            Err(error) => {
+                eprintln!("odradek server: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Storage(arguments) => storage::run(arguments),
+        Command::Roll(arguments) => run_command("roll", roll::run(arguments)),
         Command::Topics(arguments) => run_command("topic", topics::run(arguments)),
         Command::Groups(arguments) => run_command("group", groups::run(arguments)),
         Command::Configs(arguments) => run_command("config", configs::run(arguments)),
