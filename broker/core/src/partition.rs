@@ -185,12 +185,21 @@ impl<L: ReplicaLog> Partition<L> {
     /// # Errors
     /// The log cannot record the new epoch.
     pub fn apply_image(&mut self, now: Now, image: &Arc<PartitionImage>) -> Result<RoleChange, L::Error> {
-        let known = matches!(self.role, Role::Leader(_) | Role::Follower);
-        if known && image.partition_epoch < self.image.partition_epoch {
+        let first = self.image.replicas.is_empty();
+        // The same image again must not clear a proposal whose outcome is open.
+        if !first && image.partition_epoch <= self.image.partition_epoch {
             return Ok(RoleChange::Unchanged);
         }
+        let known = matches!(self.role, Role::Leader(_) | Role::Follower);
         let new_epoch = !known || image.leader_epoch > self.image.leader_epoch;
         self.image = image.clone();
+        // After a restart the metadata log is read from its beginning: to lead in an epoch that the log has left behind
+        // would forget where the later ones began, and followers would truncate what is committed.
+        let is_history = self.log.latest_epoch().is_some_and(|latest| latest > image.leader_epoch);
+        if image.leader == self.node_id && is_history {
+            self.role = Role::Idle;
+            return Ok(RoleChange::BecameIdle);
+        }
         if image.leader == self.node_id {
             if new_epoch || !self.is_leader() {
                 self.lead(now)?;

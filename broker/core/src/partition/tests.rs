@@ -194,3 +194,24 @@ fn epochs_fence_callers() {
     assert_eq!(partition.apply_image(at(2), &image(2, &[2], 2, 0)).unwrap(), RoleChange::Unchanged);
     assert!(partition.is_leader());
 }
+
+#[test]
+fn history_read_again_after_a_restart_does_not_rewrite_epochs() {
+    // Simulation, seed 2: a restarted node led once more in its first epoch, and forgot where the later ones began.
+    let mut log = MemoryLog { end: 20, ..MemoryLog::default() };
+    log.epochs = vec![(0, 0), (3, 12)];
+    let settings = PartitionSettings { replica_lag_time_max_ms: LAG_MAX_MS, min_insync_replicas: 1 };
+    let mut partition = Partition::new(TopicPartition::new("t", 0), 1, settings, log);
+    assert_eq!(partition.apply_image(at(1), &image(1, &[1, 2, 3], 0, 0)).unwrap(), RoleChange::BecameIdle);
+    assert_eq!(partition.log().epochs, [(0, 0), (3, 12)]);
+    assert_eq!(partition.apply_image(at(2), &image(1, &[1, 2], 3, 4)).unwrap(), RoleChange::BecameLeader);
+}
+
+#[test]
+fn the_same_image_again_leaves_an_open_proposal_open() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    assert!(partition.propose_shrink(at(LAG_MAX_MS + 2)).is_some());
+    partition.apply_image(at(LAG_MAX_MS + 3), &image(1, &[1, 2, 3], 0, 0)).unwrap();
+    assert!(partition.pending_proposal().is_some());
+}
