@@ -257,10 +257,10 @@ fn quorum_config(settings: &NodeSettings) -> (QuorumConfig, Duration) {
     (config, Duration::from_millis(tick_ms))
 }
 
-/// raft-rs describes every message at debug level, and its own debug text costs more than the message.
+/// raft-rs tells every step of every election; what a person needs of that this module says in one line.
 fn raft_logger(logger: &Logger) -> Logger {
     use slog::Drain;
-    let drain = slog::LevelFilter::new(logger.clone(), slog::Level::Info).fuse();
+    let drain = slog::LevelFilter::new(logger.clone(), slog::Level::Warning).fuse();
     Logger::root(drain, o!("part" => "raft"))
 }
 

@@ -35,7 +35,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 const SNAPSHOT_ANSWER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(1);
 /// A dying process closes its sockets one after another: so often is a peer dialled again before it counts as alive.
-const REDIALS: usize = 5;
+const REDIALS: usize = 10;
 const REDIAL_PAUSE: Duration = Duration::from_millis(30);
 
 pub(crate) struct Transport {
@@ -239,6 +239,7 @@ impl Peer {
                         return;
                     }
                     self.client = None;
+                    tokio::time::sleep(REDIAL_PAUSE).await;
                 }
                 Err(error) => {
                     debug!(self.logger, "a controller closed its connection"; "error" => %error);

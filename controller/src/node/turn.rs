@@ -321,6 +321,7 @@ impl ControllerNode {
         let metrics = &self.shared.metrics;
         let stands = matches!(role.role, Role::Candidate | Role::Leader) && role.term > before.term;
         if stands {
+            info!(self.logger, "standing for election"; "term" => role.term);
             QuorumMetrics::count(&metrics.elections, 1);
         }
         if role.leader.is_some() && (role.leader != before.leader || role.term != before.term) {
