@@ -4,6 +4,7 @@
 //! [`replica`]. Metadata arrives in [`metadata`] and is published, in a fixed order, to whoever keeps state derived from it.
 
 pub mod api;
+pub mod authorized_operations;
 pub mod broker;
 pub mod clock;
 pub mod controller_channel;

@@ -7,6 +7,7 @@ use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeCluster
 use odradek_common::error::ErrorCode;
 
 use super::{Call, Handler, metadata};
+use crate::authorized_operations::on_cluster;
 use crate::broker::Broker;
 use crate::names::text;
 
@@ -25,7 +26,7 @@ impl Handler for DescribeCluster {
         request: DescribeClusterRequest,
     ) -> DescribeClusterResponse {
         let response = DescribeClusterResponse::default()
-            .with_cluster_authorized_operations(i32::MIN)
+            .with_cluster_authorized_operations(on_cluster(request.include_cluster_authorized_operations))
             .with_endpoint_type(BROKERS);
         if call.api_version >= 1 && request.endpoint_type != BROKERS {
             let code = ErrorCode::MismatchedEndpointType;

@@ -9,6 +9,7 @@ use odradek_broker_core::groups::{GroupRequest, GroupResponse};
 use odradek_common::error::ErrorCode;
 
 use super::{Call, Handler};
+use crate::authorized_operations::on_group;
 use crate::broker::Broker;
 use crate::coordinator::{GROUPS_AT_ONCE, caller, count_refusal};
 
@@ -23,16 +24,17 @@ impl Handler for DescribeGroups {
         call: Call,
         request: DescribeGroupsRequest,
     ) -> DescribeGroupsResponse {
+        let operations = on_group(request.include_authorized_operations);
         let groups = request
             .groups
             .into_iter()
-            .map(|group_id| describe(&broker, &call, group_id));
+            .map(|group_id| describe(&broker, &call, operations, group_id));
         let groups = stream::iter(groups).buffered(GROUPS_AT_ONCE).collect().await;
         DescribeGroupsResponse::default().with_groups(groups)
     }
 }
 
-async fn describe(broker: &Broker, call: &Call, group_id: GroupId) -> DescribedGroup {
+async fn describe(broker: &Broker, call: &Call, operations: i32, group_id: GroupId) -> DescribedGroup {
     let request = GroupRequest::DescribeGroup(group_id);
     let answer = if request.group_id().is_some_and(|group_id| group_id.is_empty()) {
         request
@@ -45,6 +47,5 @@ async fn describe(broker: &Broker, call: &Call, group_id: GroupId) -> DescribedG
         unreachable!("DescribeGroups is answered in kind, not by {answer:?}")
     };
     count_refusal(broker, ApiKey::DescribeGroups, group.error_code);
-    // Authorisation is not part of this version: no operations are listed, which this value says.
-    group.with_authorized_operations(i32::MIN)
+    group.with_authorized_operations(operations)
 }

@@ -13,6 +13,7 @@ use odradek_common::metadata::{MetadataImage, PartitionImage, TopicImage};
 
 use super::metadata::{ids, offline, reachable_leader};
 use super::{Call, Handler};
+use crate::authorized_operations::on_topic;
 use crate::broker::Broker;
 use crate::names::{is_internal, topic_name, topic_name_problem};
 
@@ -108,6 +109,8 @@ impl Page<'_> {
         described(&topic.name)
             .with_topic_id(topic.id)
             .with_is_internal(is_internal(&topic.name))
+            // This API has no flag to ask with: the operations are always there.
+            .with_topic_authorized_operations(on_topic(true))
     }
 
     fn partition(&self, index: i32, partition: &PartitionImage) -> Partition {

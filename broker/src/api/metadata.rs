@@ -13,6 +13,7 @@ use odradek_common::metadata::{MetadataImage, PartitionImage, TopicImage};
 use uuid::Uuid;
 
 use super::{Call, Handler};
+use crate::authorized_operations::{NOT_ASKED, on_cluster, on_topic};
 use crate::broker::Broker;
 use crate::names::{is_internal, text, topic_name, topic_name_problem};
 use crate::topic_creation::auto_create;
@@ -44,6 +45,7 @@ impl Handler for Metadata {
         let view = View {
             image: &image,
             call: &call,
+            topic_operations: on_topic(request.include_topic_authorized_operations),
         };
         let topics = match topics {
             None => image.topics.values().map(|topic| view.topic(topic)).collect(),
@@ -54,7 +56,7 @@ impl Handler for Metadata {
             .with_cluster_id(Some(text(&image.cluster_id)))
             .with_controller_id(BrokerId(random_alive_broker(&image)))
             .with_topics(topics)
-            .with_cluster_authorized_operations(i32::MIN)
+            .with_cluster_authorized_operations(on_cluster(request.include_cluster_authorized_operations))
     }
 }
 
@@ -89,6 +91,7 @@ pub fn random_alive_broker(image: &MetadataImage) -> i32 {
 struct View<'a> {
     image: &'a MetadataImage,
     call: &'a Call,
+    topic_operations: i32,
 }
 
 impl View<'_> {
@@ -145,7 +148,7 @@ impl View<'_> {
             .with_topic_id(topic.id)
             .with_is_internal(is_internal(&topic.name))
             .with_partitions(partitions.collect())
-            .with_topic_authorized_operations(i32::MIN)
+            .with_topic_authorized_operations(self.topic_operations)
     }
 
     fn partition(&self, index: i32, partition: &PartitionImage) -> MetadataResponsePartition {
@@ -205,5 +208,5 @@ fn refused(code: ErrorCode, name: Option<&str>, topic_id: Uuid) -> MetadataRespo
         .with_error_code(code.code())
         .with_name(name.map(topic_name))
         .with_topic_id(topic_id)
-        .with_topic_authorized_operations(i32::MIN)
+        .with_topic_authorized_operations(NOT_ASKED)
 }

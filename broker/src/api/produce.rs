@@ -11,8 +11,10 @@ use kafka_protocol::messages::produce_response::{
 use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::records::batch::TimestampType;
-use odradek_common::records::validate::{ProduceRules, Refusal, validate_produce};
+use odradek_common::records::compression::Compression;
+use odradek_common::records::validate::{ProduceRules, Refusal, recompress, validate_produce};
 use odradek_common::time::Now;
+use odradek_config::TopicConfig;
 use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire;
 use tokio::sync::oneshot;
@@ -72,6 +74,21 @@ pub fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer
         super::encode::<ProduceRequest>(version, correlation_id, &response)
     };
     Reply::pending_overlap(Timed::new(Box::pin(answer), timer))
+}
+
+/// The codec that takes the place of the producer's (compression.type), if it is another one.
+fn codec_of_topic(config: &TopicConfig, produced_in: Compression) -> Option<(Compression, Option<i32>)> {
+    use odradek_config::topic::Compression as Wanted;
+    let levels = &config.compression;
+    let (codec, level) = match levels.codec {
+        Wanted::Producer => return None,
+        Wanted::Uncompressed => (Compression::None, None),
+        Wanted::Gzip => (Compression::Gzip, Some(levels.gzip_level)),
+        Wanted::Snappy => (Compression::Snappy, None),
+        Wanted::Lz4 => (Compression::Lz4, Some(levels.lz4_level)),
+        Wanted::Zstd => (Compression::Zstd, Some(levels.zstd_level)),
+    };
+    (codec != produced_in).then_some((codec, level))
 }
 
 /// One request after its appends.
@@ -156,6 +173,10 @@ impl Production {
         let records = data.records.as_deref().unwrap_or_default();
         let mut batch = BytesMut::from(records);
         let validated = validate_produce(&mut batch, &self.rules(now, &replica))?;
+        let produced_in = validated.header.compression().unwrap_or(Compression::None);
+        if let Some((codec, level)) = codec_of_topic(&replica.config(), produced_in) {
+            batch = BytesMut::from(recompress(&batch, codec, level)?);
+        }
         let appended = match replica.append(now, &mut batch, acks == -1) {
             Ok(appended) => appended,
             Err(AppendRefusal::Api(error)) => return Err(error.into()),
