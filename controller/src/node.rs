@@ -9,6 +9,7 @@ pub(crate) mod command;
 pub(crate) mod turn;
 pub(crate) mod voters;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,8 +82,9 @@ pub struct ControllerNode {
     active: Option<Active>,
     joining: Vec<Joining>,
     role: RoleChange,
-    probing: std::collections::BTreeSet<NodeId>,
+    probing: BTreeSet<NodeId>,
     suspects_due_ms: u64,
+    rejected_told: BTreeMap<&'static str, Instant>,
     runtime: tokio::runtime::Handle,
     started: Instant,
     tick: Duration,
@@ -121,8 +123,9 @@ impl ControllerNode {
             committed,
             active: None,
             joining: Vec::new(),
-            probing: std::collections::BTreeSet::new(),
+            probing: BTreeSet::new(),
             suspects_due_ms: 0,
+            rejected_told: BTreeMap::new(),
             runtime: runtime.clone(),
             started: Instant::now(),
             tick,
@@ -222,7 +225,7 @@ fn shared(
         log_end: view.last,
         membership: view.membership,
         peers: Vec::new(),
-        observers: std::collections::BTreeMap::new(),
+        observers: BTreeMap::new(),
     };
     let leadership = Leadership {
         leader: None,
@@ -236,9 +239,9 @@ fn shared(
         status: Mutex::new(Arc::new(status)),
         leadership: watch::Sender::new(leadership),
         metrics: Arc::new(QuorumMetrics::default()),
-        observers: Mutex::new(std::collections::BTreeMap::new()),
-        directories: Mutex::new(std::collections::BTreeMap::new()),
-        addresses: Mutex::new(std::collections::BTreeMap::new()),
+        observers: Mutex::new(BTreeMap::new()),
+        directories: Mutex::new(BTreeMap::new()),
+        addresses: Mutex::new(BTreeMap::new()),
         ended: watch::Sender::new(None),
         settings,
     })

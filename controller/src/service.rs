@@ -279,7 +279,8 @@ fn open(envelope: &EnvelopeRequest) -> Result<Inner, String> {
     let (api_key, api_version) = (data.slice(0..2).get_i16(), data.slice(2..4).get_i16());
     let header = RequestHeader::decode(&mut data, request_header_version(api_key, api_version))
         .map_err(|error| format!("its header does not decode: {error}"))?;
-    check_request(api_key, api_version, &data).map_err(|error| error.to_string())?;
+    let length = check_request(api_key, api_version, &data).map_err(|error| error.to_string())?;
+    data.truncate(length);
     let call = ControllerCall {
         api_key,
         api_version,

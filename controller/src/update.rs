@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 /// How many committed updates are kept for readers that are a little behind; who is further behind gets an image.
 pub const UPDATES_KEPT_MAX: usize = 1_024;
+/// How many records these updates may have together.
+pub const RECORDS_KEPT_MAX: usize = 50_000;
 
 /// One step of the committed metadata.
 #[derive(Clone, Debug)]
@@ -22,7 +24,7 @@ pub struct MetadataUpdate {
     pub epoch: i32,
     /// What happened.
     pub content: MetadataContent,
-    /// The metadata with this update applied.
+    /// The metadata with this update applied, and perhaps later ones: whoever needs each state in turn applies the records.
     pub image: Arc<MetadataImage>,
 }
 
@@ -42,12 +44,34 @@ pub struct MetadataLog {
 }
 
 struct Tail {
-    updates: VecDeque<MetadataUpdate>,
+    updates: VecDeque<Kept>,
+    records: usize,
     /// Every update after this offset is in `updates`.
     complete_after: i64,
     offset: i64,
     epoch: i32,
     image: Arc<MetadataImage>,
+}
+
+/// An update without its image: a thousand images of a large topic would be a thousand lists of its partitions.
+struct Kept {
+    offset: i64,
+    epoch: i32,
+    records: Arc<Vec<MetadataRecord>>,
+}
+
+impl Tail {
+    fn keep(&mut self, kept: Kept) {
+        self.records += kept.records.len();
+        self.updates.push_back(kept);
+        while self.updates.len() > UPDATES_KEPT_MAX || self.records > RECORDS_KEPT_MAX {
+            let Some(dropped) = self.updates.pop_front() else {
+                return;
+            };
+            self.records -= dropped.records.len();
+            self.complete_after = dropped.offset;
+        }
+    }
 }
 
 impl MetadataLog {
@@ -56,6 +80,7 @@ impl MetadataLog {
     pub fn new(offset: i64, epoch: i32, image: Arc<MetadataImage>) -> Arc<Self> {
         let tail = Tail {
             updates: VecDeque::new(),
+            records: 0,
             complete_after: offset,
             offset,
             epoch,
@@ -93,20 +118,20 @@ impl MetadataLog {
             tail.offset = offset;
             tail.epoch = update.epoch;
             tail.image = update.image.clone();
-            match &update.content {
+            match update.content {
                 MetadataContent::Snapshot => {
                     tail.updates.clear();
+                    tail.records = 0;
                     tail.complete_after = offset;
                     true
                 }
                 MetadataContent::Records(records) if records.is_empty() => false,
-                MetadataContent::Records(_) => {
-                    tail.updates.push_back(update);
-                    if tail.updates.len() > UPDATES_KEPT_MAX
-                        && let Some(dropped) = tail.updates.pop_front()
-                    {
-                        tail.complete_after = dropped.offset;
-                    }
+                MetadataContent::Records(records) => {
+                    tail.keep(Kept {
+                        offset,
+                        epoch: update.epoch,
+                        records,
+                    });
                     true
                 }
             }
@@ -129,13 +154,19 @@ impl MetadataLog {
                 image: tail.image.clone(),
             }];
         }
-        let from = tail.updates.partition_point(|update| update.offset <= offset);
-        tail.updates
+        let from = tail.updates.partition_point(|kept| kept.offset <= offset);
+        let updates = tail
+            .updates
             .iter()
             .skip(from)
             .take(updates_max)
-            .cloned()
-            .collect()
+            .map(|kept| MetadataUpdate {
+                offset: kept.offset,
+                epoch: kept.epoch,
+                content: MetadataContent::Records(kept.records.clone()),
+                image: tail.image.clone(),
+            });
+        updates.collect()
     }
 
     /// As `read_after`, but waits for something new for at most `wait`.
@@ -190,5 +221,65 @@ impl MetadataReceiver {
             .next()?;
         self.position = Some(update.offset);
         Some(update)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(log: &MetadataLog, offset: i64, records: usize) {
+        let image = MetadataImage {
+            offset,
+            ..MetadataImage::default()
+        };
+        log.publish(MetadataUpdate {
+            offset,
+            epoch: 1,
+            content: MetadataContent::Records(Arc::new(vec![MetadataRecord::default(); records])),
+            image: Arc::new(image),
+        });
+    }
+
+    fn offsets(updates: &[MetadataUpdate]) -> Vec<(i64, bool)> {
+        let is_image = |update: &MetadataUpdate| matches!(update.content, MetadataContent::Snapshot);
+        updates
+            .iter()
+            .map(|update| (update.offset, is_image(update)))
+            .collect()
+    }
+
+    #[test]
+    fn readers_get_everything_or_an_image() {
+        let log = MetadataLog::new(
+            5,
+            1,
+            Arc::new(MetadataImage {
+                offset: 5,
+                ..MetadataImage::default()
+            }),
+        );
+        let mut reader = log.subscribe();
+        assert_eq!(
+            offsets(&[reader.try_recv().expect("the image of now")]),
+            [(5, true)]
+        );
+        publish(&log, 6, 1);
+        publish(&log, 7, 0);
+        publish(&log, 8, 2);
+        let read = [reader.try_recv().expect("6"), reader.try_recv().expect("8")];
+        assert_eq!(offsets(&read), [(6, false), (8, false)]);
+        assert!(reader.try_recv().is_none());
+        // An empty entry moves the offset only; a reader that is ahead waits.
+        publish(&log, 9, 0);
+        assert!(log.read_after(8, 10).is_empty() && log.read_after(20, 10).is_empty());
+        for offset in 10..10 + 2 * i64::try_from(UPDATES_KEPT_MAX).expect("small") {
+            publish(&log, offset, 1);
+        }
+        let end = log.offset().0;
+        assert_eq!(offsets(&[reader.try_recv().expect("an image")]), [(end, true)]);
+        assert!(reader.try_recv().is_none());
+        publish(&log, end + 1, RECORDS_KEPT_MAX + 1);
+        assert_eq!(offsets(&log.read_after(end, 10)), [(end + 1, true)]);
     }
 }

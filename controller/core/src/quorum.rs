@@ -388,7 +388,7 @@ impl Quorum {
         let last = self.node.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > last {
             // The leader has seen entries here that are gone. To go on would be to vote again on what was voted on.
-            return Err("this node lost entries that it had acknowledged");
+            return Err("this node lost entries that it had acknowledged; remove it from the quorum and add it again");
         }
         self.note_contact(now, &message);
         self.node

@@ -393,7 +393,8 @@ fn a_voter_that_lost_its_log_is_not_believed() {
     assert!(
         world
             .rejected
-            .contains(&"this node lost entries that it had acknowledged")
+            .iter()
+            .any(|reason| reason.starts_with("this node lost entries"))
     );
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use odradek_common::ids::NodeId;
@@ -11,10 +11,10 @@ use odradek_common::metadata::{MetadataRecord, batch_bytes, batch_from_bytes};
 use odradek_common::time::Now;
 use odradek_controller_core::controller::Controller;
 use odradek_controller_core::quorum::{
-    CommittedEntry, Persist, ProposeError, QuorumEffects, QuorumInput, RestoredSnapshot, Role, RoleChange,
-    StoredSnapshot,
+    CommittedEntry, Persist, ProposeError, QuorumEffects, QuorumInput, RejectedMessage, RestoredSnapshot,
+    Role, RoleChange, StoredSnapshot,
 };
-use slog::{debug, info, warn};
+use slog::{info, warn};
 
 use super::active::Active;
 use super::command::{Command, Deciding, Job, QueuedCall, Reply};
@@ -27,6 +27,7 @@ use crate::update::{MetadataContent, MetadataUpdate};
 
 /// How often brokers that have been silent for a while are dialled.
 const SUSPECTS_INTERVAL_MS: u64 = 500;
+const REJECTED_TOLD_INTERVAL: Duration = Duration::from_secs(10);
 
 impl ControllerNode {
     /// Takes what arrived, decides, and brings everything to rest: when it returns nothing waits for the disk.
@@ -254,9 +255,19 @@ impl ControllerNode {
         }
         for rejected in effects.rejected {
             QuorumMetrics::count(&self.shared.metrics.messages_failed, 1);
-            debug!(self.logger, "a raft message was thrown away"; "from" => rejected.from, "reason" => rejected.reason);
+            self.tell_of_rejected(rejected);
         }
         Ok(durable)
+    }
+
+    /// One line per reason and ten seconds: some of these come with every heartbeat.
+    fn tell_of_rejected(&mut self, rejected: RejectedMessage) {
+        let due = |told: &Instant| told.elapsed() >= REJECTED_TOLD_INTERVAL;
+        if self.rejected_told.get(rejected.reason).is_none_or(due) {
+            self.rejected_told.insert(rejected.reason, Instant::now());
+            warn!(self.logger, "a raft message was thrown away"; "from" => rejected.from,
+                "reason" => rejected.reason);
+        }
     }
 
     fn persist(&mut self, persist: &Persist) -> Result<(), NodeError> {
