@@ -145,16 +145,26 @@ impl Connection {
             .expect("one result for one topic")
     }
 
-    /// Waits until metadata shows so many partitions of the topic, each with a leader.
+    /// Waits until metadata shows so many partitions of the topic, each with a leader; in a cluster of one node also until it
+    /// leads them, which clients find out by trying again.
     pub async fn await_leaders(&self, name: &str, partitions: usize) {
         eventually(&format!("{name} has leaders"), METADATA_LIMIT, async || {
-            let topic = self.topic(name).await;
+            let metadata = self.metadata(Some(&[name])).await;
+            let topic = &metadata.topics[0];
             let led = topic
                 .partitions
                 .iter()
                 .filter(|partition| partition.leader_id.0 >= 0)
                 .count();
-            holds(topic.error_code == OK && led == partitions, format!("{topic:?}"))
+            holds(topic.error_code == OK && led == partitions, format!("{topic:?}"))?;
+            if metadata.brokers.len() > 1 {
+                return Ok(());
+            }
+            for partition in &topic.partitions {
+                let latest = self.list_offset(name, partition.partition_index, -1).await;
+                holds(latest.error_code == OK, format!("{latest:?}"))?;
+            }
+            Ok(())
         })
         .await;
     }
@@ -331,9 +341,17 @@ impl Connection {
         let request = InitProducerIdRequest::default()
             .with_transactional_id(None)
             .with_transaction_timeout_ms(60_000);
-        let response = self.ask(request).await;
-        assert_eq!(response.error_code, OK);
-        (response.producer_id.0, response.producer_epoch)
+        eventually("a producer id", METADATA_LIMIT, async || {
+            let response = self.ask(request.clone()).await;
+            // A broker that has just started asks for more to come back later.
+            holds(
+                response.error_code != ErrorCode::CoordinatorLoadInProgress.code(),
+                "loading",
+            )?;
+            assert_eq!(response.error_code, OK);
+            Ok((response.producer_id.0, response.producer_epoch))
+        })
+        .await
     }
 }
 

@@ -16,6 +16,9 @@ use uuid::Uuid;
 const LIMIT: Duration = Duration::from_secs(15);
 /// "Not asked for."
 const NO_OPERATIONS: i32 = i32::MIN;
+/// What Kafka without an authorizer allows everybody: one bit for each operation.
+const CLUSTER_OPERATIONS: i32 = 0b1_1111_1010_0000;
+const TOPIC_OPERATIONS: i32 = 0b1101_1111_1000;
 
 fn by_name(name: &str) -> MetadataRequest {
     let topic = MetadataRequestTopic::default().with_name(Some(topic_name(name)));
@@ -199,8 +202,21 @@ async fn authorized_operations_are_given_to_those_who_ask() {
         .with_include_cluster_authorized_operations(true)
         .with_include_topic_authorized_operations(true);
     let asked = connection.ask_at(10, asked).await;
-    assert!(asked.cluster_authorized_operations > 0);
-    assert!(asked.topics[0].topic_authorized_operations > 0);
+    assert_eq!(asked.cluster_authorized_operations, CLUSTER_OPERATIONS);
+    assert_eq!(asked.topics[0].topic_authorized_operations, TOPIC_OPERATIONS);
+    let cluster = DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);
+    assert_eq!(
+        connection.ask(cluster).await.cluster_authorized_operations,
+        CLUSTER_OPERATIONS
+    );
+    let topic = TopicRequest::default().with_name(topic_name("metadata-operations"));
+    let request = DescribeTopicPartitionsRequest::default()
+        .with_topics(vec![topic])
+        .with_response_partition_limit(9);
+    assert_eq!(
+        connection.ask(request).await.topics[0].topic_authorized_operations,
+        TOPIC_OPERATIONS
+    );
 }
 
 /// 27
