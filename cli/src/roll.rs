@@ -116,9 +116,7 @@ impl Roll {
         );
         let begin = Instant::now();
         let mut summary = Vec::new();
-        while !left.is_empty() {
-            let state = self.state(None).await?;
-            let next = safety::next(&left, state.active_controller);
+        while let Some(next) = safety::next(&left, &self.state(None).await?) {
             left.retain(|id| *id != next);
             let took = self.one(next).await?;
             summary.push(format!("node {next} {:.2} s", took.as_secs_f64()));
@@ -137,11 +135,17 @@ impl Roll {
         let begin = Instant::now();
         let address = state.brokers.get(&node).cloned();
         let step = |what: &str| println!("node {node}: {what} ({:.2} s)", begin.elapsed().as_secs_f64());
-        let in_sync = state.in_sync(node);
-        step(&format!(
-            "safe to stop, in sync for {} partition(s)",
-            in_sync.len()
-        ));
+        let in_sync = if address.is_some() {
+            let in_sync = state.in_sync(node);
+            step(&format!(
+                "safe to stop, in sync for {} partition(s)",
+                in_sync.len()
+            ));
+            in_sync
+        } else {
+            step("is down or fenced; it has to be in sync everywhere before the next one stops");
+            state.replica_of(node)
+        };
         self.restarter
             .restart(node, address.as_deref(), self.timeout, &step)
             .await?;
@@ -180,7 +184,7 @@ impl Roll {
                     .for_each(|danger| println!("node {node}: goes on although {danger}"));
                 return Ok(state);
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || safety::is_hopeless(&state, node) {
                 return Err(CommandError::refused(format!(
                     "node {node} is not stopped, because without it\n  {}\nadd replicas, bring the others back in sync, or \
                      pass --allow-unavailable",

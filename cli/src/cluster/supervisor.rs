@@ -16,8 +16,10 @@ use super::layout::Layout;
 use crate::error::{CommandError, Outcome};
 use crate::processes;
 
-/// How long a node may take for a clean stop.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a node may take for a clean stop while the others go on; a broker itself gives up waiting before that.
+const STOP_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long nodes may take when all stop.
+const STOP_TOGETHER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the supervisor is told.
 #[derive(Debug)]
@@ -188,38 +190,58 @@ impl Supervisor {
         }
     }
 
-    /// Stops all nodes, one after another so that leaders can move; asked again, all at once.
+    /// Stops all nodes: one after another so that leaders can move, while a majority of the quorum is left to move them; then
+    /// the others together. Asked again, it kills all at once.
     pub async fn stop(&mut self, received: &mut mpsc::Receiver<Event>) {
         for node in self.nodes.values_mut() {
             node.restart_with = None;
         }
-        let ids: Vec<i32> = self.nodes.keys().copied().collect();
-        for id in ids {
-            let Some(pid) = self.nodes[&id].running else {
-                continue;
-            };
-            println!("stopping node {id}");
-            processes::signal(pid, Signal::TERM).ok();
-            let ended = timeout(STOP_TIMEOUT, self.until_ended(id, received));
-            match ended.await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(_) => {
-                    eprintln!(
-                        "node {id} did not stop within {} s and is killed",
-                        STOP_TIMEOUT.as_secs()
-                    );
-                    processes::signal(pid, Signal::KILL).ok();
-                    self.until_ended(id, received).await;
-                }
+        let majority = self.nodes.len() / 2 + 1;
+        let mut alive = self.alive();
+        while alive.len() > majority {
+            let id = alive.remove(0);
+            if !self.stop_together(&[id], received).await {
+                break;
             }
         }
+        let left = self.alive();
+        self.stop_together(&left, received).await;
         self.kill_all(received).await;
     }
 
-    /// Waits for the end of one node; false when somebody is in a hurry.
-    async fn until_ended(&mut self, id: i32, received: &mut mpsc::Receiver<Event>) -> bool {
-        while self.nodes[&id].running.is_some() {
+    fn alive(&self) -> Vec<i32> {
+        let running = self.nodes.iter().filter(|(_, node)| node.running.is_some());
+        running.map(|(id, _)| *id).collect()
+    }
+
+    /// Stops these nodes; false when somebody is in a hurry.
+    async fn stop_together(&mut self, ids: &[i32], received: &mut mpsc::Receiver<Event>) -> bool {
+        for id in ids {
+            if let Some(pid) = self.nodes[id].running {
+                println!("stopping node {id}");
+                processes::signal(pid, Signal::TERM).ok();
+            }
+        }
+        match timeout(STOP_TOGETHER_TIMEOUT, self.until_ended(ids, received)).await {
+            Ok(patient) => patient,
+            Err(_) => {
+                for id in ids {
+                    if let Some(pid) = self.nodes[id].running {
+                        let seconds = STOP_TOGETHER_TIMEOUT.as_secs();
+                        println!(
+                            "node {id} did not stop within {seconds} s and is killed; nothing acknowledged is lost"
+                        );
+                        processes::signal(pid, Signal::KILL).ok();
+                    }
+                }
+                self.until_ended(ids, received).await
+            }
+        }
+    }
+
+    /// Waits for the end of nodes; false when somebody is in a hurry.
+    async fn until_ended(&mut self, ids: &[i32], received: &mut mpsc::Receiver<Event>) -> bool {
+        while ids.iter().any(|id| self.nodes[id].running.is_some()) {
             match received.recv().await {
                 Some(Event::Ended { id, .. }) => self.forget(id),
                 Some(Event::StopRequested) | None => return false,

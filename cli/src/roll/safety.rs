@@ -8,10 +8,16 @@ const CAUGHT_UP_MS: i64 = 10_000;
 /// Partitions that are named; of the others only the number.
 const NAMED_MAX: usize = 10;
 
-/// The node to restart next: the active controller last.
-pub fn next(left: &[i32], active_controller: i32) -> i32 {
-    let others = left.iter().copied().filter(|id| *id != active_controller);
-    others.min().unwrap_or(active_controller)
+/// The node to restart next: those that are down first, the active controller last.
+pub fn next(left: &[i32], state: &ClusterState) -> Option<i32> {
+    let order = |id: &i32| {
+        (
+            *id == state.active_controller,
+            state.brokers.contains_key(id),
+            *id,
+        )
+    };
+    left.iter().copied().min_by_key(order)
 }
 
 /// What would be wrong if the node stopped; nothing if it may.
@@ -42,6 +48,14 @@ pub fn dangers(state: &ClusterState, node: i32) -> Vec<String> {
     }
     dangers.extend(quorum_danger(state, node));
     dangers
+}
+
+/// Whether waiting does not help: a partition has no more replicas than have to be in sync.
+pub fn is_hopeless(state: &ClusterState, node: i32) -> bool {
+    state
+        .partitions
+        .iter()
+        .any(|it| it.isr.contains(&node) && it.replicas.len() <= it.min_isr)
 }
 
 fn quorum_danger(state: &ClusterState, node: i32) -> Option<String> {
@@ -98,9 +112,14 @@ mod tests {
 
     #[test]
     fn the_active_controller_comes_last() {
-        assert_eq!(next(&[1, 2, 3], 1), 2);
-        assert_eq!(next(&[1, 3], 1), 3);
-        assert_eq!(next(&[1], 1), 1);
+        let mut state = state(Vec::new());
+        state.brokers = [1, 2, 3].map(|id| (id, String::new())).into();
+        assert_eq!(next(&[1, 2, 3], &state), Some(1));
+        assert_eq!(next(&[2, 3], &state), Some(3));
+        assert_eq!(next(&[2], &state), Some(2));
+        assert_eq!(next(&[], &state), None);
+        state.brokers.remove(&3);
+        assert_eq!(next(&[1, 2, 3], &state), Some(3));
     }
 
     #[test]
@@ -112,6 +131,10 @@ mod tests {
             named,
             ["b-0 has 1 of its 3 replicas in sync (3), and min.insync.replicas is 2"]
         );
+        assert!(!is_hopeless(&whole, 2));
+        let mut narrow = whole.clone();
+        narrow.partitions[1].replicas = vec![2, 3];
+        assert!(is_hopeless(&narrow, 2) && !is_hopeless(&narrow, 1));
         let many = state(
             (0..25)
                 .map(|index| partition(&format!("t{index}"), &[1], 1))

@@ -53,6 +53,12 @@ impl ClusterState {
         of_node.map(|it| (it.topic.clone(), it.partition)).collect()
     }
 
+    /// The partitions that a node is a replica of.
+    pub fn replica_of(&self, node: i32) -> Vec<(String, i32)> {
+        let of_node = self.partitions.iter().filter(|it| it.replicas.contains(&node));
+        of_node.map(|it| (it.topic.clone(), it.partition)).collect()
+    }
+
     /// Those of `wanted` that the node is a replica of, but not in sync for; a partition that is gone is not missed.
     pub fn missing(&self, node: i32, wanted: &[(String, i32)]) -> Vec<String> {
         let by_name: BTreeMap<(&str, i32), &PartitionState> = self
