@@ -432,12 +432,22 @@ impl<L: ReplicaLog> Partition<L> {
         }
     }
 
+    /// True while this replica follows that leader in that epoch: what a fetch brought is to be used only then, because
+    /// the metadata may have moved on while it was under way.
+    pub fn follows(&self, leader: NodeId, leader_epoch: i32) -> bool {
+        self.leader_to_follow() == Some(leader) && self.image.leader_epoch == leader_epoch
+    }
+
     /// The leader said that the logs part after `epoch` ended at `end_offset`. Returns the log end offset after truncation.
+    /// The caller has checked [`Partition::follows`]; whoever leads by now keeps its log.
     ///
     /// # Errors
     /// The log cannot be truncated.
     pub fn truncate_to_leader(&mut self, now: Now, epoch: i32, end_offset: i64) -> Result<i64, L::Error> {
         let own_end = self.log.log_end_offset();
+        if !matches!(self.role, Role::Follower) {
+            return Ok(own_end);
+        }
         let target = match self.log.end_offset_for_epoch(epoch) {
             // The leader knows no such epoch: only what is committed is sure to be shared.
             _ if epoch < 0 => self.log.high_watermark(),
@@ -475,9 +485,9 @@ impl<L: ReplicaLog> Partition<L> {
 
     fn advance_high_watermark(&mut self, now: Now) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        let maximal_isr = leader.maximal_isr(&self.image);
-        // KIP-966: below min.insync.replicas nothing becomes committed.
-        if maximal_isr < self.effective_min_isr() {
+        // KIP-966: below min.insync.replicas nothing becomes committed. A member that is only proposed does not count: if the
+        // controller refuses it, it need not be asked who leads next.
+        if self.image.isr.len() < self.effective_min_isr() {
             return false;
         }
         let end = self.log.log_end_offset();
@@ -497,14 +507,6 @@ impl<L: ReplicaLog> Partition<L> {
         }
         self.log.set_high_watermark(target);
         true
-    }
-}
-
-impl LeaderState {
-    /// Members of the committed ISR and the proposed one together.
-    fn maximal_isr(&self, image: &PartitionImage) -> usize {
-        let proposed = self.proposal.as_deref().unwrap_or_default();
-        image.isr.len() + proposed.iter().filter(|replica| !image.isr.contains(replica)).count()
     }
 }
 

@@ -215,3 +215,27 @@ fn the_same_image_again_leaves_an_open_proposal_open() {
     partition.apply_image(at(LAG_MAX_MS + 3), &image(1, &[1, 2, 3], 0, 0)).unwrap();
     assert!(partition.pending_proposal().is_some());
 }
+
+#[test]
+fn a_member_that_is_only_proposed_does_not_lift_the_isr_to_its_minimum() {
+    // Simulation, seed 2263: the controller refused the member, and the next leader did not have what it had let commit.
+    let mut partition = leader(2);
+    partition.apply_image(at(1), &image(1, &[1], 0, 1)).unwrap();
+    append(&mut partition, 2, 10);
+    assert!(fetch(&mut partition, 3, 2, 10).may_expand);
+    assert!(partition.propose_expansion(|replica, _| replica == 2).is_some());
+    fetch(&mut partition, 4, 2, 10);
+    assert_eq!(partition.log().high_watermark, 0);
+    partition.apply_image(at(5), &image(1, &[1, 2], 0, 2)).unwrap();
+    assert_eq!(partition.log().high_watermark, 10);
+}
+
+#[test]
+fn a_late_answer_does_not_truncate_a_leader() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    assert_eq!(partition.truncate_to_leader(at(2), 0, 7).unwrap(), 10);
+    assert_eq!(partition.log().end, 10);
+    partition.apply_image(at(3), &image(2, &[2, 3], 1, 1)).unwrap();
+    assert!(partition.follows(2, 1) && !partition.follows(2, 0) && !partition.follows(3, 1));
+}
