@@ -1,7 +1,7 @@
 //! The guard before the decoder: walks a request body by its schema and refuses what would hurt to decode.
 //!
-//! kafka-protocol believes the counts it reads and reserves memory for them, so five bytes could end the process; it
-//! also accepts trailing bytes. [`check_request`] allocates nothing, reads every byte once at most and promises that a
+//! kafka-protocol believes the counts it reads and reserves memory for them, so five bytes could end the process.
+//! [`check_request`] allocates nothing, reads every byte once at most and promises that a
 //! body it accepts has only lengths and counts that its bytes bear out. It does not look at values: UTF-8, ranges and
 //! meaning are the decoder's and the handlers' matter. The schemas stand in `schema/requests.txt`.
 
@@ -96,13 +96,16 @@ pub enum Fault {
     /// More than [`REQUEST_ITEMS_MAX`].
     #[error("brings the request over {REQUEST_ITEMS_MAX} structs and tagged fields")]
     TooManyItems,
-    /// Bytes left after the last field.
+    /// A tagged field is longer than what it holds.
     #[error("{0} bytes follow the last field")]
     TrailingBytes(usize),
 }
 
-/// Checks a request body (without the request header) before it is decoded.
-pub fn check_request(api_key: i16, api_version: i16, body: &[u8]) -> Result<(), SchemaError> {
+/// Checks a request body (without the request header) before it is decoded; the number of bytes that belong to it.
+///
+/// Bytes behind the last field are no fault: Kafka ignores them, and librdkafka 2.12 sends three after a Metadata
+/// request for all topics. They are not looked at; the decoder must not see them.
+pub fn check_request(api_key: i16, api_version: i16, body: &[u8]) -> Result<usize, SchemaError> {
     let request = REQUESTS.get(api_key).ok_or(SchemaError::UnknownApi(api_key))?;
     let Some(plan) = request.plan(api_version) else {
         return Err(SchemaError::UnsupportedVersion {

@@ -32,18 +32,15 @@ impl From<Fault> for Failure {
     }
 }
 
-/// Checks that `body` is exactly one struct of `plan`.
-pub(super) fn walk_body(plan: &Plan, flexible: bool, body: &[u8]) -> Result<(), Failure> {
+/// Checks that `body` begins with one struct of `plan`; the bytes it takes.
+pub(super) fn walk_body(plan: &Plan, flexible: bool, body: &[u8]) -> Result<usize, Failure> {
     let mut walk = Walk {
         rest: body,
         flexible,
         items_left: REQUEST_ITEMS_MAX,
     };
     walk.structure(plan)?;
-    if walk.rest.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::from(Fault::TrailingBytes(walk.rest.len())).within("body"))
+    Ok(body.len() - walk.rest.len())
 }
 
 struct Walk<'a> {

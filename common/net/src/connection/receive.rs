@@ -236,7 +236,8 @@ impl ReceiveBuffer {
         } = header;
         // Private bodies are opaque; of ApiVersions there may be versions that no schema knows.
         if api_key < PRIVATE_API_KEY_MIN && service.supports(api_key, api_version) {
-            check_request(api_key, api_version, &body).map_err(Refusal::Schema)?;
+            let length = check_request(api_key, api_version, &body).map_err(Refusal::Schema)?;
+            body.truncate(length);
         }
         let received_at = now.into_std();
         let lease = Some(lease);

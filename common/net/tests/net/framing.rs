@@ -92,3 +92,16 @@ async fn a_connection_knows_who_is_at_the_other_end() {
     let software = info.client_software().unwrap();
     assert_eq!((&*software.name, &*software.version), ("kcat", "2.0"));
 }
+
+/// librdkafka 2.12 writes three bytes too many behind a Metadata request for all topics.
+#[tokio::test]
+async fn bytes_behind_the_last_field_are_ignored() {
+    let server = Server::start();
+    let mut socket = server.connect().await;
+    socket
+        .send(&framed(3, 12, 4, Some(true), &[0, 0, 0, 0, 1, 0, 0]))
+        .await;
+    assert_eq!(socket.receive_frame().await[..4], [0, 0, 0, 4]);
+    socket.send(&private(ECHO, 5, b"still in step")).await;
+    assert_eq!(socket.receive().await, (5, b"still in step".to_vec()));
+}
