@@ -49,12 +49,20 @@ impl MetadataLoader {
 
     fn publish(&mut self, update: MetadataUpdate) {
         let delta = match &update.content {
-            MetadataContent::Snapshot => MetadataDelta::between(&self.image, &update.image),
-            MetadataContent::Records(records) => MetadataDelta::apply(&mut self.image, records),
+            MetadataContent::Snapshot => {
+                let delta = MetadataDelta::between(&self.image, &update.image);
+                self.image = (*update.image).clone();
+                delta
+            }
+            MetadataContent::Records(records) => {
+                let delta = MetadataDelta::apply(&mut self.image, records);
+                self.image.offset = update.offset;
+                self.image.epoch = update.epoch;
+                delta
+            }
         };
-        // The source applied the same records: its image is the same, and shared.
-        let image = update.image;
-        self.image = (*image).clone();
+        // The update's own image may be ahead of its records: taken over, it would hide what later records change.
+        let image = Arc::new(self.image.clone());
         self.broker.image.store(image.clone());
         self.publish_config(&delta, &image);
         let config = self.broker.config.load_full();
