@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 
 use odradek_common::ids::NodeId;
-use odradek_common::metadata::MetadataImage;
+use odradek_common::metadata::{MetadataImage, PartitionImage};
 use odradek_controller_core::quorum::QuorumInput;
 
 use crate::env::{Env, Event, Undo};
-use crate::message::Address;
+use crate::message::{Address, Key};
 use crate::node::{End, Node};
 use crate::scenario::NODES;
 
@@ -141,20 +141,41 @@ impl Faults {
     }
 }
 
-/// True if the running process is the registered one.
+/// True if the running process is the registered one, and is not about to leave its ISRs.
 fn is_registered(nodes: &Nodes, image: &MetadataImage, id: NodeId) -> bool {
-    let running = nodes
-        .get(&id)
-        .and_then(|node| node.process.as_ref())
-        .map(|p| p.broker.incarnation());
-    running.is_some() && image.brokers.get(&id).map(|broker| broker.incarnation_id) == running
+    let process = nodes.get(&id).and_then(|node| node.process.as_ref());
+    let broker = process
+        .map(|process| &process.broker)
+        .filter(|broker| !broker.stops());
+    let registered = image.brokers.get(&id).map(|registered| registered.incarnation_id);
+    broker.is_some_and(|broker| registered == Some(broker.incarnation()))
 }
 
+/// For every partition another running node has all that is committed, whatever becomes of proposals under way.
 fn others_have_everything(nodes: &Nodes, image: &MetadataImage, id: NodeId) -> bool {
-    let safe =
-        |other: &NodeId| *other != id && image.is_active(*other) && is_registered(nodes, image, *other);
-    let mut partitions = image.topics.values().flat_map(|topic| &topic.partitions);
-    partitions.all(|p| !p.replicas.contains(&id) || p.isr.iter().chain(&p.elr).any(safe))
+    let stays = |other: NodeId, key: Key| {
+        let replicas = nodes
+            .values()
+            .filter_map(|node| node.process.as_ref()?.broker.replicas().get(&key));
+        let mut proposals = replicas.filter_map(|replica| replica.partition.pending_proposal());
+        proposals.all(|proposal| proposal.isr.iter().any(|member| member.0 == other))
+    };
+    let has_everything = |key: Key, partition: &PartitionImage| {
+        let mut others = partition
+            .isr
+            .iter()
+            .chain(&partition.elr)
+            .filter(|other| **other != id);
+        others
+            .any(|other| image.is_active(*other) && is_registered(nodes, image, *other) && stays(*other, key))
+    };
+    let topics = image.topics.values();
+    let mut partitions = topics.flat_map(|topic| {
+        (0..)
+            .zip(&topic.partitions)
+            .map(|(index, p)| ((topic.id, index), p))
+    });
+    partitions.all(|(key, partition)| !partition.replicas.contains(&id) || has_everything(key, partition))
 }
 
 fn pause(env: &mut Env, nodes: &mut Nodes, id: NodeId) {

@@ -435,6 +435,12 @@ impl BrokerNode {
         self.lifecycle.wants_to_stop = true;
     }
 
+    /// True once it was asked to stop.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        self.lifecycle.wants_to_stop
+    }
+
     pub(super) fn may_stop(&self) -> bool {
         self.lifecycle.may_stop
     }

@@ -197,6 +197,9 @@ impl BrokerNode {
             return true;
         };
         let partition = &mut replica.partition;
+        if !partition.follows(leader, position.leader_epoch) {
+            return false;
+        }
         match answer {
             Fetched::Refused {
                 code: ErrorCode::OffsetOutOfRange,
@@ -214,7 +217,7 @@ impl BrokerNode {
                 let Ok(to) = partition.truncate_to_leader(env.now, epoch, end_offset);
                 let node = self.at.node;
                 env.note(format_args!(
-                    "node {node} partition {} truncates {before} to {to}",
+                    "node {node} partition {} truncates {before} to {to}: leader {leader} has epoch {epoch} to {end_offset}",
                     key.1
                 ));
                 true
@@ -223,10 +226,7 @@ impl BrokerNode {
                 batches,
                 high_watermark,
             } => {
-                if partition.image().leader_epoch != position.leader_epoch
-                    || partition.leader_to_follow() != Some(leader)
-                    || !partition.log_mut().append_as_follower(&batches)
-                {
+                if !partition.log_mut().append_as_follower(&batches) {
                     return false;
                 }
                 for batch in &batches {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafka_protocol::messages::alter_partition_request::{BrokerState, PartitionData, TopicData};
 use kafka_protocol::messages::{AlterPartitionRequest, AlterPartitionResponse, BrokerId};
 use odradek_broker_core::partition::IsrProposal;
+use odradek_common::error::ErrorCode;
 use uuid::Uuid;
 
 use super::broker::{BrokerNode, Purpose};
@@ -132,14 +133,28 @@ impl BrokerNode {
                 "node {} partition {} isr {isr:?} answered {code}",
                 self.at.node, key.1
             ));
-            if code != 0
-                && let Some(replica) = self.replicas.get_mut(&key)
-            {
+            self.note_outcome(env, key, &proposal, code);
+        }
+    }
+
+    /// Only INELIGIBLE_REPLICA says that the partition epoch is current and that no controller has recorded the proposal. Any
+    /// other refusal may answer a repetition of a request that was recorded: the proposal counts until an image decides.
+    fn note_outcome(&mut self, env: &mut Env, key: Key, proposal: &IsrProposal, code: i16) {
+        let Some(replica) = self.replicas.get_mut(&key) else {
+            return;
+        };
+        if code == ErrorCode::IneligibleReplica.code() {
+            replica
+                .partition
+                .proposal_refused(env.now, proposal.partition_epoch);
+            self.settle(env, key);
+        } else if code == ErrorCode::NotController.code() {
+            self.isr.proposals.extend(
                 replica
                     .partition
-                    .proposal_refused(env.now, proposal.partition_epoch);
-                self.settle(env, key);
-            }
+                    .pending_proposal()
+                    .map(|proposal| (key, proposal)),
+            );
         }
     }
 }
