@@ -91,6 +91,14 @@ impl MetadataDelta {
         touched.into_delta(before, after)
     }
 
+    /// A removed topic's overrides go with it, without records of their own.
+    fn note_removed_overrides(&mut self, topic: Arc<str>, before: &MetadataImage, after: &MetadataImage) {
+        let resource = ConfigResource::topic(topic);
+        if before.configs.get(&resource) != after.configs.get(&resource) {
+            self.configs.insert(resource);
+        }
+    }
+
     /// True if nothing was touched.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -107,6 +115,8 @@ impl MetadataDelta {
 #[derive(Default)]
 struct Touched {
     topics: BTreeSet<Uuid>,
+    /// Names of topics that are new, by which those that are gone again are known.
+    created: BTreeMap<Uuid, Arc<str>>,
     partitions: BTreeSet<(Uuid, i32)>,
     brokers: BTreeSet<NodeId>,
     configs: BTreeSet<ConfigResource>,
@@ -126,7 +136,11 @@ impl Touched {
             Record::RegisterBroker(r) => _ = self.brokers.insert(r.broker_id),
             Record::UnregisterBroker(r) => _ = self.brokers.insert(r.broker_id),
             Record::BrokerChange(r) => _ = self.brokers.insert(r.broker_id),
-            Record::Topic(r) => _ = self.topics.insert(uuid_from(&r.topic_id)),
+            Record::Topic(r) => {
+                let id = uuid_from(&r.topic_id);
+                self.topics.insert(id);
+                self.created.insert(id, r.name.as_str().into());
+            }
             Record::RemoveTopic(r) => _ = self.topics.insert(uuid_from(&r.topic_id)),
             Record::Partition(r) => self.note_partition(uuid_from(&r.topic_id), r.partition),
             Record::PartitionChange(r) => self.note_partition(uuid_from(&r.topic_id), r.partition),
@@ -159,11 +173,7 @@ impl Touched {
             match (before.topic_by_id(&id), after.topic_by_id(&id)) {
                 (Some(gone), None) => {
                     delta.deleted_topics.insert(id, gone.clone());
-                    // Its overrides went with it, without records of their own.
-                    let resource = ConfigResource::topic(gone.name.clone());
-                    if before.configs.get(&resource) != after.configs.get(&resource) {
-                        delta.configs.insert(resource);
-                    }
+                    delta.note_removed_overrides(gone.name.clone(), before, after);
                 }
                 (_, Some(topic)) => {
                     let partitions = BTreeMap::new();
@@ -175,7 +185,11 @@ impl Touched {
                         },
                     );
                 }
-                (None, None) => {}
+                (None, None) => {
+                    if let Some(name) = self.created.get(&id) {
+                        delta.note_removed_overrides(name.clone(), before, after);
+                    }
+                }
             }
         }
         for (id, index) in self.partitions {
