@@ -328,7 +328,7 @@ async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArgum
         .with_configs(configs.collect());
     let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
     let node = node_of(client, target.entity_type, name).await?;
-    for result in send(&*node, request).await?.responses {
+    for result in send(&node, request).await?.responses {
         check(result.error_code, result.error_message.as_deref())?;
     }
     match name.as_str() {

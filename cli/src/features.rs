@@ -272,7 +272,7 @@ async fn update(client: &ClusterClient, change: &Update) -> Outcome {
         .with_timeout_ms(client.timeout_ms())
         .with_feature_updates(change.levels.iter().map(key).collect())
         .with_validate_only(typed && change.dry_run);
-    let response = send(&*any, request).await?;
+    let response = send(&any, request).await?;
     // Newer servers answer for all features at once; older ones for each.
     let overall = check(response.error_code, response.error_message.as_deref()).err();
     let mut failed = 0;

@@ -101,7 +101,7 @@ async fn listed(client: &ClusterClient) -> Outcome<BTreeMap<String, ListedGroup>
     for address in view.brokers.values() {
         let node = client.at(address).await?;
         let of_node = client.retry(async || {
-            let response = send(&*node, ListGroupsRequest::default()).await?;
+            let response = send(&node, ListGroupsRequest::default()).await?;
             check(response.error_code, None)?;
             Ok(response.groups)
         });
@@ -146,7 +146,7 @@ async fn described(client: &ClusterClient, group: &str) -> Outcome<(DescribedGro
     let describe = async || {
         let coordinator = client.coordinator(group).await?;
         let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text(group))]);
-        let mut response = send(&*coordinator, request).await?;
+        let mut response = send(&coordinator, request).await?;
         let found = response
             .groups
             .pop()
@@ -306,7 +306,7 @@ async fn delete(client: &ClusterClient, groups: &[String]) -> Outcome {
         let result = client.retry(async || {
             let coordinator = client.coordinator(group).await?;
             let request = DeleteGroupsRequest::default().with_groups_names(vec![GroupId(text(group))]);
-            for result in send(&*coordinator, request).await?.results {
+            for result in send(&coordinator, request).await?.results {
                 check(result.error_code, reason(result.error_code))?;
             }
             Ok(())

@@ -86,11 +86,7 @@ pub async fn describe(client: &Arc<Client>) -> Outcome<Quorum> {
     let topic = WantedTopic::default()
         .with_topic_name(topic_name(METADATA_TOPIC))
         .with_partitions(vec![partition]);
-    let response = send(
-        &**client,
-        DescribeQuorumRequest::default().with_topics(vec![topic]),
-    )
-    .await?;
+    let response = send(client, DescribeQuorumRequest::default().with_topics(vec![topic])).await?;
     check(response.error_code, response.error_message.as_deref())?;
     let partition = response
         .topics

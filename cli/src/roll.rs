@@ -96,7 +96,7 @@ pub async fn run(arguments: RollArguments) -> Outcome {
 
 impl Roll {
     async fn all(&self, only: &[i32]) -> Outcome {
-        let state = self.state(None).await?;
+        let state = self.state_within(None, SAFETY_PATIENCE.min(self.timeout)).await?;
         let mut left: Vec<i32> = match &self.restarter {
             Restarter::Command(_) => state.brokers.keys().copied().collect(),
             Restarter::Local { .. } => self.restarter.node_ids(),
@@ -158,7 +158,11 @@ impl Roll {
 
     /// The cluster as a broker other than `but` sees it, asked again while brokers do not answer.
     async fn state(&self, but: Option<i32>) -> Outcome<ClusterState> {
-        let deadline = Instant::now() + self.timeout;
+        self.state_within(but, self.timeout).await
+    }
+
+    async fn state_within(&self, but: Option<i32>, patience: Duration) -> Outcome<ClusterState> {
+        let deadline = Instant::now() + patience;
         loop {
             match state::read(&self.client, but).await {
                 Err(error) if error.is_retriable() && Instant::now() < deadline => {

@@ -254,7 +254,7 @@ async fn delete(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome 
     } else {
         request.with_topic_names(names.iter().map(|name| topic_name(name)).collect())
     };
-    let response = send(&*any, request).await?;
+    let response = send(&any, request).await?;
     for result in &response.responses {
         check(result.error_code, result.error_message.as_deref())?;
     }

@@ -169,7 +169,7 @@ pub(super) async fn delete(client: &ClusterClient, groups: &[String], topics: &[
         let request = OffsetDeleteRequest::default()
             .with_group_id(GroupId(text(group)))
             .with_topics(topics.clone());
-        let response = send(&*coordinator, request).await?;
+        let response = send(&coordinator, request).await?;
         check(response.error_code, reason(response.error_code))?;
         let mut rows = Vec::new();
         for topic in &response.topics {

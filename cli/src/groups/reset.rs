@@ -17,7 +17,7 @@ use crate::error::{CommandError, Outcome, check};
 const COMMIT_BY_NAME_UNTIL: i16 = 9;
 
 /// Where to.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(group = clap::ArgGroup::new("where_to").args(["to_earliest", "to_latest", "to_current", "to_offset", "shift_by"]))]
 pub(super) struct ResetArguments {
     /// To the first offsets.
@@ -179,86 +179,20 @@ mod tests {
 
     #[test]
     fn a_target_stays_inside_the_log() {
-        let none = || ResetArguments {
-            to_earliest: false,
-            to_latest: false,
-            to_current: false,
-            to_offset: None,
-            shift_by: None,
-            execute: false,
-            dry_run: false,
+        let reset = |change: fn(&mut ResetArguments)| {
+            let mut reset = ResetArguments::default();
+            change(&mut reset);
+            reset
         };
-        let at = |reset: ResetArguments, current| target(&reset, 10, 20, current).ok();
-        assert_eq!(
-            at(
-                ResetArguments {
-                    to_earliest: true,
-                    ..none()
-                },
-                None
-            ),
-            Some(10)
-        );
-        assert_eq!(
-            at(
-                ResetArguments {
-                    to_latest: true,
-                    ..none()
-                },
-                None
-            ),
-            Some(20)
-        );
-        assert_eq!(
-            at(
-                ResetArguments {
-                    to_current: true,
-                    ..none()
-                },
-                Some(15)
-            ),
-            Some(15)
-        );
-        assert_eq!(
-            at(
-                ResetArguments {
-                    to_offset: Some(99),
-                    ..none()
-                },
-                None
-            ),
-            Some(20)
-        );
-        assert_eq!(
-            at(
-                ResetArguments {
-                    shift_by: Some(-3),
-                    ..none()
-                },
-                Some(15)
-            ),
-            Some(12)
-        );
-        assert_eq!(
-            at(
-                ResetArguments {
-                    shift_by: Some(-30),
-                    ..none()
-                },
-                Some(15)
-            ),
-            Some(10)
-        );
-        assert_eq!(
-            at(
-                ResetArguments {
-                    shift_by: Some(1),
-                    ..none()
-                },
-                None
-            ),
-            None
-        );
-        assert_eq!(at(none(), Some(15)), None);
+        let at = |reset: &ResetArguments, current| target(reset, 10, 20, current).ok();
+        assert_eq!(at(&reset(|it| it.to_earliest = true), None), Some(10));
+        assert_eq!(at(&reset(|it| it.to_latest = true), None), Some(20));
+        assert_eq!(at(&reset(|it| it.to_current = true), Some(15)), Some(15));
+        assert_eq!(at(&reset(|it| it.to_offset = Some(99)), None), Some(20));
+        let back = reset(|it| it.shift_by = Some(-3));
+        assert_eq!(at(&back, Some(15)), Some(12));
+        assert_eq!(at(&back, Some(11)), Some(10));
+        assert_eq!(at(&back, None), None);
+        assert_eq!(at(&ResetArguments::default(), Some(15)), None);
     }
 }

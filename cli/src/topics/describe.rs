@@ -118,7 +118,7 @@ async fn eligible(
             .with_topics(topics.collect())
             .with_response_partition_limit(RESPONSE_PARTITIONS);
         request.cursor = cursor;
-        let response = send(&*any, request).await?;
+        let response = send(&any, request).await?;
         for topic in response.topics {
             let Some(name) = topic.name else { continue };
             for partition in topic.partitions {

@@ -1,3 +1,5 @@
+//! The supervisor with shell scripts in place of nodes.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
