@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::arguments::key_value;
 use crate::error::{CommandError, Outcome};
+use crate::output::say;
 use layout::{Layout, Ports};
 use supervisor::{Event, Supervisor};
 
@@ -156,23 +157,23 @@ fn announce(layout: &Layout, nodes: i32, ports: Ports, cluster_id: &str, took: D
         let url = |id| format!("http://127.0.0.1:{}/{path}", ports.metrics(id));
         (1..=nodes).map(url).collect::<Vec<_>>().join(" ")
     };
-    println!(
+    say!(
         "Cluster {cluster_id}: {nodes} node(s) ready after {:.1} s.",
         took.as_secs_f64()
     );
-    println!("  bootstrap servers  {}", list(&|id| ports.clients(id)));
-    println!("  controllers        {}", list(&|id| ports.controllers(id)));
-    println!("  metrics            {}", urls("metrics"));
-    println!("  health             {}", urls("readyz"));
-    println!("  data and logs      {}/node-<id>/", layout.root.display());
+    say!("  bootstrap servers  {}", list(&|id| ports.clients(id)));
+    say!("  controllers        {}", list(&|id| ports.controllers(id)));
+    say!("  metrics            {}", urls("metrics"));
+    say!("  health             {}", urls("readyz"));
+    say!("  data and logs      {}/node-<id>/", layout.root.display());
     let server = if ports.base == 9092 {
         String::new()
     } else {
         format!(" --bootstrap-server 127.0.0.1:{}", ports.base)
     };
-    println!(
+    say!(
         "Try: odradek topics{server} --list; roll it: odradek roll --data-dir {}",
         layout.root.display()
     );
-    println!("Ctrl-C stops all nodes.");
+    say!("Ctrl-C stops all nodes.");
 }

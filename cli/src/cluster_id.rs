@@ -5,6 +5,7 @@ use kafka_protocol::messages::DescribeClusterRequest;
 
 use crate::client::{ClusterClient, Connection, common_version};
 use crate::error::{Outcome, check};
+use crate::output::{say, say_text};
 use crate::{quorum, table};
 
 /// Flags of `odradek cluster-id`.
@@ -23,7 +24,7 @@ pub async fn run(arguments: ClusterIdArguments) -> Outcome {
     let client = ClusterClient::new(&arguments.connection)?;
     let any = client.any().await?;
     if !arguments.list_endpoints {
-        println!("Cluster ID: {}", quorum::cluster_id(&any).await?);
+        say!("Cluster ID: {}", quorum::cluster_id(&any).await?);
         return Ok(());
     }
     let version = common_version::<DescribeClusterRequest>(&any)?;
@@ -45,7 +46,7 @@ pub async fn run(arguments: ClusterIdArguments) -> Outcome {
             ]
         })
         .collect();
-    print!(
+    say_text!(
         "{}",
         table::render(
             &["ID", "HOST", "PORT", "RACK", "STATE", "ENDPOINT_TYPE"],

@@ -11,6 +11,7 @@ use odradek_net::client::Client;
 
 use crate::client::{ClusterClient, Connection, send, text};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::say;
 
 /// The wire's number for topics.
 pub const TOPIC: i8 = 2;
@@ -208,9 +209,9 @@ async fn describe_one(client: &ClusterClient, entity_type: EntityType, name: &st
     let node = node_of(client, entity_type, name).await?;
     let resources = [(entity_type.resource_type(), name.to_owned())];
     for result in describe_resources(&node, &resources, true).await? {
-        println!("{}", heading(entity_type, name, all));
+        say!("{}", heading(entity_type, name, all));
         for config in shown(&result, entity_type, name.is_empty(), all) {
-            println!("{}", line(config));
+            say!("{}", line(config));
         }
     }
     Ok(())
@@ -332,8 +333,8 @@ async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArgum
         check(result.error_code, result.error_message.as_deref())?;
     }
     match name.as_str() {
-        "" => println!("Completed updating default config for brokers in the cluster."),
-        name => println!(
+        "" => say!("Completed updating default config for brokers in the cluster."),
+        name => say!(
             "Completed updating config for {} {name}.",
             target.entity_type.name()
         ),

@@ -9,6 +9,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use crate::client::{ClusterClient, Connection, common_version, send, text};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::{say, say_text};
 
 const METADATA_VERSION: &str = "metadata.version";
 /// Names of the levels of metadata.version, from level 7 on.
@@ -118,13 +119,13 @@ pub async fn run(mut arguments: FeaturesArguments) -> Outcome {
     };
     let change = match arguments.action {
         Action::Describe => {
-            print!("{}", describe(&versions(&client).await?));
+            say_text!("{}", describe(&versions(&client).await?));
             return Ok(());
         }
         Action::Finalize { dry_run } => {
             let levels = unfinalized(&versions(&client).await?);
             if levels.is_empty() {
-                println!("Every feature is finalized at the highest level that the cluster supports.");
+                say!("Every feature is finalized at the highest level that the cluster supports.");
                 return Ok(());
             }
             Update {
@@ -284,7 +285,7 @@ async fn update(client: &ClusterClient, change: &Update) -> Outcome {
         let own = result.and_then(|result| check(result.error_code, result.error_message.as_deref()).err());
         let error = own.or_else(|| overall.clone());
         failed += i32::from(error.is_some());
-        println!(
+        say!(
             "{}",
             sentence(
                 change,

@@ -18,6 +18,7 @@ use odradek_net::client::Client;
 
 use crate::client::{ClusterClient, Connection, join, send, text};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::{say, say_text};
 use crate::table;
 
 /// Flags of `odradek groups`.
@@ -118,7 +119,7 @@ async fn listed(client: &ClusterClient) -> Outcome<BTreeMap<String, ListedGroup>
 async fn list(client: &ClusterClient, arguments: &GroupsArguments) -> Outcome {
     let groups = listed(client).await?;
     let Some(states) = &arguments.state else {
-        groups.keys().for_each(|group| println!("{group}"));
+        groups.keys().for_each(|group| say!("{group}"));
         return Ok(());
     };
     let wanted: Vec<String> = states
@@ -132,10 +133,10 @@ async fn list(client: &ClusterClient, arguments: &GroupsArguments) -> Outcome {
         .chain([25])
         .max()
         .unwrap_or_default();
-    println!("{:<widest$} {:<20}", "GROUP", "STATE");
+    say!("{:<widest$} {:<20}", "GROUP", "STATE");
     for (id, group) in groups {
         if wanted.is_empty() || wanted.contains(&group.group_state.to_lowercase()) {
-            println!("{id:<widest$} {:<20}", group.group_state.as_str());
+            say!("{id:<widest$} {:<20}", group.group_state.as_str());
         }
     }
     Ok(())
@@ -167,11 +168,11 @@ async fn described(client: &ClusterClient, group: &str) -> Outcome<(DescribedGro
 async fn describe(client: &ClusterClient, groups: &[String], arguments: &GroupsArguments) -> Outcome {
     for group in groups {
         let (found, coordinator) = described(client, group).await?;
-        println!();
+        say_text!("\n");
         match found.group_state.as_str() {
-            "Empty" => println!("Consumer group '{group}' has no active members.\n"),
+            "Empty" => say!("Consumer group '{group}' has no active members.\n"),
             "PreparingRebalance" | "CompletingRebalance" => {
-                println!("Warning: Consumer group '{group}' is rebalancing.\n");
+                say!("Warning: Consumer group '{group}' is rebalancing.\n");
             }
             _ => {}
         }
@@ -182,7 +183,7 @@ async fn describe(client: &ClusterClient, groups: &[String], arguments: &GroupsA
         } else {
             offsets::describe(client, &found, &coordinator).await?
         };
-        print!("{table}");
+        say_text!("{table}");
     }
     Ok(())
 }
@@ -317,7 +318,7 @@ async fn delete(client: &ClusterClient, groups: &[String]) -> Outcome {
     }
     if failures.is_empty() {
         let names: Vec<String> = groups.iter().map(|group| format!("'{group}'")).collect();
-        println!(
+        say!(
             "Deletion of requested consumer groups ({}) was successful.",
             names.join(", ")
         );

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::client::{ClusterClient, Connection, topic_name};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::say;
 
 /// Whom to elect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -124,11 +125,11 @@ fn report(election_type: ElectionType, results: &[(String, Result<(), ApiError>)
             ElectionType::Preferred => "PREFERRED",
             ElectionType::Unclean => "UNCLEAN",
         };
-        println!("Successfully completed leader election ({kind}) for partitions {elected}");
+        say!("Successfully completed leader election ({kind}) for partitions {elected}");
     }
     let valid = named(|result| matches!(result, Err(error) if error.code == ErrorCode::ElectionNotNeeded));
     if !valid.is_empty() {
-        println!("Valid replica already elected for partitions {valid}");
+        say!("Valid replica already elected for partitions {valid}");
     }
     let failed: Vec<String> = results
         .iter()

@@ -2,7 +2,6 @@
 //!
 //! Owns parsing, the client tools, `cluster` (nodes as child processes), `roll` and `storage`. Does not know the
 //! broker: what `server` does is handed in by the caller.
-#![expect(clippy::print_stdout, reason = "a command line answers on standard output")]
 
 pub mod arguments;
 mod client;
@@ -15,6 +14,7 @@ mod features;
 mod groups;
 mod kafka_uuid;
 mod leader_election;
+mod output;
 mod processes;
 mod produce;
 mod quorum;

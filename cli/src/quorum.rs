@@ -17,6 +17,7 @@ use odradek_net::pool::join_address;
 
 use crate::client::{ClusterClient, Connection, send, topic_name};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::say_text;
 use crate::{kafka_uuid, table};
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -69,13 +70,13 @@ pub async fn run(mut arguments: QuorumArguments) -> Outcome {
     let Action::Describe(action) = arguments.action;
     let quorum = client.retry(async || describe_anywhere(&client).await).await?;
     if action.status {
-        print!(
+        say_text!(
             "{}",
             status(&quorum, &cluster_id(&*client.any().await?).await?, now_ms())
         );
     } else {
         let now = action.human_readable.then(now_ms);
-        print!("{}", replication(&quorum.partition, now));
+        say_text!("{}", replication(&quorum.partition, now));
     }
     Ok(())
 }

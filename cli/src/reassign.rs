@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::client::{ClusterClient, ClusterView, Connection, join, topic_name, unique};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::{say, say_text};
 
 /// Flags of `odradek reassign`.
 #[derive(Debug, Args)]
@@ -59,7 +60,7 @@ pub async fn run(arguments: ReassignArguments) -> Outcome {
         None => Assignment::new(),
     };
     if arguments.list {
-        print!("{}", listing(&ongoing(&client).await?));
+        say_text!("{}", listing(&ongoing(&client).await?));
         Ok(())
     } else if arguments.execute {
         execute(&client, &wanted, arguments.additional).await
@@ -204,13 +205,13 @@ async fn execute(client: &ClusterClient, wanted: &Assignment, additional: bool) 
              create a new partition assignment in addition to the existing one.",
         ));
     }
-    println!("Current partition replica assignment\n\n{}\n", to_json(&current));
-    println!("Save this to use as the --reassignment-json-file option during rollback");
+    say!("Current partition replica assignment\n\n{}\n", to_json(&current));
+    say!("Save this to use as the --reassignment-json-file option during rollback");
     let replicas = wanted
         .iter()
         .map(|(key, replicas)| (key, Some(replicas.as_slice())));
     alter(client, replicas, "Error reassigning partition(s):").await?;
-    println!(
+    say!(
         "Successfully started partition reassignment{} for {}",
         plural(wanted.len()),
         names(wanted.keys())
@@ -266,9 +267,9 @@ async fn alter<'a>(
 async fn verify(client: &ClusterClient, wanted: &Assignment) -> Outcome {
     let ongoing = ongoing(client).await?;
     let (_, current) = view_of(client, wanted).await?;
-    println!("Status of partition reassignment:");
+    say!("Status of partition reassignment:");
     for (key, replicas) in wanted {
-        println!("{}", progress(key, replicas, ongoing.get(key), current.get(key)));
+        say!("{}", progress(key, replicas, ongoing.get(key), current.get(key)));
     }
     Ok(())
 }
@@ -298,12 +299,12 @@ async fn cancel(client: &ClusterClient, wanted: &Assignment) -> Outcome {
     let ongoing = ongoing(client).await?;
     let active: Vec<&(String, i32)> = wanted.keys().filter(|key| ongoing.contains_key(key)).collect();
     if active.is_empty() {
-        println!("None of the specified partition reassignments are active.");
+        say!("None of the specified partition reassignments are active.");
         return Ok(());
     }
     let none = active.iter().map(|key| (*key, None));
     alter(client, none, "Error cancelling partition reassignment(s):").await?;
-    println!(
+    say!(
         "Successfully cancelled partition reassignment{} for: {}",
         plural(active.len()),
         names(active.into_iter())

@@ -19,6 +19,7 @@ use crate::client::{ClusterClient, join};
 use crate::cluster::layout::Layout;
 use crate::cluster::readiness;
 use crate::error::{CommandError, Outcome};
+use crate::output::say;
 use restart::Restarter;
 use state::ClusterState;
 
@@ -105,7 +106,7 @@ impl Roll {
         if left.is_empty() {
             return Err(CommandError::refused("there is no such node"));
         }
-        println!(
+        say!(
             "rolling node(s) {}{}; the active controller is {}",
             join(&left),
             self.restarter
@@ -121,7 +122,7 @@ impl Roll {
             let took = self.one(next).await?;
             summary.push(format!("node {next} {:.2} s", took.as_secs_f64()));
         }
-        println!(
+        say!(
             "rolled {} node(s) in {:.2} s: {}",
             summary.len(),
             begin.elapsed().as_secs_f64(),
@@ -134,7 +135,7 @@ impl Roll {
         let state = self.until_safe(node).await?;
         let begin = Instant::now();
         let address = state.brokers.get(&node).cloned();
-        let step = |what: &str| println!("node {node}: {what} ({:.2} s)", begin.elapsed().as_secs_f64());
+        let step = |what: &str| say!("node {node}: {what} ({:.2} s)", begin.elapsed().as_secs_f64());
         let in_sync = if address.is_some() {
             let in_sync = state.in_sync(node);
             step(&format!(
@@ -185,7 +186,7 @@ impl Roll {
             if self.allow_unavailable {
                 dangers
                     .iter()
-                    .for_each(|danger| println!("node {node}: goes on although {danger}"));
+                    .for_each(|danger| say!("node {node}: goes on although {danger}"));
                 return Ok(state);
             }
             if Instant::now() >= deadline || safety::is_hopeless(&state, node) {

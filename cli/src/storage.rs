@@ -11,6 +11,7 @@ use odradek_controller::meta_properties::{self, MetaProperties};
 
 use crate::error::{CommandError, Outcome};
 use crate::kafka_uuid;
+use crate::output::say;
 
 /// Flags of `odradek storage`.
 #[derive(Debug, Args)]
@@ -39,7 +40,7 @@ pub fn run(arguments: StorageArguments) -> std::process::ExitCode {
         Action::Format(arguments) => format::run(&arguments),
         Action::Info { config } => info(&config),
         Action::RandomUuid => {
-            println!("{}", kafka_uuid::format(kafka_uuid::random()));
+            say!("{}", kafka_uuid::format(kafka_uuid::random()));
             Ok(())
         }
     };

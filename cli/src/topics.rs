@@ -16,6 +16,7 @@ use odradek_common::error::ErrorCode;
 use crate::arguments::key_value;
 use crate::client::{ClusterClient, ClusterView, Connection, common_version, join, send, text, topic_name};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::say;
 
 /// The first version of DeleteTopics that names topics by name or id.
 const DELETE_BY_STATE_SINCE: i16 = 6;
@@ -110,7 +111,7 @@ impl TopicsArguments {
 async fn create(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome {
     let name = arguments.name();
     if name.contains(['.', '_']) {
-        println!(
+        say!(
             "WARNING: names of metrics do not tell a period ('.') from an underscore ('_'): use one of them, not both, \
              in names of topics."
         );
@@ -148,7 +149,7 @@ async fn create(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome 
         Ok(())
     });
     match result.await {
-        Ok(()) => println!("Created topic {name}."),
+        Ok(()) => say!("Created topic {name}."),
         Err(CommandError::Api(error))
             if arguments.if_not_exists && error.code == ErrorCode::TopicAlreadyExists => {}
         Err(error) => return Err(error),
@@ -186,7 +187,7 @@ fn parse_assignment(text: &str) -> Outcome<Vec<Vec<i32>>> {
 async fn list(client: &ClusterClient, arguments: &TopicsArguments) -> Outcome {
     let view = client.view(None).await?;
     for name in select(&view, arguments) {
-        println!("{name}");
+        say!("{name}");
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::child;
 use super::layout::Layout;
 use crate::error::{CommandError, Outcome};
+use crate::output::say;
 use crate::processes;
 
 /// How long a node may take for a clean stop while the others go on; a broker itself gives up waiting before that.
@@ -127,7 +128,7 @@ impl Supervisor {
             return;
         };
         match self.start(id, &program) {
-            Ok(()) => println!("node {id} restarted with {}", program.display()),
+            Ok(()) => say!("node {id} restarted with {}", program.display()),
             Err(error) => {
                 eprintln!("node {id} is down: {error}");
                 fs::write(&files.restart_failed, error.to_string()).ok();
@@ -218,7 +219,7 @@ impl Supervisor {
     async fn stop_together(&mut self, ids: &[i32], received: &mut mpsc::Receiver<Event>) -> bool {
         for id in ids {
             if let Some(pid) = self.nodes[id].running {
-                println!("stopping node {id}");
+                say!("stopping node {id}");
                 processes::signal(pid, Signal::TERM).ok();
             }
         }
@@ -228,7 +229,7 @@ impl Supervisor {
                 for id in ids {
                     if let Some(pid) = self.nodes[id].running {
                         let seconds = STOP_TOGETHER_TIMEOUT.as_secs();
-                        println!(
+                        say!(
                             "node {id} did not stop within {seconds} s and is killed; nothing acknowledged is lost"
                         );
                         processes::signal(pid, Signal::KILL).ok();

@@ -13,6 +13,7 @@ use odradek_net::client::Client;
 use super::{assignment, columns, plain, reason};
 use crate::client::{ClusterClient, LATEST, common_version, send, text, topic_name};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::say_text;
 
 /// The first version of OffsetFetch that asks for several groups.
 const SEVERAL_GROUPS_SINCE: i16 = 8;
@@ -186,7 +187,7 @@ pub(super) async fn delete(client: &ClusterClient, groups: &[String], topics: &[
                 ]);
             }
         }
-        print!("{}", plain(&["TOPIC", "PARTITION", "STATUS"], &rows));
+        say_text!("{}", plain(&["TOPIC", "PARTITION", "STATUS"], &rows));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use odradek_net::client::Client;
 use super::{GroupsArguments, columns, described, offsets};
 use crate::client::{ClusterClient, EARLIEST, LATEST, send_at_most, text, topic_name};
 use crate::error::{CommandError, Outcome, check};
+use crate::output::say_text;
 
 /// The last version of OffsetCommit that names topics by name.
 const COMMIT_BY_NAME_UNTIL: i16 = 9;
@@ -70,7 +71,7 @@ pub(super) async fn run(client: &ClusterClient, groups: &[String], arguments: &G
         if arguments.reset.execute {
             commit(&coordinator, group, &targets).await?;
         }
-        print!("{}", rendered(group, &targets));
+        say_text!("{}", rendered(group, &targets));
     }
     Ok(())
 }

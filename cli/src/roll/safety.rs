@@ -29,14 +29,19 @@ pub fn dangers(state: &ClusterState, node: i32) -> Vec<String> {
         .filter(|it| it.isr.contains(&node) && it.isr.len() <= it.min_isr);
     let hit: Vec<_> = hit.collect();
     for it in hit.iter().take(NAMED_MAX) {
-        let rest = it.isr.iter().filter(|id| **id != node);
+        let rest: Vec<i32> = it.isr.iter().copied().filter(|id| *id != node).collect();
+        let rest = if rest.is_empty() {
+            "none".to_owned()
+        } else {
+            join(rest)
+        };
         dangers.push(format!(
             "{}-{} has {} of its {} replicas in sync ({}), and min.insync.replicas is {}",
             it.topic,
             it.partition,
             it.isr.len() - 1,
             it.replicas.len(),
-            join(rest),
+            rest,
             it.min_isr
         ));
     }

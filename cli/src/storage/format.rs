@@ -14,6 +14,7 @@ use super::{directories, load};
 use crate::arguments::key_value;
 use crate::error::{CommandError, Outcome};
 use crate::kafka_uuid;
+use crate::output::say;
 
 /// Flags of `odradek storage format`.
 #[derive(Debug, Args)]
@@ -81,7 +82,7 @@ pub fn run(arguments: &FormatArguments) -> Outcome {
     let founders = founders(arguments, &config)?;
     let fresh = fresh_directories(&config)?;
     if fresh.is_empty() && arguments.ignore_formatted {
-        println!("All of the log directories are already formatted.");
+        say!("All of the log directories are already formatted.");
     }
     format_directories(&FormatRequest {
         config: &config,
@@ -91,7 +92,7 @@ pub fn run(arguments: &FormatArguments) -> Outcome {
     })?;
     for directory in fresh {
         let metadata = directory.as_os_str() == config.node.metadata_log_dir.as_str();
-        println!(
+        say!(
             "Formatting {}directory {}.",
             if metadata { "metadata " } else { "data " },
             directory.display()

@@ -14,6 +14,7 @@ use crate::client::{ClusterClient, ClusterView, common_version, send, topic_name
 use crate::configs::{self, DEFAULT_SOURCE, TOPIC};
 use crate::error::{CommandError, Outcome, check};
 use crate::kafka_uuid;
+use crate::output::say;
 
 /// Partitions that a DescribeTopicPartitions response may hold.
 const RESPONSE_PARTITIONS: i32 = 2000;
@@ -46,14 +47,14 @@ pub(super) async fn describe(client: &ClusterClient, arguments: &TopicsArguments
             continue;
         }
         if !filtered {
-            println!("{}", topic_line(name, topic, &own));
+            say!("{}", topic_line(name, topic, &own));
         }
         if arguments.topics_with_overrides {
             continue;
         }
         for partition in &topic.partitions {
             if !filtered || wanted(arguments, &view, &details, name, partition) {
-                println!("{}", partition_line(name, partition, &details));
+                say!("{}", partition_line(name, partition, &details));
             }
         }
     }
