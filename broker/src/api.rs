@@ -17,6 +17,7 @@ use odradek_net::wire;
 use crate::broker::Broker;
 use crate::metrics::ApiTimer;
 
+pub mod alter_replica_log_dirs;
 pub mod api_versions;
 pub mod delete_groups;
 pub mod delete_records;
@@ -64,12 +65,25 @@ pub trait Handler: 'static {
     /// What is asked.
     type Request: Request<Response: Send> + Send;
 
+    /// The highest version, if kafka-protocol knows less than is answered (see `layout_version`).
+    const LATEST: Option<i16> = None;
+
     /// The answer. It never fails: refusals are part of the response.
     fn handle(
         broker: Arc<Broker>,
         call: Call,
         request: Self::Request,
     ) -> impl Future<Output = <Self::Request as Request>::Response> + Send;
+
+    /// The response as bytes. Versions that kafka-protocol does not know look like the last that it knows.
+    fn encode(
+        version: i16,
+        correlation_id: i32,
+        response: &<Self::Request as Request>::Response,
+    ) -> Response {
+        let known = wire::served_versions::<Self::Request>().max;
+        encode::<Self::Request>(version.min(known), correlation_id, response)
+    }
 }
 
 /// One row of the table.
@@ -107,6 +121,7 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<init_producer_id::InitProducerId>(),
         row::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
         row::<describe_configs::DescribeConfigs>(),
+        row::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
         row::<describe_log_dirs::DescribeLogDirs>(),
         row::<delete_groups::DeleteGroups>(),
         row::<offset_delete::OffsetDelete>(),
@@ -129,9 +144,13 @@ pub fn api(api_key: i16) -> Option<&'static Api> {
 
 fn row<H: Handler>() -> Api {
     let key = ApiKey::try_from(H::Request::KEY).expect("kafka-protocol's requests have known keys");
+    let known = wire::served_versions::<H::Request>();
     Api {
         key,
-        versions: wire::served_versions::<H::Request>(),
+        versions: VersionRange {
+            max: H::LATEST.unwrap_or(known.max),
+            ..known
+        },
         forwarded: false,
         run: run::<H>,
     }
@@ -157,7 +176,7 @@ fn run<H: Handler>(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: 
     let answer = async move {
         let response = H::handle(broker, call, request).await;
         drop(frame);
-        encode::<H::Request>(version, correlation_id, &response)
+        H::encode(version, correlation_id, &response)
     };
     start(Box::pin(answer), timer)
 }

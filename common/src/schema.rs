@@ -101,13 +101,30 @@ pub enum Fault {
     TrailingBytes(usize),
 }
 
+/// Versions that kafka-protocol does not know yet, of requests whose bodies are laid out as in the version behind them.
+const LATER_VERSIONS: [(i16, i16, i16); 2] = [
+    // ListOffsets v11 has one more special timestamp (KIP-1023).
+    (2, 11, 10),
+    // DescribeLogDirs v5 has one more field in its response.
+    (35, 5, 4),
+];
+
+/// The version in which a request's body can be read: its own, or an older one with the same fields.
+#[must_use]
+pub fn layout_version(api_key: i16, api_version: i16) -> i16 {
+    let later = LATER_VERSIONS
+        .iter()
+        .find(|(key, version, _)| (*key, *version) == (api_key, api_version));
+    later.map_or(api_version, |(_, _, layout)| *layout)
+}
+
 /// Checks a request body (without the request header) before it is decoded; the number of bytes that belong to it.
 ///
 /// Bytes behind the last field are no fault: Kafka ignores them, and librdkafka 2.12 sends three after a Metadata
 /// request for all topics. They are not looked at; the decoder must not see them.
 pub fn check_request(api_key: i16, api_version: i16, body: &[u8]) -> Result<usize, SchemaError> {
     let request = REQUESTS.get(api_key).ok_or(SchemaError::UnknownApi(api_key))?;
-    let Some(plan) = request.plan(api_version) else {
+    let Some(plan) = request.plan(layout_version(api_key, api_version)) else {
         return Err(SchemaError::UnsupportedVersion {
             api: request.name,
             version: api_version,

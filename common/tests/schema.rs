@@ -18,6 +18,7 @@ use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Encodable, Message, Request, StrBytes};
 use odradek_common::schema::{
     ARRAY_ELEMENTS_MAX, Fault, REQUEST_ITEMS_MAX, SchemaError, TAGGED_FIELDS_MAX, check_request,
+    layout_version, request_versions,
 };
 use uuid::Uuid;
 
@@ -345,4 +346,16 @@ fn unknown_keys_and_versions_are_told_apart() {
         max: 9,
     };
     assert_eq!(check_request(8, 10, &[]), Err(unsupported));
+}
+
+#[test]
+fn later_versions_are_read_as_the_last_known_ones() {
+    for (key, version) in [(2, 11), (35, 5)] {
+        let layout = layout_version(key, version);
+        assert_eq!(request_versions(key).map(|(_, max)| max), Some(layout));
+        assert_eq!(layout, version - 1);
+        assert!(check_request(key, version + 1, &[]).is_err());
+    }
+    assert_eq!(check_request(35, 5, &[0, 0]), Ok(2));
+    assert_eq!(layout_version(3, 12), 12);
 }

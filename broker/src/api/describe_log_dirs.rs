@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use kafka_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
-use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
+use kafka_protocol::messages::{ApiKey, DescribeLogDirsRequest, DescribeLogDirsResponse};
+use kafka_protocol::protocol::Encodable;
 use odradek_common::error::ErrorCode;
+use odradek_net::service::Response;
+use odradek_net::wire;
 
 use super::{Call, Handler};
 use crate::broker::Broker;
@@ -17,12 +21,15 @@ use crate::replica::Replica;
 
 /// First version with the file system's size.
 const VOLUME_SINCE: i16 = 4;
+/// First version that says whether a directory is cordoned (KIP-1066), which kafka-protocol does not know.
+const CORDONED_SINCE: i16 = 5;
 
 /// The handler.
 pub struct DescribeLogDirs;
 
 impl Handler for DescribeLogDirs {
     type Request = DescribeLogDirsRequest;
+    const LATEST: Option<i16> = Some(CORDONED_SINCE);
 
     async fn handle(
         broker: Arc<Broker>,
@@ -74,6 +81,44 @@ impl Handler for DescribeLogDirs {
             });
         DescribeLogDirsResponse::default().with_results(directories.collect())
     }
+
+    fn encode(version: i16, correlation_id: i32, response: &DescribeLogDirsResponse) -> Response {
+        if version < CORDONED_SINCE {
+            return super::encode::<DescribeLogDirsRequest>(version, correlation_id, response);
+        }
+        match encode_cordoned(response) {
+            Ok(body) => {
+                let key = ApiKey::DescribeLogDirs as i16;
+                Response::Frame(wire::raw_response(key, version, correlation_id, body.freeze()))
+            }
+            Err(reason) => Response::Close(reason),
+        }
+    }
+}
+
+/// Version 5: as version 4, with one more field at the end of each directory. No directory is ever cordoned here.
+fn encode_cordoned(response: &DescribeLogDirsResponse) -> Result<BytesMut, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("cannot encode DescribeLogDirs version 5: {error}");
+    let mut known = BytesMut::new();
+    response
+        .encode(&mut known, VOLUME_SINCE)
+        .map_err(|error| failed(&error))?;
+    let sizes = response
+        .results
+        .iter()
+        .map(|result| result.compute_size(VOLUME_SINCE));
+    let sizes: Vec<usize> = sizes.collect::<Result<_, _>>().map_err(|error| failed(&error))?;
+    // Behind the directories stand the response's own tagged fields, of which there are none.
+    let head = known.len() - sizes.iter().sum::<usize>() - 1;
+    let mut body = known.split_to(head);
+    for size in sizes {
+        // A directory ends with its tagged fields, of which there are none; the new field comes before them.
+        body.extend_from_slice(&known.split_to(size - 1));
+        body.extend_from_slice(&[u8::from(false)]);
+        body.extend_from_slice(&known.split_to(1));
+    }
+    body.extend_from_slice(&known);
+    Ok(body)
 }
 
 fn is_wanted(request: &DescribeLogDirsRequest, replica: &Replica) -> bool {
@@ -109,4 +154,37 @@ fn volume(path: &Path) -> (i64, i64) {
     };
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
     (bytes(stat.f_blocks), bytes(stat.f_bavail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_5_has_one_byte_more_per_directory() {
+        let topic = DescribeLogDirsTopic::default()
+            .with_name(topic_name("t"))
+            .with_partitions(vec![DescribeLogDirsPartition::default()]);
+        let directory = |path: &str| {
+            DescribeLogDirsResult::default()
+                .with_log_dir(text(path))
+                .with_topics(vec![topic.clone()])
+                .with_total_bytes(3)
+                .with_usable_bytes(2)
+        };
+        let response =
+            DescribeLogDirsResponse::default().with_results(vec![directory("/a"), directory("/b")]);
+        let mut known = BytesMut::new();
+        response.encode(&mut known, VOLUME_SINCE).unwrap();
+        let mut later = encode_cordoned(&response).unwrap();
+        let each = response.results[0].compute_size(VOLUME_SINCE).unwrap() + 1;
+        let first = later.len() - 1 - 2 * each;
+        for end in [first + 2 * each, first + each] {
+            assert_eq!(later[end - 2..end], [0, 0], "not cordoned, no tagged fields");
+            let behind = later.split_off(end);
+            later.truncate(later.len() - 1);
+            later.unsplit(behind);
+        }
+        assert_eq!(later, known);
+    }
 }

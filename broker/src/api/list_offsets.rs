@@ -21,6 +21,7 @@ const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
 const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
 /// `replica_id` of a consumer.
 const CONSUMER: i32 = -1;
 /// `replica_id` of a debugging client, which may ask a follower.
@@ -31,12 +32,14 @@ const NOT_AVAILABLE_SINCE: i16 = 5;
 const MAX_TIMESTAMP_SINCE: i16 = 7;
 const EARLIEST_LOCAL_SINCE: i16 = 8;
 const LATEST_TIERED_SINCE: i16 = 9;
+const EARLIEST_PENDING_UPLOAD_SINCE: i16 = 11;
 
 /// The handler.
 pub struct ListOffsets;
 
 impl Handler for ListOffsets {
     type Request = ListOffsetsRequest;
+    const LATEST: Option<i16> = Some(EARLIEST_PENDING_UPLOAD_SINCE);
 
     async fn handle(broker: Arc<Broker>, call: Call, request: ListOffsetsRequest) -> ListOffsetsResponse {
         let topics = request.topics.iter().map(|topic| {
@@ -128,6 +131,7 @@ impl Query<'_> {
                 Ok(self.at(replica, offsets.log_start))
             }
             LATEST_TIERED if self.api_version >= LATEST_TIERED_SINCE => Ok(None),
+            EARLIEST_PENDING_UPLOAD if self.api_version >= EARLIEST_PENDING_UPLOAD_SINCE => Ok(None),
             LATEST if promised => Ok(self.at(replica, end)),
             _ if !promised => Err(not_yet),
             MAX_TIMESTAMP if self.api_version >= MAX_TIMESTAMP_SINCE => {

@@ -8,6 +8,7 @@ use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{
     Decodable, Encodable, HeaderVersion, Message, Request, StrBytes, VersionRange,
 };
+use odradek_common::schema::layout_version;
 use thiserror::Error;
 
 use crate::service::{PRIVATE_API_KEY_MIN, RequestFrame, ResponseFrame};
@@ -134,7 +135,8 @@ pub fn raw_response(api_key: i16, api_version: i16, correlation_id: i32, body: B
 /// # Errors
 /// The body is no `R`, or goes on after it.
 pub fn decode_request<R: Decodable>(request: &RequestFrame) -> Result<R, WireError> {
-    decode_whole(request.api_key, request.api_version, request.body.clone())
+    let version = layout_version(request.api_key, request.api_version);
+    decode_whole(request.api_key, version, request.body.clone())
 }
 
 /// Decodes a message and refuses bytes behind it.

@@ -198,6 +198,7 @@ async fn every_advertised_version_is_answered() {
     survey.of(OffsetForLeaderEpochRequest::default()).await;
     survey.of(DescribeConfigsRequest::default()).await;
     survey.of(AlterConfigsRequest::default()).await;
+    survey.of(AlterReplicaLogDirsRequest::default()).await;
     survey.of(DescribeLogDirsRequest::default()).await;
     survey.of(CreatePartitionsRequest::default()).await;
     survey.of(DeleteGroupsRequest::default()).await;
