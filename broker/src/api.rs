@@ -16,6 +16,7 @@ use odradek_net::wire;
 
 use crate::broker::Broker;
 use crate::metrics::ApiTimer;
+use crate::metrics::error_codes::ErrorCodes;
 
 pub mod alter_replica_log_dirs;
 pub mod api_versions;
@@ -106,7 +107,7 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         },
         row::<fetch::Fetch>(),
         row::<list_offsets::ListOffsets>(),
-        row::<metadata::Metadata>(),
+        counted_row::<metadata::Metadata>(),
         row::<offset_commit::OffsetCommit>(),
         row::<offset_fetch::OffsetFetch>(),
         row::<find_coordinator::FindCoordinator>(),
@@ -122,18 +123,80 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
         row::<describe_configs::DescribeConfigs>(),
         row::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
-        row::<describe_log_dirs::DescribeLogDirs>(),
+        counted_row::<describe_log_dirs::DescribeLogDirs>(),
         row::<delete_groups::DeleteGroups>(),
         row::<offset_delete::OffsetDelete>(),
-        row::<describe_cluster::DescribeCluster>(),
+        counted_row::<describe_cluster::DescribeCluster>(),
         row::<describe_producers::DescribeProducers>(),
-        row::<list_config_resources::ListConfigResources>(),
-        row::<describe_topic_partitions::DescribeTopicPartitions>(),
+        counted_row::<list_config_resources::ListConfigResources>(),
+        counted_row::<describe_topic_partitions::DescribeTopicPartitions>(),
     ];
     apis.extend(forward::rows());
     apis.sort_by_key(|api| api.key as i16);
     apis
 });
+
+const SASL: &str = "SASL is not in this version: every listener is PLAINTEXT";
+const TRANSACTIONS: &str = "transactions are not in this version";
+const ACLS: &str = "there is no authorizer in this version";
+const QUOTAS: &str = "quotas are not in this version";
+const RAFT: &str = "the metadata quorum speaks Raft in messages of its own";
+const CONTROLLER: &str = "nodes ask this on the controller listener alone";
+const NEW_GROUPS: &str = "the consumer group protocol of KIP-848 is not in this version";
+const TELEMETRY: &str = "client metrics (KIP-714) are not collected";
+const SHARE_GROUPS: &str = "share groups are not in this version";
+
+/// Every API that kafka-protocol knows and the broker listener does not answer, with the reason.
+pub static UNSUPPORTED: &[(ApiKey, &str)] = &[
+    (ApiKey::SaslHandshake, SASL),
+    (ApiKey::AddPartitionsToTxn, TRANSACTIONS),
+    (ApiKey::AddOffsetsToTxn, TRANSACTIONS),
+    (ApiKey::EndTxn, TRANSACTIONS),
+    (ApiKey::WriteTxnMarkers, TRANSACTIONS),
+    (ApiKey::TxnOffsetCommit, TRANSACTIONS),
+    (ApiKey::DescribeAcls, ACLS),
+    (ApiKey::CreateAcls, ACLS),
+    (ApiKey::DeleteAcls, ACLS),
+    (ApiKey::SaslAuthenticate, SASL),
+    (ApiKey::CreateDelegationToken, SASL),
+    (ApiKey::RenewDelegationToken, SASL),
+    (ApiKey::ExpireDelegationToken, SASL),
+    (ApiKey::DescribeDelegationToken, SASL),
+    (ApiKey::DescribeClientQuotas, QUOTAS),
+    (ApiKey::AlterClientQuotas, QUOTAS),
+    (ApiKey::DescribeUserScramCredentials, SASL),
+    (ApiKey::AlterUserScramCredentials, SASL),
+    (ApiKey::Vote, RAFT),
+    (ApiKey::BeginQuorumEpoch, RAFT),
+    (ApiKey::EndQuorumEpoch, RAFT),
+    (ApiKey::AlterPartition, CONTROLLER),
+    (ApiKey::Envelope, CONTROLLER),
+    (ApiKey::FetchSnapshot, RAFT),
+    (ApiKey::BrokerRegistration, CONTROLLER),
+    (ApiKey::BrokerHeartbeat, CONTROLLER),
+    (ApiKey::DescribeTransactions, TRANSACTIONS),
+    (ApiKey::ListTransactions, TRANSACTIONS),
+    (ApiKey::AllocateProducerIds, CONTROLLER),
+    (ApiKey::ConsumerGroupHeartbeat, NEW_GROUPS),
+    (ApiKey::ConsumerGroupDescribe, NEW_GROUPS),
+    (ApiKey::ControllerRegistration, CONTROLLER),
+    (ApiKey::GetTelemetrySubscriptions, TELEMETRY),
+    (ApiKey::PushTelemetry, TELEMETRY),
+    (ApiKey::AssignReplicasToDirs, CONTROLLER),
+    (ApiKey::ShareGroupHeartbeat, SHARE_GROUPS),
+    (ApiKey::ShareGroupDescribe, SHARE_GROUPS),
+    (ApiKey::ShareFetch, SHARE_GROUPS),
+    (ApiKey::ShareAcknowledge, SHARE_GROUPS),
+    (ApiKey::UpdateRaftVoter, CONTROLLER),
+    (ApiKey::InitializeShareGroupState, SHARE_GROUPS),
+    (ApiKey::ReadShareGroupState, SHARE_GROUPS),
+    (ApiKey::WriteShareGroupState, SHARE_GROUPS),
+    (ApiKey::DeleteShareGroupState, SHARE_GROUPS),
+    (ApiKey::ReadShareGroupStateSummary, SHARE_GROUPS),
+    (ApiKey::DescribeShareGroupOffsets, SHARE_GROUPS),
+    (ApiKey::AlterShareGroupOffsets, SHARE_GROUPS),
+    (ApiKey::DeleteShareGroupOffsets, SHARE_GROUPS),
+];
 
 /// The row of an API.
 #[must_use]
@@ -156,8 +219,16 @@ fn row<H: Handler>() -> Api {
     }
 }
 
+/// A row whose handler leaves it to the table to count its errors.
+fn counted_row<H: Handler<Request: Request<Response: ErrorCodes>>>() -> Api {
+    Api {
+        run: run_counted::<H>,
+        ..row::<H>()
+    }
+}
+
 /// A row that sends the request to the active controller as it came.
-fn forward_row<R: Request>() -> Api {
+fn forward_row<R: Request<Response: ErrorCodes>>() -> Api {
     let key = ApiKey::try_from(R::KEY).expect("kafka-protocol's requests have known keys");
     Api {
         key,
@@ -168,13 +239,34 @@ fn forward_row<R: Request>() -> Api {
 }
 
 fn run<H: Handler>(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply {
+    run_seen::<H>(broker, call, frame, timer, |_, _, _| {})
+}
+
+fn run_counted<H>(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply
+where
+    H: Handler<Request: Request<Response: ErrorCodes>>,
+{
+    let count = |broker: &Broker, api, response: &_| broker.metrics.count_errors(api, response);
+    run_seen::<H>(broker, call, frame, timer, count)
+}
+
+type See<H> = fn(&Broker, ApiKey, &<<H as Handler>::Request as Request>::Response);
+
+fn run_seen<H: Handler>(
+    broker: Arc<Broker>,
+    call: Call,
+    frame: RequestFrame,
+    timer: ApiTimer,
+    see: See<H>,
+) -> Reply {
     let request = match wire::decode_request::<H::Request>(&frame) {
         Ok(request) => request,
         Err(error) => return Reply::Done(Response::Close(error.to_string())),
     };
-    let (version, correlation_id) = (call.api_version, call.correlation_id);
+    let (api_key, version, correlation_id) = (call.api_key, call.api_version, call.correlation_id);
     let answer = async move {
-        let response = H::handle(broker, call, request).await;
+        let response = H::handle(broker.clone(), call, request).await;
+        see(&broker, api_key, &response);
         drop(frame);
         H::encode(version, correlation_id, &response)
     };

@@ -2,6 +2,7 @@
 //! a partition or a group is read from its owner at each scrape (`metrics/scrape.rs`), so that nothing outlives it.
 
 pub mod catalogue;
+pub mod error_codes;
 pub mod http;
 pub mod scrape;
 
@@ -16,6 +17,7 @@ use odradek_common::error::ErrorCode;
 use odradek_net::service::{ConnectionInfo, ConnectionObserver};
 use parking_lot::{Mutex, RwLock};
 
+use self::error_codes::ErrorCodes;
 use crate::api::APIS;
 
 /// Handles that are registered once, and counters of topics.
@@ -100,7 +102,16 @@ impl Metrics {
     /// A request, or a part of it, was refused.
     pub fn refused(&self, api: ApiKey, code: ErrorCode) {
         let api = self.apis.get(&(api as i16)).map_or("Unknown", |api| api.name);
-        counter!(catalogue::REQUEST_ERRORS, "api" => api, "error" => format!("{code:?}")).increment(1);
+        counter!(catalogue::REQUEST_ERRORS, "api" => api, "error" => error_name(code)).increment(1);
+    }
+
+    /// Counts the errors of a whole response.
+    pub fn count_errors(&self, api: ApiKey, response: &impl ErrorCodes) {
+        response.visit(&mut |code| {
+            if let Some(code) = ErrorCode::try_from_code(code) {
+                self.refused(api, code);
+            }
+        });
     }
 
     /// A topic's counters; they live as long as somebody holds them.
@@ -176,6 +187,20 @@ pub fn api_name(key: ApiKey) -> &'static str {
     NAMES.write().entry(key as i16).or_insert(name)
 }
 
+/// An error's name as Kafka spells it, such as `NOT_LEADER_OR_FOLLOWER`.
+#[must_use]
+pub fn error_name(code: ErrorCode) -> String {
+    let camel = format!("{code:?}");
+    let mut name = String::with_capacity(camel.len() + 8);
+    for c in camel.chars().filter(char::is_ascii_alphanumeric) {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}
+
 /// Measures one request.
 pub struct ApiTimer {
     metrics: Arc<ApiMetrics>,
@@ -244,3 +269,17 @@ impl ConnectionObserver for Connections {
 
 /// How often buffered samples are folded into their histograms.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_kafkas_names() {
+        assert_eq!(
+            error_name(ErrorCode::NotLeaderOrFollower),
+            "NOT_LEADER_OR_FOLLOWER"
+        );
+        assert_eq!(error_name(ErrorCode::UnknownServerError), "UNKNOWN_SERVER_ERROR");
+    }
+}

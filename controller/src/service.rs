@@ -211,7 +211,19 @@ impl Service for ControllerService {
     }
 }
 
-fn advertised() -> Vec<ApiVersion> {
+/// Keys that only nodes of the cluster use, with their use; they are never advertised.
+pub static PRIVATE_APIS: &[(i16, &str)] = &[
+    (RAFT_MESSAGES_KEY, "messages of the Raft quorum"),
+    (
+        FETCH_METADATA_KEY,
+        "committed metadata for nodes without a controller",
+    ),
+    (JOIN_QUORUM_KEY, "a new controller asks to join"),
+];
+
+/// What the controller listener answers, in the order of the keys, without the private ones.
+#[must_use]
+pub fn advertised() -> Vec<ApiVersion> {
     let range = |key: i16, versions: kafka_protocol::protocol::VersionRange| {
         ApiVersion::default()
             .with_api_key(key)

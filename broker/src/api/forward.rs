@@ -9,7 +9,7 @@ use kafka_protocol::messages::{
     IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest,
     UnregisterBrokerRequest, UpdateFeaturesRequest,
 };
-use kafka_protocol::protocol::Request;
+use kafka_protocol::protocol::{Decodable, Request};
 use odradek_controller::handle::{ControllerCall, ListenerKind};
 use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire;
@@ -17,6 +17,7 @@ use odradek_net::wire;
 use super::{Api, Call, forward_row};
 use crate::broker::Broker;
 use crate::metrics::ApiTimer;
+use crate::metrics::error_codes::ErrorCodes;
 
 /// The forwarded APIs.
 #[must_use]
@@ -39,7 +40,10 @@ pub fn rows() -> Vec<Api> {
 }
 
 /// Sends the request on and waits for the answer.
-pub fn run<R: Request>(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply {
+pub fn run<R>(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply
+where
+    R: Request<Response: ErrorCodes>,
+{
     let controller_call = ControllerCall {
         api_key: frame.api_key,
         api_version: frame.api_version,
@@ -56,12 +60,18 @@ pub fn run<R: Request>(broker: Arc<Broker>, call: Call, frame: RequestFrame, tim
             .call(controller_call, frame.body.clone(), timeout)
             .await
         {
-            Ok(body) => Response::Frame(wire::raw_response(
-                frame.api_key,
-                frame.api_version,
-                call.correlation_id,
-                body,
-            )),
+            Ok(body) => {
+                // Decoded for its errors alone; the client gets the controller's bytes.
+                if let Ok(response) = R::Response::decode(&mut body.clone(), frame.api_version) {
+                    broker.metrics.count_errors(call.api_key, &response);
+                }
+                Response::Frame(wire::raw_response(
+                    frame.api_key,
+                    frame.api_version,
+                    call.correlation_id,
+                    body,
+                ))
+            }
             // The client retries elsewhere; an answer of this API could not say that nobody decided.
             Err(error) => Response::Close(error.to_string()),
         }
