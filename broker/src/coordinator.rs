@@ -21,7 +21,7 @@ use odradek_broker_core::groups::records::partition_for;
 use odradek_broker_core::groups::{Caller, GroupRequest, GroupResponse, GroupSettings};
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::TopicPartition;
-use odradek_common::metadata::{MetadataDelta, TopicImage};
+use odradek_common::metadata::{MetadataDelta, MetadataImage, TopicImage};
 use odradek_common::records::compression::Compression;
 use odradek_config::ServerConfig;
 use parking_lot::Mutex;
@@ -35,7 +35,7 @@ use crate::api::Call;
 use crate::broker::Broker;
 use crate::names::OFFSETS_TOPIC;
 use crate::replica::Replica;
-use crate::replicas::RoleEvent;
+use crate::replicas::{Replicas, RoleEvent};
 
 /// Requests that wait for one shard; beyond, clients are asked to try again.
 pub const SHARD_QUEUE_MAX: usize = 1_000;
@@ -98,28 +98,37 @@ impl GroupCoordinators {
     /// Starts and ends shards as replicas of `__consumer_offsets` change their roles, and takes back the offsets of
     /// topics that are gone. To be called after the replicas have taken the change over; does not block.
     pub fn publish(broker: &Arc<Broker>, delta: &MetadataDelta, events: &[RoleEvent]) {
-        let coordinators = &broker.groups;
-        let partitions = broker
-            .image()
+        broker
+            .groups
+            .apply(&broker.replicas, &broker.image(), delta, events);
+    }
+
+    fn apply(
+        &self,
+        replicas: &Arc<Replicas>,
+        image: &MetadataImage,
+        delta: &MetadataDelta,
+        events: &[RoleEvent],
+    ) {
+        let partitions = image
             .topic(OFFSETS_TOPIC)
             .map_or(0, |topic| topic.partitions.len());
-        coordinators
-            .partitions
+        self.partitions
             .store(i32::try_from(partitions).unwrap_or(i32::MAX), Ordering::Release);
         for event in events {
             match event {
                 RoleEvent::Leads(replica, leader_epoch) if &*replica.id.topic == OFFSETS_TOPIC => {
-                    coordinators.start(broker, replica, *leader_epoch);
+                    self.start(replicas, replica, *leader_epoch);
                 }
                 RoleEvent::Follows(replica, _, _) if &*replica.id.topic == OFFSETS_TOPIC => {
-                    coordinators.end(replica.id.partition);
+                    self.end(replica.id.partition);
                 }
-                RoleEvent::Stops(id, _) if &*id.topic == OFFSETS_TOPIC => coordinators.end(id.partition),
+                RoleEvent::Stops(id, _) if &*id.topic == OFFSETS_TOPIC => self.end(id.partition),
                 RoleEvent::Leads(..) | RoleEvent::Follows(..) | RoleEvent::Stops(..) => {}
             }
         }
         if !delta.deleted_topics.is_empty() {
-            coordinators.on_topics_deleted(delta.deleted_topics.values());
+            self.on_topics_deleted(delta.deleted_topics.values());
         }
     }
 
@@ -241,7 +250,7 @@ impl GroupCoordinators {
         answered.unwrap_or_else(|_| copy.refuse(ErrorCode::NotCoordinator))
     }
 
-    fn start(&self, broker: &Arc<Broker>, replica: &Arc<Replica>, leader_epoch: i32) {
+    fn start(&self, replicas: &Arc<Replicas>, replica: &Arc<Replica>, leader_epoch: i32) {
         let partition = replica.id.partition;
         let mut shards = self.shards.lock();
         if shards.stopped {
@@ -253,7 +262,7 @@ impl GroupCoordinators {
         let origin = ShardOrigin {
             replica: replica.clone(),
             leader_epoch,
-            replicas: broker.replicas.clone(),
+            replicas: replicas.clone(),
             settings: self.settings.clone(),
             loads: self.loads.clone(),
             shared: shared.clone(),
@@ -324,3 +333,6 @@ pub fn count_refusal(broker: &Broker, api: ApiKey, error_code: i16) {
         broker.metrics.refused(api, code);
     }
 }
+
+#[cfg(test)]
+mod tests;

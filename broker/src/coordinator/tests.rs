@@ -1,0 +1,376 @@
+//! Shards over real logs: one node whose metadata each test writes by hand.
+
+use arc_swap::ArcSwap;
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::{GroupId, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest};
+use odradek_broker_core::partition::FollowerFetch;
+use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
+use odradek_common::metadata::{ConfigResource, PartitionImage};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::names::topic_name;
+use crate::replicas::DataDirectory;
+
+const NODE: i32 = 1;
+const OTHER: i32 = 2;
+
+struct Node {
+    _folder: TempDir,
+    config: ServerConfig,
+    replicas: Arc<Replicas>,
+    groups: Arc<GroupCoordinators>,
+    image: MetadataImage,
+}
+
+impl Node {
+    fn new(overrides: &[(&str, &str)]) -> Self {
+        let overrides: Vec<_> = overrides
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let (config, _) = ServerConfig::load(None, std::iter::empty(), &overrides).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let folder = TempDir::new().unwrap();
+        let log_directory =
+            LogDirectory::open(folder.path(), LogDirectoryOptions::default(), log.clone()).unwrap();
+        let directories = vec![DataDirectory {
+            log_directory,
+            id: Uuid::from_u128(1),
+        }];
+        let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
+        let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log.clone());
+        let groups = GroupCoordinators::new(Handle::current(), &config, log);
+        Self {
+            _folder: folder,
+            config,
+            replicas,
+            groups,
+            image: MetadataImage::default(),
+        }
+    }
+
+    /// A node that leads the only partition of `__consumer_offsets`, with these in-sync replicas.
+    fn leading(overrides: &[(&str, &str)], isr: &[i32]) -> Self {
+        let mut node = Self::new(overrides);
+        node.change(|image| add_topic(image, OFFSETS_TOPIC, isr));
+        node.elect(NODE, isr);
+        node
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut MetadataImage)) {
+        let before = self.image.clone();
+        change(&mut self.image);
+        let delta = MetadataDelta::between(&before, &self.image);
+        let events = self.replicas.publish(&delta, &self.image, &self.config);
+        self.groups.apply(&self.replicas, &self.image, &delta, &events);
+    }
+
+    fn elect(&mut self, leader: i32, isr: &[i32]) {
+        self.change(|image| {
+            let mut topic = (**image.topic(OFFSETS_TOPIC).unwrap()).clone();
+            let mut partition = (*topic.partitions[0]).clone();
+            partition.leader = leader;
+            partition.leader_epoch += 1;
+            partition.partition_epoch += 1;
+            partition.isr = isr.to_vec();
+            topic.partitions[0] = Arc::new(partition);
+            image.topics.insert(OFFSETS_TOPIC.into(), Arc::new(topic));
+        });
+    }
+
+    /// The other replica says that it has everything.
+    fn other_replica_fetches(&self) {
+        let replica = self.replicas.get(OFFSETS_TOPIC, 0).unwrap();
+        let fetch_offset = replica.offsets().log_end;
+        let fetch = FollowerFetch {
+            replica: OTHER,
+            broker_epoch: -1,
+            fetch_offset,
+            log_start_offset: 0,
+        };
+        replica.follower_fetched(clock::now(), fetch).unwrap();
+    }
+
+    async fn call(&self, request: GroupRequest) -> GroupResponse {
+        let caller = Caller {
+            api_version: 8,
+            ..Caller::default()
+        };
+        self.groups.call(caller, request).await
+    }
+
+    async fn commit(&self, group: &str, offset: i64) -> i16 {
+        let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset);
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(topic_name("t"))
+            .with_partitions(vec![partition]);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(group_id(group))
+            .with_generation_id_or_member_epoch(-1)
+            .with_topics(vec![topic]);
+        match self.call(GroupRequest::OffsetCommit(request)).await {
+            GroupResponse::OffsetCommit(response) => response.topics[0].partitions[0].error_code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Error and offset.
+    async fn fetch(&self, group: &str) -> (i16, Option<i64>) {
+        let topic = OffsetFetchRequestTopics::default()
+            .with_name(topic_name("t"))
+            .with_partition_indexes(vec![0]);
+        let group = OffsetFetchRequestGroup::default()
+            .with_group_id(group_id(group))
+            .with_topics(Some(vec![topic]));
+        match self
+            .call(GroupRequest::OffsetFetch {
+                group,
+                require_stable: false,
+            })
+            .await
+        {
+            GroupResponse::OffsetFetch(group) => {
+                let offset = group
+                    .topics
+                    .first()
+                    .map(|topic| topic.partitions[0].committed_offset);
+                (group.error_code, offset)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks until the coordinator has loaded.
+    async fn fetch_when_loaded(&self, group: &str) -> (i16, Option<i64>) {
+        loop {
+            let answer = self.fetch(group).await;
+            if answer.0 != ErrorCode::CoordinatorLoadInProgress.code() {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn group_id(group: &str) -> GroupId {
+    GroupId(StrBytes::from_string(group.to_owned()))
+}
+
+fn add_topic(image: &mut MetadataImage, name: &str, replicas: &[i32]) {
+    let id = Uuid::new_v4();
+    let partition = PartitionImage {
+        replicas: replicas.to_vec(),
+        isr: replicas.to_vec(),
+        ..PartitionImage::default()
+    };
+    let topic = TopicImage {
+        name: name.into(),
+        id,
+        partitions: vec![Arc::new(partition)],
+    };
+    image.topics.insert(name.into(), Arc::new(topic));
+    image.topic_names.insert(id, name.into());
+}
+
+fn delete_topic(image: &mut MetadataImage, name: &str) {
+    let id = image.topic(name).unwrap().id;
+    image.topics.remove(name);
+    image.topic_names.remove(&id);
+}
+
+#[tokio::test]
+async fn commits_survive_a_new_leadership() {
+    let mut node = Node::leading(&[], &[NODE]);
+    assert_eq!(node.fetch_when_loaded("g").await, (0, Some(-1)));
+    for offset in 1..=20 {
+        assert_eq!(node.commit("g", offset).await, 0);
+    }
+    node.elect(NODE, &[NODE]);
+    assert_eq!(node.fetch_when_loaded("g").await, (0, Some(20)));
+}
+
+#[tokio::test]
+async fn only_the_leader_of_the_partition_coordinates() {
+    let mut node = Node::new(&[]);
+    let not_coordinator = ErrorCode::NotCoordinator.code();
+    assert_eq!(node.commit("g", 1).await, not_coordinator, "there is no topic");
+    node.change(|image| add_topic(image, OFFSETS_TOPIC, &[NODE, OTHER]));
+    assert_eq!(node.commit("g", 1).await, not_coordinator, "there is no leader");
+    node.elect(NODE, &[NODE]);
+    node.fetch_when_loaded("g").await;
+    assert_eq!(node.commit("g", 1).await, 0);
+    node.elect(OTHER, &[NODE, OTHER]);
+    assert_eq!(node.fetch("g").await.0, not_coordinator, "another broker leads");
+    node.elect(NODE, &[NODE]);
+    node.fetch_when_loaded("g").await;
+    node.groups.stop();
+    assert_eq!(node.commit("g", 1).await, not_coordinator, "the broker stops");
+}
+
+#[tokio::test]
+async fn a_member_that_waits_is_sent_away_when_leadership_moves() {
+    let mut node = Node::leading(&[("group.initial.rebalance.delay.ms", "60000")], &[NODE]);
+    node.fetch_when_loaded("g").await;
+    let protocol = kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol::default();
+    let join = JoinGroupRequest::default()
+        .with_group_id(group_id("g"))
+        .with_session_timeout_ms(10_000)
+        .with_rebalance_timeout_ms(10_000)
+        .with_protocol_type("consumer".into())
+        .with_protocols(vec![protocol]);
+    let groups = node.groups.clone();
+    let caller = Caller {
+        api_version: 3,
+        ..Caller::default()
+    };
+    let waiting = tokio::spawn(async move { groups.call(caller, GroupRequest::JoinGroup(join)).await });
+    while !node
+        .groups
+        .snapshot()
+        .groups
+        .iter()
+        .any(|(_, _, members)| *members == 1)
+    {
+        tokio::task::yield_now().await;
+    }
+    node.elect(OTHER, &[NODE]);
+    let GroupResponse::JoinGroup(answer) = waiting.await.unwrap() else {
+        panic!("a join is answered by a join")
+    };
+    assert_eq!(answer.error_code, ErrorCode::NotCoordinator.code());
+}
+
+#[tokio::test]
+async fn nothing_is_shown_before_the_log_is_committed() {
+    let node = Node::leading(&[], &[NODE, OTHER]);
+    // The epoch begins with an empty log: all of it is committed.
+    assert_eq!(node.fetch_when_loaded("g").await, (0, Some(-1)));
+    let (commit, _) = tokio::join!(node.commit("g", 7), async {
+        while node.replicas.get(OFFSETS_TOPIC, 0).unwrap().offsets().log_end == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(node.fetch("g").await, (0, Some(-1)), "not committed yet");
+        node.other_replica_fetches();
+    });
+    assert_eq!(commit, 0);
+    assert_eq!(node.fetch("g").await, (0, Some(7)));
+}
+
+#[tokio::test]
+async fn a_new_leader_waits_until_its_log_is_committed() {
+    let mut node = Node::leading(&[("offsets.commit.timeout.ms", "50")], &[NODE, OTHER]);
+    node.fetch_when_loaded("g").await;
+    assert_eq!(
+        node.commit("g", 7).await,
+        ErrorCode::CoordinatorNotAvailable.code(),
+        "nobody replicates"
+    );
+    node.elect(NODE, &[NODE, OTHER]);
+    let loading = ErrorCode::CoordinatorLoadInProgress.code();
+    assert_eq!(node.fetch("g").await.0, loading);
+    let beat = HeartbeatRequest::default().with_group_id(group_id("g"));
+    let GroupResponse::Heartbeat(beat) = node.call(GroupRequest::Heartbeat(beat)).await else {
+        panic!("a heartbeat is answered by a heartbeat")
+    };
+    assert_eq!(beat.error_code, 0, "members need not know");
+    assert_eq!(node.fetch("g").await.0, loading);
+    node.other_replica_fetches();
+    assert_eq!(node.fetch_when_loaded("g").await, (0, Some(7)));
+}
+
+#[tokio::test]
+async fn a_commit_that_came_too_late_for_its_client_counts_once_it_is_replicated() {
+    let node = Node::leading(&[("offsets.commit.timeout.ms", "50")], &[NODE, OTHER]);
+    node.fetch_when_loaded("g").await;
+    assert_eq!(
+        node.commit("g", 7).await,
+        ErrorCode::CoordinatorNotAvailable.code()
+    );
+    assert_eq!(node.fetch("g").await, (0, Some(-1)));
+    node.other_replica_fetches();
+    while node.fetch("g").await != (0, Some(7)) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn commits_are_refused_while_too_few_replicas_are_in_sync() {
+    let mut node = Node::new(&[]);
+    node.change(|image| {
+        add_topic(image, OFFSETS_TOPIC, &[NODE, OTHER]);
+        let min_isr: (Arc<str>, Arc<str>) = ("min.insync.replicas".into(), "2".into());
+        let configs = std::iter::once(min_isr).collect();
+        image
+            .configs
+            .insert(ConfigResource::topic(OFFSETS_TOPIC), configs);
+    });
+    node.elect(NODE, &[NODE]);
+    node.fetch_when_loaded("g").await;
+    assert_eq!(
+        node.commit("g", 7).await,
+        ErrorCode::CoordinatorNotAvailable.code()
+    );
+    assert_eq!(
+        node.replicas.get(OFFSETS_TOPIC, 0).unwrap().offsets().log_end,
+        0,
+        "nothing was written"
+    );
+}
+
+#[tokio::test]
+async fn offsets_go_with_their_topic() {
+    let mut node = Node::leading(&[], &[NODE]);
+    node.change(|image| add_topic(image, "t", &[OTHER]));
+    node.fetch_when_loaded("g").await;
+    assert_eq!(node.commit("g", 7).await, 0);
+    assert_eq!(node.fetch("g").await, (0, Some(7)));
+    node.change(|image| delete_topic(image, "t"));
+    while node.fetch("g").await != (0, Some(-1)) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn many_requests_share_batches_and_each_is_answered() {
+    let node = Node::leading(&[], &[NODE]);
+    node.fetch_when_loaded("g").await;
+    let commits = (0..500).map(|group| {
+        let node = &node;
+        async move { node.commit(&format!("g{group}"), group).await }
+    });
+    assert!(
+        futures::future::join_all(commits)
+            .await
+            .iter()
+            .all(|code| *code == 0)
+    );
+    let listed = node.groups.list(&Caller::default(), &[], &[]).await.unwrap();
+    assert_eq!(listed.len(), 500);
+    for group in 0..500 {
+        assert_eq!(node.fetch(&format!("g{group}")).await, (0, Some(group)));
+    }
+    while node.groups.snapshot().offsets.len() != 500 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn beyond_its_queue_a_shard_asks_for_patience() {
+    let node = Node::leading(&[], &[NODE]);
+    node.fetch_when_loaded("g").await;
+    let commits = (0..SHARD_QUEUE_MAX as i64 + 10).map(|offset| node.commit("g", offset));
+    let codes = futures::future::join_all(commits).await;
+    let refused = codes
+        .iter()
+        .filter(|code| **code == ErrorCode::CoordinatorLoadInProgress.code())
+        .count();
+    let accepted = codes.iter().filter(|code| **code == 0).count();
+    assert_eq!((accepted, refused), (SHARD_QUEUE_MAX, 10));
+}
