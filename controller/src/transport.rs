@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::handle::Shared;
 use crate::metrics::QuorumMetrics;
 use crate::node::command::Command;
+use crate::probe::{self, Dialled};
 use crate::proto::{RaftMessagesRequest, RaftMessagesResponse};
 
 /// The private API key of raft messages.
@@ -229,26 +230,22 @@ impl Peer {
     /// The connection closed: is the process gone?
     async fn redial(&mut self) {
         self.client = None;
+        let Some(address) = self.shared.address(self.id) else {
+            return;
+        };
         for _ in 0..REDIALS {
-            match self.connect().await {
-                Ok(client) => {
-                    // A process that ends may still have its listener open for a moment: see whether this one lasts.
-                    let lasted = tokio::time::timeout(REDIAL_PAUSE, client.closed()).await.is_err();
-                    if lasted {
-                        self.report_loss(false).await;
-                        return;
-                    }
-                    self.client = None;
-                    tokio::time::sleep(REDIAL_PAUSE).await;
-                }
-                Err(error) => {
-                    debug!(self.logger, "a controller closed its connection"; "error" => %error);
-                    self.became_reachable(false, &error.to_string());
-                    self.report_loss(is_refused(&error)).await;
+            match probe::dial(&address, REDIAL_PAUSE).await {
+                Dialled::Refused => {
+                    self.became_reachable(false, "nobody listens there any more");
+                    self.report_loss(true).await;
                     return;
                 }
+                Dialled::Alive => break,
+                // A process that ends closes its sockets one after another.
+                Dialled::Closing => tokio::time::sleep(REDIAL_PAUSE).await,
             }
         }
+        debug!(self.logger, "a controller closed its connection");
         self.report_loss(false).await;
     }
 

@@ -175,7 +175,7 @@ impl ControllerNode {
             let endpoints = broker.endpoints.iter();
             let addresses = endpoints.map(|it| odradek_net::pool::join_address(&it.host, it.port));
             let commands = self.shared.commands.clone();
-            let dial = probe::dial(commands, broker_id, broker.broker_epoch, addresses.collect());
+            let dial = probe::broker(commands, broker_id, broker.broker_epoch, addresses.collect());
             self.runtime.spawn(dial);
         }
     }
