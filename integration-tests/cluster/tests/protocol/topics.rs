@@ -64,6 +64,7 @@ async fn minus_one_takes_the_brokers_defaults_and_the_answer_shows_them() {
         .collect();
     assert_eq!(configs["retention.ms"], (Some("1234567".to_owned()), 1));
     assert_eq!(configs["cleanup.policy"], (Some("delete".to_owned()), 5));
+    connection.await_leaders("topics-defaults", 1).await;
     assert_eq!(
         connection.topic("topics-defaults").await.topic_id,
         result.topic_id
