@@ -28,8 +28,8 @@ impl LeaderEpochs {
 
     /// Notes that `epoch` begins at `start_offset`; true if the list changed and must be persisted.
     ///
-    /// Entries that contradict the new one (an equal or larger epoch, or a start at or after this one) are dropped, so
-    /// the list stays ascending whatever a previous incarnation of the log left behind.
+    /// Entries that contradict the new one (a larger epoch, or a start at or after this one) are dropped, so the list
+    /// stays ascending whatever a previous incarnation of the log left behind; an epoch that has begun keeps its start.
     pub fn assign(&mut self, epoch: i32, start_offset: i64) -> bool {
         assert!(
             epoch >= 0 && start_offset >= 0,
@@ -41,10 +41,15 @@ impl LeaderEpochs {
         {
             return false;
         }
+        let count_before = self.entries.len();
         while let Some(last) = self.entries.last()
-            && (last.epoch >= epoch || last.start_offset >= start_offset)
+            && (last.epoch > epoch || last.start_offset >= start_offset)
         {
             self.entries.pop();
+        }
+        // A follower that led in vain, without a record of its own, goes on with the epoch it had before.
+        if self.latest_epoch() == Some(epoch) {
+            return self.entries.len() < count_before;
         }
         self.entries.push(EpochEntry { epoch, start_offset });
         true
@@ -199,6 +204,14 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_that_goes_on_after_a_vain_leadership_keeps_its_start() {
+        // Simulation, seed 2794: the epoch seemed to begin at 68, and a follower that had to truncate below never learned it.
+        let mut epochs = epochs(&[(1, 0), (3, 68)]);
+        assert!(epochs.assign(1, 68), "records of epoch 1 again, from a leader that never heard of epoch 3");
+        assert_eq!(epochs.entries(), [EpochEntry { epoch: 1, start_offset: 0 }]);
+    }
+
+    #[test]
     fn an_epoch_without_records_is_replaced_by_its_successor() {
         // KAFKA-7415: the epoch is noted on becoming leader, before any append.
         let mut epochs = epochs(&[(1, 0), (2, 10)]);
@@ -227,7 +240,7 @@ mod tests {
             epochs.entries().last(),
             Some(&EpochEntry {
                 epoch: 2,
-                start_offset: 15
+                start_offset: 10
             })
         );
         assert_eq!(epochs.entries().len(), 2);
