@@ -113,12 +113,6 @@ async fn send(
 fn note(broker: &Broker, replica: &Replica, proposal: &IsrProposal, code: i16) {
     let isr: Vec<i32> = proposal.isr.iter().map(|member| member.0).collect();
     if code == 0 {
-        let counter = if proposal.shrinks {
-            &broker.metrics.isr_shrinks
-        } else {
-            &broker.metrics.isr_expands
-        };
-        counter.increment(1);
         slog::info!(broker.log, "ISR changed"; "partition" => %replica.id, "isr" => ?isr);
         return;
     }

@@ -8,35 +8,40 @@ pub mod scrape;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::ApiKey;
 use metrics::{Counter, Histogram, counter, histogram};
 use odradek_common::error::ErrorCode;
+use odradek_common::ids::NodeId;
+use odradek_common::metadata::PartitionImage;
 use odradek_net::service::{ConnectionInfo, ConnectionObserver};
 use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
 
 use self::error_codes::ErrorCodes;
 use crate::api::APIS;
 
 /// Handles that are registered once, and counters of topics.
 pub struct Metrics {
-    apis: BTreeMap<i16, Arc<ApiMetrics>>,
+    apis: BTreeMap<i16, OnceLock<Arc<ApiMetrics>>>,
     topics: RwLock<HashMap<Arc<str>, Weak<TopicTraffic>>>,
     replication_out: Counter,
     /// Bytes that followers of this broker have fetched.
     pub replication_in: Counter,
-    /// Followers that left an ISR.
-    pub isr_shrinks: Counter,
-    /// Followers that joined an ISR.
-    pub isr_expands: Counter,
-    /// Elections that this broker saw.
-    pub leader_elections: Counter,
-    /// Elections from outside the ISR.
-    pub unclean_leader_elections: Counter,
+    isr_shrinks: Counter,
+    isr_expands: Counter,
+    leader_elections: Counter,
+    unclean_leader_elections: Counter,
+    uncommitted: Mutex<UncommittedTimestamps>,
 }
 
+/// When the first record was written that a group has not committed, by topic id, partition and offset. It holds what the
+/// last scrape needed: a group that stands still is not looked up in the log again and again.
+type UncommittedTimestamps = HashMap<(Uuid, i32, i64), Option<i64>>;
+
+/// The series of one API, which exist from its first request on.
 struct ApiMetrics {
     name: &'static str,
     requests: Mutex<BTreeMap<i16, Counter>>,
@@ -69,10 +74,7 @@ impl Metrics {
     /// Registers everything with the recorder.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let apis = APIS
-            .iter()
-            .map(|api| (api.key as i16, Arc::new(ApiMetrics::new(api.key))))
-            .collect();
+        let apis = APIS.iter().map(|api| (api.key as i16, OnceLock::new())).collect();
         Arc::new(Self {
             apis,
             topics: RwLock::new(HashMap::new()),
@@ -82,17 +84,18 @@ impl Metrics {
             isr_expands: counter!(catalogue::ISR_EXPANDS),
             leader_elections: counter!(catalogue::LEADER_ELECTIONS),
             unclean_leader_elections: counter!(catalogue::UNCLEAN_LEADER_ELECTIONS),
+            uncommitted: Mutex::default(),
         })
     }
 
     /// A request begins.
     #[must_use]
     pub fn start(&self, api: ApiKey, version: i16, received_at: Instant, now: Instant) -> ApiTimer {
-        let metrics = self.apis[&(api as i16)].clone();
+        let metrics = self.apis[&(api as i16)].get_or_init(|| Arc::new(ApiMetrics::new(api)));
         metrics.count(version);
         metrics.queue.record(now.saturating_duration_since(received_at));
         ApiTimer {
-            metrics,
+            metrics: metrics.clone(),
             received_at,
             started_at: now,
             parked_at: None,
@@ -101,8 +104,7 @@ impl Metrics {
 
     /// A request, or a part of it, was refused.
     pub fn refused(&self, api: ApiKey, code: ErrorCode) {
-        let api = self.apis.get(&(api as i16)).map_or("Unknown", |api| api.name);
-        counter!(catalogue::REQUEST_ERRORS, "api" => api, "error" => error_name(code)).increment(1);
+        counter!(catalogue::REQUEST_ERRORS, "api" => api_name(api), "error" => error_name(code)).increment(1);
     }
 
     /// Counts the errors of a whole response.
@@ -112,6 +114,22 @@ impl Metrics {
                 self.refused(api, code);
             }
         });
+    }
+
+    /// The metadata of a partition changed that this broker leads now: each change is counted by one broker of the cluster,
+    /// whoever asked for it.
+    pub fn led_partition_changed(&self, before: &PartitionImage, after: &PartitionImage) {
+        let missing =
+            |of: &[NodeId], from: &[NodeId]| of.iter().filter(|id| !from.contains(id)).count() as u64;
+        self.isr_shrinks.increment(missing(&before.isr, &after.isr));
+        self.isr_expands.increment(missing(&after.isr, &before.isr));
+        if after.leader_epoch == before.leader_epoch {
+            return;
+        }
+        self.leader_elections.increment(1);
+        if !before.isr.contains(&after.leader) && !before.elr.contains(&after.leader) {
+            self.unclean_leader_elections.increment(1);
+        }
     }
 
     /// A topic's counters; they live as long as somebody holds them.

@@ -19,7 +19,7 @@ use odradek_broker_log::read::{LogSlice, MinOneBatch};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::PartitionImage;
-use odradek_common::records::batch::BatchHeader;
+use odradek_common::records::batch::{BatchHeader, HEADER_SIZE_BYTES, TimestampType};
 use odradek_common::time::Now;
 use odradek_config::TopicConfig;
 use parking_lot::{Mutex, MutexGuard};
@@ -383,14 +383,19 @@ impl Replica {
         self.state.lock().partition.image().clone()
     }
 
-    /// Timestamp of the first record of the batch that holds this offset.
+    /// Timestamp of the first record of the batch that holds this offset; None if it has none.
     #[must_use]
     pub fn timestamp_at(&self, offset: i64) -> Option<i64> {
-        let slice = self
+        let mut slice = self
             .with(|p| p.log().read_plan(offset, 1, i64::MAX, MinOneBatch::Yes))
             .ok()?;
-        let batch = slice.read().ok()?;
-        Some(BatchHeader::parse(&batch).ok()?.base_timestamp)
+        slice.size_bytes = slice.size_bytes.min(HEADER_SIZE_BYTES);
+        let header = BatchHeader::parse(&slice.read().ok()?).ok()?;
+        let timestamp = match header.timestamp_type() {
+            TimestampType::CreateTime => header.base_timestamp,
+            TimestampType::LogAppendTime => header.max_timestamp,
+        };
+        (timestamp >= 0).then_some(timestamp)
     }
 
     /// True while this replica leads.

@@ -268,16 +268,10 @@ impl Replicas {
 
     fn apply(&self, replica: &Arc<Replica>, change: &PartitionChange, events: &mut Vec<RoleEvent>) {
         let epoch = change.after.leader_epoch;
-        if let Some(before) = &change.before
-            && change.after.leader_epoch > before.leader_epoch
-            && change.after.leader >= 0
+        if change.after.leader == self.node_id
+            && let Some(before) = &change.before
         {
-            self.metrics.leader_elections.increment(1);
-            let eligible =
-                before.isr.contains(&change.after.leader) || before.elr.contains(&change.after.leader);
-            if !eligible {
-                self.metrics.unclean_leader_elections.increment(1);
-            }
+            self.metrics.led_partition_changed(before, &change.after);
         }
         match replica.apply_image(clock::now(), &change.after) {
             Ok(RoleChange::BecameLeader) => events.push(RoleEvent::Leads(replica.clone(), epoch)),

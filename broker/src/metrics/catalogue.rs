@@ -51,10 +51,10 @@ metrics! {
     UNDER_MIN_ISR = Gauge "odradek_under_min_isr_partitions" [] "Partitions led here whose ISR is smaller than min.insync.replicas.";
     PARTITIONS = Gauge "odradek_partitions" [] "Replicas hosted here.";
     LEADER_PARTITIONS = Gauge "odradek_leader_partitions" [] "Partitions led here.";
-    ISR_SHRINKS = Counter "odradek_isr_shrinks_total" [] "ISR members that this leader removed.";
-    ISR_EXPANDS = Counter "odradek_isr_expands_total" [] "ISR members that this leader added.";
-    LEADER_ELECTIONS = Counter "odradek_leader_elections_total" [] "Leader elections seen by this broker for partitions it hosts.";
-    UNCLEAN_LEADER_ELECTIONS = Counter "odradek_unclean_leader_elections_total" [] "Elections of a leader from outside the ISR, for partitions hosted here.";
+    ISR_SHRINKS = Counter "odradek_isr_shrinks_total" [] "Members that left the ISR of partitions led here.";
+    ISR_EXPANDS = Counter "odradek_isr_expands_total" [] "Members that joined the ISR of partitions led here.";
+    LEADER_ELECTIONS = Counter "odradek_leader_elections_total" [] "Elections that made this broker the leader of an existing partition.";
+    UNCLEAN_LEADER_ELECTIONS = Counter "odradek_unclean_leader_elections_total" [] "Elections that made this broker a leader from outside the ISR.";
     LOG_SIZE = Gauge "odradek_log_size_bytes" ["topic", "partition"] "Bytes of the log's segments.";
     LOG_START_OFFSET = Gauge "odradek_log_start_offset" ["topic", "partition"] "First offset that is kept.";
     LOG_END_OFFSET = Gauge "odradek_log_end_offset" ["topic", "partition"] "Offset that the next record gets.";
@@ -73,8 +73,9 @@ metrics! {
     TOPICS = Gauge "odradek_topics" [] "Topics of the cluster.";
     GROUP_MEMBERS = Gauge "odradek_group_members" ["group"] "Members of a group coordinated here.";
     GROUPS = Gauge "odradek_groups" ["state"] "Groups coordinated here, by state.";
-    GROUP_LAG_RECORDS = Gauge "odradek_group_lag_records" ["group", "topic", "partition"] "Records between a group's committed offset and the high watermark; shown by the coordinator for partitions it hosts.";
-    GROUP_LAG_SECONDS = Gauge "odradek_group_lag_seconds" ["group", "topic", "partition"] "Age of the first record that the group has not committed; 0 when there is none.";
+    GROUP_COMMITTED_OFFSET = Gauge "odradek_group_committed_offset" ["group", "topic", "partition"] "Next offset that a group coordinated here wants to read.";
+    GROUP_LAG_RECORDS = Gauge "odradek_group_lag_records" ["group", "topic", "partition"] "Records between a group's committed offset and the high watermark; shown by the group's coordinator for partitions that it hosts a replica of, for others subtract odradek_group_committed_offset from odradek_high_watermark.";
+    GROUP_LAG_SECONDS = Gauge "odradek_group_lag_seconds" ["group", "topic", "partition"] "Age of the first batch that the group has not wholly committed, 0 when there is none; shown where odradek_group_lag_records is.";
     CONNECTIONS = Gauge "odradek_connections" [] "Open client connections.";
     CONNECTIONS_OPENED = Counter "odradek_connections_opened_total" [] "Connections that were accepted.";
     CONNECTIONS_REFUSED = Counter "odradek_connections_refused_total" ["reason"] "Connections that were refused or thrown out.";

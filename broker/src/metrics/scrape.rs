@@ -1,15 +1,17 @@
 //! What is read at a scrape from its owner: replicas, topics, groups, the quorum, the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use odradek_broker_core::groups::GroupState;
 use odradek_controller_core::quorum::Role;
 
 use super::catalogue::{self as names, Kind, METRICS};
-use super::{Connections, TopicTraffic};
+use super::{Connections, TopicTraffic, UncommittedTimestamps};
 use crate::broker::Broker;
+use crate::coordinator::snapshot::CommittedOffset;
 use crate::replica::Replica;
 
 /// Writes samples in the text format, with HELP and TYPE before the first of each metric.
@@ -204,64 +206,85 @@ fn cluster(exporter: &mut Exporter, broker: &Broker) {
 
 fn groups(exporter: &mut Exporter, broker: &Broker) {
     let snapshot = broker.groups.snapshot();
-    let mut states: BTreeMap<&str, usize> = BTreeMap::new();
-    for (_, state, _) in &snapshot.groups {
-        *states.entry(state.name()).or_default() += 1;
-    }
-    for (state, number) in states {
-        exporter.sample(names::GROUPS, &[("state", state)], number as f64);
+    for state in GroupState::ALL {
+        let number = snapshot.groups.iter().filter(|(_, of, _)| *of == state).count();
+        exporter.sample(names::GROUPS, &[("state", state.name())], number as f64);
     }
     for (group, _, members) in &snapshot.groups {
         exporter.sample(names::GROUP_MEMBERS, &[("group", group)], *members as f64);
     }
-    let lags: Vec<_> = snapshot
-        .offsets
-        .iter()
-        .filter_map(|committed| {
-            let replica = broker.replicas.get(&committed.topic, committed.partition)?;
-            Some((
-                committed,
-                Lag::of(&replica, committed.offset),
-                committed.partition.to_string(),
-            ))
-        })
-        .collect();
-    for (committed, lag, partition) in &lags {
-        let labels = [
-            ("group", &*committed.group),
-            ("topic", &*committed.topic),
-            ("partition", &**partition),
-        ];
-        exporter.sample(names::GROUP_LAG_RECORDS, &labels, lag.records as f64);
-    }
-    for (committed, lag, partition) in &lags {
-        let labels = [
-            ("group", &*committed.group),
-            ("topic", &*committed.topic),
-            ("partition", &**partition),
-        ];
-        exporter.sample(names::GROUP_LAG_SECONDS, &labels, lag.seconds);
-    }
+    let lags = lags(broker, &snapshot.offsets);
+    let mut each = |name, value: fn(&GroupOffset<'_>) -> Option<f64>| {
+        for offset in &lags {
+            let Some(value) = value(offset) else { continue };
+            let labels = [
+                ("group", &*offset.committed.group),
+                ("topic", &*offset.committed.topic),
+                ("partition", &*offset.partition),
+            ];
+            exporter.sample(name, &labels, value);
+        }
+    };
+    each(names::GROUP_COMMITTED_OFFSET, |o| Some(o.committed.offset as f64));
+    each(names::GROUP_LAG_RECORDS, |o| Some(o.lag.as_ref()?.records as f64));
+    each(names::GROUP_LAG_SECONDS, |o| Some(o.lag.as_ref()?.seconds));
 }
 
-/// How far a group is behind on one partition.
+/// A committed offset and, if a replica of the partition is here, how far the group is behind.
+struct GroupOffset<'a> {
+    committed: &'a CommittedOffset,
+    partition: String,
+    lag: Option<Lag>,
+}
+
 struct Lag {
     records: i64,
     seconds: f64,
 }
 
-impl Lag {
-    fn of(replica: &Replica, committed: i64) -> Self {
-        let offsets = replica.offsets();
-        let records = (offsets.high_watermark - committed.max(offsets.log_start)).max(0);
-        let timestamp = (records > 0)
-            .then(|| replica.timestamp_at(committed.max(offsets.log_start)))
-            .flatten();
-        let age_ms = timestamp.map_or(0, |timestamp| (crate::clock::now().wall_ms - timestamp).max(0));
-        Self {
-            records,
-            seconds: age_ms as f64 / 1000.0,
+fn lags<'a>(broker: &Broker, offsets: &'a [CommittedOffset]) -> Vec<GroupOffset<'a>> {
+    let now_ms = crate::clock::now().wall_ms;
+    let known = std::mem::take(&mut *broker.metrics.uncommitted.lock());
+    let mut needed = HashMap::new();
+    let lag = |committed: &'a CommittedOffset| {
+        let replica = broker.replicas.get(&committed.topic, committed.partition);
+        GroupOffset {
+            committed,
+            partition: committed.partition.to_string(),
+            lag: replica.map(|replica| lag(&replica, committed.offset, now_ms, &known, &mut needed)),
         }
+    };
+    let lags = offsets.iter().map(lag).collect();
+    *broker.metrics.uncommitted.lock() = needed;
+    lags
+}
+
+fn lag(
+    replica: &Replica,
+    committed: i64,
+    now_ms: i64,
+    known: &UncommittedTimestamps,
+    needed: &mut UncommittedTimestamps,
+) -> Lag {
+    let offsets = replica.offsets();
+    let next = committed.max(offsets.log_start);
+    let records = (offsets.high_watermark - next).max(0);
+    if records == 0 {
+        return Lag {
+            records,
+            seconds: 0.0,
+        };
+    }
+    let key = (replica.topic_id, replica.id.partition, next);
+    let timestamp = known
+        .get(&key)
+        .copied()
+        .unwrap_or_else(|| replica.timestamp_at(next));
+    needed.insert(key, timestamp);
+    let age_ms = timestamp.map_or(0, |timestamp| (now_ms - timestamp).max(0));
+    Lag {
+        records,
+        seconds: age_ms as f64 / 1000.0,
     }
 }
 
