@@ -1,7 +1,7 @@
 //! What the handlers of one broker share. It owns nothing that it could derive: state lives with its owners below.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use odradek_broker_core::fetch_session::FetchSessions;
@@ -51,6 +51,8 @@ pub struct Broker {
     pub image: Arc<ImageCell>,
     /// The broker epoch of the registration; -1 before.
     pub broker_epoch: Arc<AtomicI64>,
+    /// Set once the broker stops: parked fetches are answered, nothing parks any more.
+    pub stopping: AtomicBool,
 }
 
 /// The newest published image.
@@ -61,6 +63,14 @@ impl Broker {
     #[must_use]
     pub fn image(&self) -> Arc<MetadataImage> {
         self.image.load_full()
+    }
+
+    /// Answers parked fetches with what there is, from now on.
+    pub fn stop_parking(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for replica in self.replicas.all() {
+            replica.wake_readers();
+        }
     }
 
     /// The broker epoch of the registration; -1 before.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::broker_registration_request::{Feature, Listener};
 use kafka_protocol::messages::{BrokerHeartbeatRequest, BrokerId, BrokerRegistrationRequest};
 use odradek_common::error::ErrorCode;
+use odradek_common::metadata::BrokerImage;
 use odradek_common::metadata::features::FEATURES;
 use odradek_config::listener::Listener as Advertised;
 use tokio::sync::watch;
@@ -21,6 +22,10 @@ const HEARTBEAT_VERSION: i16 = 1;
 const REGISTRATION_PAUSE: Duration = Duration::from_millis(50);
 /// Heartbeats of a broker that waits for something come this much faster.
 const IMPATIENT_PAUSE: Duration = Duration::from_millis(20);
+/// A stopping broker whose heartbeats are not answered for this long gives up: the quorum is gone too.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+/// Time for one heartbeat of a stopping broker.
+const STOPPING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where a broker stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +50,10 @@ pub struct Lifecycle {
     previous_epoch: i64,
     state: watch::Sender<BrokerState>,
     stop: watch::Receiver<bool>,
+    /// Since when a broker that wants to stop has had no answer.
+    unanswered_since: Option<Instant>,
+    /// Metadata offset of the last heartbeat.
+    reported_offset: i64,
 }
 
 impl Lifecycle {
@@ -66,6 +75,8 @@ impl Lifecycle {
                 previous_epoch,
                 state,
                 stop,
+                unanswered_since: None,
+                reported_offset: -1,
             },
             watched,
         )
@@ -85,11 +96,34 @@ impl Lifecycle {
                 }
                 Beat::Again => self.pause(),
             };
-            if *self.stop.borrow() {
-                tokio::time::sleep(pause).await;
-            } else {
-                _ = tokio::time::timeout(pause, self.stop.changed()).await;
+            self.rest(pause).await;
+        }
+    }
+
+    /// Waits for the next heartbeat's time; less if this broker is asked to stop, or if another waits to stop until
+    /// everybody has its metadata.
+    async fn rest(&mut self, pause: Duration) {
+        if *self.stop.borrow() {
+            tokio::time::sleep(pause).await;
+            return;
+        }
+        let broker = self.broker.clone();
+        let mut applied = broker.replicas.applied();
+        let awaited = async {
+            loop {
+                let waits = |b: &Arc<BrokerImage>| b.in_controlled_shutdown && !b.fenced;
+                if *applied.borrow() > self.reported_offset && broker.image().brokers.values().any(waits) {
+                    return;
+                }
+                if applied.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = self.stop.changed() => {}
+            () = awaited => {}
         }
     }
 
@@ -178,29 +212,44 @@ impl Lifecycle {
     async fn heartbeat(&mut self) -> Beat {
         let broker = &self.broker;
         let wants_to_stop = *self.stop.borrow();
+        let offset = *broker.replicas.applied().borrow();
         let request = BrokerHeartbeatRequest::default()
             .with_broker_id(BrokerId(broker.node_id))
             .with_broker_epoch(broker.epoch())
-            .with_current_metadata_offset(*broker.replicas.applied().borrow())
+            .with_current_metadata_offset(offset)
             .with_want_fence(false)
             .with_want_shut_down(wants_to_stop);
+        let timeout = if wants_to_stop { STOPPING_TIMEOUT } else { self.request_timeout() };
         let response = match broker
             .controller
-            .send(HEARTBEAT_VERSION, &request, self.request_timeout())
+            .send(HEARTBEAT_VERSION, &request, timeout)
             .await
         {
             Ok(response) => response,
             Err(error) => {
                 slog::warn!(broker.log, "heartbeat not answered"; "error" => %error);
+                let since = *self.unanswered_since.get_or_insert_with(Instant::now);
+                if wants_to_stop && since.elapsed() >= SHUTDOWN_PATIENCE {
+                    slog::warn!(broker.log, "no controller to hand leaderships over to; stopping all the same");
+                    self.state.send_replace(BrokerState::MayStop);
+                    return Beat::Ended;
+                }
                 return Beat::Again;
             }
         };
+        self.unanswered_since = None;
+        self.reported_offset = offset;
         let lost = [
             ErrorCode::StaleBrokerEpoch.code(),
             ErrorCode::BrokerIdNotRegistered.code(),
         ];
         if lost.contains(&response.error_code) {
             slog::warn!(broker.log, "registration lost"; "error" => response.error_code);
+            if wants_to_stop {
+                // Nothing is led under a registration that is gone.
+                self.state.send_replace(BrokerState::MayStop);
+                return Beat::Ended;
+            }
             return Beat::Lost;
         }
         if response.error_code != 0 {

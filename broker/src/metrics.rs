@@ -123,7 +123,7 @@ impl Metrics {
             |of: &[NodeId], from: &[NodeId]| of.iter().filter(|id| !from.contains(id)).count() as u64;
         self.isr_shrinks.increment(missing(&before.isr, &after.isr));
         self.isr_expands.increment(missing(&after.isr, &before.isr));
-        if after.leader_epoch == before.leader_epoch {
+        if after.leader == before.leader {
             return;
         }
         self.leader_elections.increment(1);

@@ -18,7 +18,10 @@ impl ApiError {
     /// A refusal with its explanation.
     #[must_use]
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        Self {
+            code,
+            detail: detail.into(),
+        }
     }
 
     /// The number on the wire.
@@ -30,7 +33,10 @@ impl ApiError {
 
 impl From<ErrorCode> for ApiError {
     fn from(code: ErrorCode) -> Self {
-        Self { code, detail: code.to_string() }
+        Self {
+            code,
+            detail: code.to_string(),
+        }
     }
 }
 

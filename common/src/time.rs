@@ -19,6 +19,9 @@ impl Now {
     /// This reading, `ms` later on both clocks.
     #[must_use]
     pub fn plus_ms(self, ms: u64) -> Self {
-        Self { mono_ms: self.mono_ms + ms, wall_ms: self.wall_ms + i64::try_from(ms).unwrap_or(i64::MAX) }
+        Self {
+            mono_ms: self.mono_ms + ms,
+            wall_ms: self.wall_ms + i64::try_from(ms).unwrap_or(i64::MAX),
+        }
     }
 }

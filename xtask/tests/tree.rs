@@ -3,13 +3,19 @@
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap()
 }
 
 #[test]
 fn the_tree_is_tidy() {
     let findings = xtask::tidy::check(&root()).unwrap();
-    let shown: Vec<String> = findings.iter().map(|f| format!("{}: {}", f.file, f.problem)).collect();
+    let shown: Vec<String> = findings
+        .iter()
+        .map(|f| format!("{}: {}", f.file, f.problem))
+        .collect();
     assert!(findings.is_empty(), "\n{}", shown.join("\n"));
 }
 
@@ -18,13 +24,26 @@ fn generated_files_are_what_their_generators_write() {
     for generated in xtask::protobuf::GENERATED {
         let fresh = xtask::protobuf::generate(&root(), generated).unwrap();
         let committed = std::fs::read_to_string(root().join(generated.rust)).unwrap();
-        assert!(fresh == committed, "{} is stale: run `cargo run -p xtask -- generate`", generated.rust);
+        assert!(
+            fresh == committed,
+            "{} is stale: run `cargo run -p xtask -- generate`",
+            generated.rust
+        );
     }
 }
 
 #[test]
 fn the_top_level_is_the_one_that_was_asked_for() {
-    for wanted in ["Cargo.toml", "broker", "controller", "common", "config", "integration-tests", "Makefile", "grafana"] {
+    for wanted in [
+        "Cargo.toml",
+        "broker",
+        "controller",
+        "common",
+        "config",
+        "integration-tests",
+        "Makefile",
+        "grafana",
+    ] {
         assert!(root().join(wanted).exists(), "{wanted} is missing");
     }
 }

@@ -129,7 +129,12 @@ impl FetchSessions {
     /// which should differ from start to start, so that a client of an earlier process is recognised as such.
     #[must_use]
     pub fn new(slots: usize, first_id: i32) -> Self {
-        Self { slots, sessions: BTreeMap::new(), by_age: BTreeSet::new(), next_id: first_id.max(1) }
+        Self {
+            slots,
+            sessions: BTreeMap::new(),
+            by_age: BTreeSet::new(),
+            next_id: first_id.max(1),
+        }
     }
 
     /// How many sessions there are.
@@ -156,11 +161,20 @@ impl FetchSessions {
             let kind = if request.epoch == FINAL_EPOCH {
                 Kind::Sessionless
             } else {
-                Kind::Full { uses_ids: request.uses_ids, privileged: request.follower }
+                Kind::Full {
+                    uses_ids: request.uses_ids,
+                    privileged: request.follower,
+                }
             };
-            return Ok(FetchContext { kind, partitions: request.partitions });
+            return Ok(FetchContext {
+                kind,
+                partitions: request.partitions,
+            });
         }
-        let session = self.sessions.get_mut(&request.id).ok_or(ErrorCode::FetchSessionIdNotFound)?;
+        let session = self
+            .sessions
+            .get_mut(&request.id)
+            .ok_or(ErrorCode::FetchSessionIdNotFound)?;
         if session.epoch != request.epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
         }
@@ -168,17 +182,32 @@ impl FetchSessions {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
         session.update(request.partitions, &request.forgotten);
-        session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
-        self.by_age.remove(&(session.privileged, session.last_used_ms, request.id));
+        session.epoch = if session.epoch == i32::MAX {
+            1
+        } else {
+            session.epoch + 1
+        };
+        self.by_age
+            .remove(&(session.privileged, session.last_used_ms, request.id));
         session.last_used_ms = now.mono_ms;
         self.by_age.insert((session.privileged, now.mono_ms, request.id));
         if session.partitions.is_empty() {
             let partitions = Vec::new();
             self.remove(request.id);
-            return Ok(FetchContext { kind: Kind::Sessionless, partitions });
+            return Ok(FetchContext {
+                kind: Kind::Sessionless,
+                partitions,
+            });
         }
-        let partitions = session.order.iter().map(|key| session.partitions[key].request.clone()).collect();
-        Ok(FetchContext { kind: Kind::Incremental { id: request.id }, partitions })
+        let partitions = session
+            .order
+            .iter()
+            .map(|key| session.partitions[key].request.clone())
+            .collect();
+        Ok(FetchContext {
+            kind: Kind::Incremental { id: request.id },
+            partitions,
+        })
     }
 
     /// Which answers to send (`true`), and the session id of the response. `answers` are in the order of
@@ -196,10 +225,15 @@ impl FetchSessions {
                 if context.partitions.is_empty() || !self.make_room(now) {
                     return (NO_SESSION, everything);
                 }
-                (self.open(now, uses_ids, privileged, context.partitions, answers), everything)
+                (
+                    self.open(now, uses_ids, privileged, context.partitions, answers),
+                    everything,
+                )
             }
             Kind::Incremental { id } => {
-                let Some(session) = self.sessions.get_mut(&id) else { return (NO_SESSION, everything) };
+                let Some(session) = self.sessions.get_mut(&id) else {
+                    return (NO_SESSION, everything);
+                };
                 (id, session.changed(&context.partitions, answers))
             }
         }
@@ -236,7 +270,9 @@ impl FetchSessions {
         if self.sessions.len() < self.slots {
             return true;
         }
-        let Some(&(_, last_used_ms, id)) = self.by_age.first() else { return false };
+        let Some(&(_, last_used_ms, id)) = self.by_age.first() else {
+            return false;
+        };
         if now.mono_ms.saturating_sub(last_used_ms) <= EVICTION_MS {
             return false;
         }
@@ -246,7 +282,8 @@ impl FetchSessions {
 
     fn remove(&mut self, id: i32) {
         if let Some(session) = self.sessions.remove(&id) {
-            self.by_age.remove(&(session.privileged, session.last_used_ms, id));
+            self.by_age
+                .remove(&(session.privileged, session.last_used_ms, id));
         }
     }
 }
@@ -299,7 +336,11 @@ impl Session {
         let served: BTreeSet<&FetchKey> = served.iter().collect();
         let (mut waiting, mut last): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
         for key in std::mem::take(&mut self.order) {
-            if served.contains(&key) { last.push(key) } else { waiting.push(key) }
+            if served.contains(&key) {
+                last.push(key)
+            } else {
+                waiting.push(key)
+            }
         }
         waiting.append(&mut last);
         self.order = waiting;
@@ -319,7 +360,10 @@ mod tests {
 
     fn partition(index: i32, fetch_offset: i64) -> FetchPartition {
         FetchPartition {
-            key: FetchKey { topic: TopicKey::Name("t".into()), partition: index },
+            key: FetchKey {
+                topic: TopicKey::Name("t".into()),
+                partition: index,
+            },
             current_leader_epoch: -1,
             fetch_offset,
             last_fetched_epoch: -1,
@@ -329,17 +373,33 @@ mod tests {
     }
 
     fn request(id: i32, epoch: i32, partitions: Vec<FetchPartition>) -> SessionRequest {
-        SessionRequest { id, epoch, uses_ids: false, follower: false, partitions, forgotten: Vec::new() }
+        SessionRequest {
+            id,
+            epoch,
+            uses_ids: false,
+            follower: false,
+            partitions,
+            forgotten: Vec::new(),
+        }
     }
 
     fn answer(high_watermark: i64, must_send: bool) -> PartitionAnswer {
-        PartitionAnswer { high_watermark, log_start_offset: 0, must_send, failed: false }
+        PartitionAnswer {
+            high_watermark,
+            log_start_offset: 0,
+            must_send,
+            failed: false,
+        }
     }
 
     fn open(sessions: &mut FetchSessions, ms: u64) -> i32 {
         let now = Now::new(ms, 0);
-        let context = sessions.begin(now, request(0, 0, vec![partition(0, 0), partition(1, 0)])).unwrap();
-        sessions.finish(now, context, &[answer(5, false), answer(5, false)]).0
+        let context = sessions
+            .begin(now, request(0, 0, vec![partition(0, 0), partition(1, 0)]))
+            .unwrap();
+        sessions
+            .finish(now, context, &[answer(5, false), answer(5, false)])
+            .0
     }
 
     #[test]
@@ -347,7 +407,9 @@ mod tests {
         let mut sessions = FetchSessions::new(10, 1);
         let id = open(&mut sessions, 0);
         assert_ne!(id, 0);
-        let context = sessions.begin(Now::new(1, 0), request(id, 1, vec![partition(1, 3)])).unwrap();
+        let context = sessions
+            .begin(Now::new(1, 0), request(id, 1, vec![partition(1, 3)]))
+            .unwrap();
         assert_eq!(context.partitions, [partition(0, 0), partition(1, 3)]);
         let (same, keep) = sessions.finish(Now::new(1, 0), context, &[answer(5, false), answer(6, false)]);
         assert_eq!((same, keep), (id, vec![false, true]));
@@ -371,10 +433,22 @@ mod tests {
         let mut sessions = FetchSessions::new(10, 1);
         let id = open(&mut sessions, 0);
         let now = Now::default();
-        assert_eq!(sessions.begin(now, request(id + 1, 1, vec![])), Err(ErrorCode::FetchSessionIdNotFound));
-        assert_eq!(sessions.begin(now, request(id, 2, vec![])), Err(ErrorCode::InvalidFetchSessionEpoch));
-        let by_id = SessionRequest { uses_ids: true, ..request(id, 1, vec![]) };
-        assert_eq!(sessions.begin(now, by_id), Err(ErrorCode::FetchSessionTopicIdError));
+        assert_eq!(
+            sessions.begin(now, request(id + 1, 1, vec![])),
+            Err(ErrorCode::FetchSessionIdNotFound)
+        );
+        assert_eq!(
+            sessions.begin(now, request(id, 2, vec![])),
+            Err(ErrorCode::InvalidFetchSessionEpoch)
+        );
+        let by_id = SessionRequest {
+            uses_ids: true,
+            ..request(id, 1, vec![])
+        };
+        assert_eq!(
+            sessions.begin(now, by_id),
+            Err(ErrorCode::FetchSessionTopicIdError)
+        );
         assert!(sessions.begin(now, request(id, -1, vec![])).is_ok());
         assert!(sessions.is_empty());
     }
@@ -394,8 +468,15 @@ mod tests {
         let mut sessions = FetchSessions::new(1, 1);
         let id = open(&mut sessions, 0);
         let forgotten = vec![partition(0, 0).key];
-        let context =
-            sessions.begin(Now::default(), SessionRequest { forgotten, ..request(id, 1, vec![]) }).unwrap();
+        let context = sessions
+            .begin(
+                Now::default(),
+                SessionRequest {
+                    forgotten,
+                    ..request(id, 1, vec![])
+                },
+            )
+            .unwrap();
         assert_eq!(context.partitions, [partition(1, 0)]);
     }
 }

@@ -137,7 +137,14 @@ pub struct FetchProgress {
 impl<L: ReplicaLog> Partition<L> {
     /// A replica on `node_id` that no image has named yet.
     pub fn new(id: TopicPartition, node_id: NodeId, settings: PartitionSettings, log: L) -> Self {
-        Self { id, node_id, settings, image: Arc::default(), role: Role::Idle, log }
+        Self {
+            id,
+            node_id,
+            settings,
+            image: Arc::default(),
+            role: Role::Idle,
+            log,
+        }
     }
 
     /// The log.
@@ -195,7 +202,10 @@ impl<L: ReplicaLog> Partition<L> {
         self.image = image.clone();
         // After a restart the metadata log is read from its beginning: to lead in an epoch that the log has left behind
         // would forget where the later ones began, and followers would truncate what is committed.
-        let is_history = self.log.latest_epoch().is_some_and(|latest| latest > image.leader_epoch);
+        let is_history = self
+            .log
+            .latest_epoch()
+            .is_some_and(|latest| latest > image.leader_epoch);
         if image.leader == self.node_id && is_history {
             self.role = Role::Idle;
             return Ok(RoleChange::BecameIdle);
@@ -227,22 +237,38 @@ impl<L: ReplicaLog> Partition<L> {
             .replicas
             .iter()
             .filter(|&&replica| replica != self.node_id)
-            .map(|&replica| (replica, FollowerProgress::new(self.image.isr.contains(&replica), now)))
+            .map(|&replica| {
+                (
+                    replica,
+                    FollowerProgress::new(self.image.isr.contains(&replica), now),
+                )
+            })
             .collect();
         let epoch_start_offset = self.log.log_end_offset();
-        self.role = Role::Leader(LeaderState { epoch_start_offset, followers, proposal: None });
+        self.role = Role::Leader(LeaderState {
+            epoch_start_offset,
+            followers,
+            proposal: None,
+        });
         self.advance_high_watermark(now);
         Ok(())
     }
 
     /// The controller committed an ISR or other replicas in the same leader epoch.
     fn adopt_isr(&mut self, now: Now) {
-        let Role::Leader(leader) = &mut self.role else { return };
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
         leader.proposal = None;
-        leader.followers.retain(|replica, _| self.image.replicas.contains(replica));
+        leader
+            .followers
+            .retain(|replica, _| self.image.replicas.contains(replica));
         for &replica in &self.image.replicas {
             if replica != self.node_id {
-                leader.followers.entry(replica).or_insert_with(|| FollowerProgress::new(false, now));
+                leader
+                    .followers
+                    .entry(replica)
+                    .or_insert_with(|| FollowerProgress::new(false, now));
             }
         }
         self.advance_high_watermark(now);
@@ -251,7 +277,9 @@ impl<L: ReplicaLog> Partition<L> {
     /// Brokers were fenced, unfenced or began to stop. `eligible` tells whether a broker may join an ISR: the high
     /// watermark waits for no other follower outside of it. True if the high watermark moved.
     pub fn followers_changed(&mut self, now: Now, eligible: impl Fn(NodeId) -> bool) -> bool {
-        let Role::Leader(leader) = &mut self.role else { return false };
+        let Role::Leader(leader) = &mut self.role else {
+            return false;
+        };
         for (replica, progress) in &mut leader.followers {
             progress.is_ineligible = !eligible(*replica);
         }
@@ -272,7 +300,11 @@ impl<L: ReplicaLog> Partition<L> {
                 return Err(ErrorCode::UnknownLeaderEpoch);
             }
         }
-        if self.is_leader() { Ok(()) } else { Err(ErrorCode::NotLeaderOrFollower) }
+        if self.is_leader() {
+            Ok(())
+        } else {
+            Err(ErrorCode::NotLeaderOrFollower)
+        }
     }
 
     /// Refuses an acks=all append that could not be acknowledged.
@@ -284,13 +316,18 @@ impl<L: ReplicaLog> Partition<L> {
         if isr >= needed {
             return Ok(());
         }
-        let detail = format!("{} has {isr} in-sync replicas, min.insync.replicas is {needed}", self.id);
+        let detail = format!(
+            "{} has {isr} in-sync replicas, min.insync.replicas is {needed}",
+            self.id
+        );
         Err(ApiError::new(ErrorCode::NotEnoughReplicas, detail))
     }
 
     /// `min.insync.replicas`, at most the number of replicas.
     pub fn effective_min_isr(&self) -> usize {
-        self.settings.min_insync_replicas.min(self.image.replicas.len().max(1))
+        self.settings
+            .min_insync_replicas
+            .min(self.image.replicas.len().max(1))
     }
 
     /// Moves the high watermark after the leader's own append. True if it moved.
@@ -320,24 +357,37 @@ impl<L: ReplicaLog> Partition<L> {
     ///
     /// # Errors
     /// UNKNOWN_LEADER_EPOCH if the node is no replica of this partition yet (its metadata is ahead of ours or behind).
-    pub fn follower_fetched(&mut self, now: Now, follower: FollowerFetch) -> Result<FetchProgress, ErrorCode> {
+    pub fn follower_fetched(
+        &mut self,
+        now: Now,
+        follower: FollowerFetch,
+    ) -> Result<FetchProgress, ErrorCode> {
         let leader_end = self.log.log_end_offset();
-        let Role::Leader(leader) = &mut self.role else { return Err(ErrorCode::NotLeaderOrFollower) };
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        };
         let Some(progress) = leader.followers.get_mut(&follower.replica) else {
             return Err(ErrorCode::UnknownLeaderEpoch);
         };
         progress.fetched(now, follower, leader_end);
         let may_expand = self.can_join_isr(follower.replica);
         let high_watermark_moved = self.advance_high_watermark(now);
-        Ok(FetchProgress { high_watermark_moved, may_expand })
+        Ok(FetchProgress {
+            high_watermark_moved,
+            may_expand,
+        })
     }
 
     fn can_join_isr(&self, replica: NodeId) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
         if leader.proposal.is_some() || self.image.isr.contains(&replica) {
             return false;
         }
-        let Some(progress) = leader.followers.get(&replica) else { return false };
+        let Some(progress) = leader.followers.get(&replica) else {
+            return false;
+        };
         progress.log_end_offset >= self.log.high_watermark()
             && progress.log_end_offset >= leader.epoch_start_offset
     }
@@ -345,20 +395,28 @@ impl<L: ReplicaLog> Partition<L> {
     /// The ISR with every follower that has caught up, if that is larger and nothing is under way. `eligible` tells whether
     /// a broker is registered under that broker epoch, unfenced and not stopping.
     pub fn propose_expansion(&mut self, eligible: impl Fn(NodeId, i64) -> bool) -> Option<IsrProposal> {
-        let Role::Leader(leader) = &self.role else { return None };
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
         let mut isr = self.image.isr.clone();
         for (&replica, progress) in &leader.followers {
             if self.can_join_isr(replica) && eligible(replica, progress.broker_epoch) {
                 isr.push(replica);
             }
         }
-        if isr.len() == self.image.isr.len() { None } else { self.propose(isr) }
+        if isr.len() == self.image.isr.len() {
+            None
+        } else {
+            self.propose(isr)
+        }
     }
 
     /// The ISR without followers that have not caught up for `replica.lag.time.max.ms`, if that is smaller and nothing is
     /// under way.
     pub fn propose_shrink(&mut self, now: Now) -> Option<IsrProposal> {
-        let Role::Leader(leader) = &self.role else { return None };
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
         if leader.proposal.is_some() {
             return None;
         }
@@ -366,14 +424,23 @@ impl<L: ReplicaLog> Partition<L> {
         let lag_max = self.settings.replica_lag_time_max_ms;
         let in_sync = |replica: &NodeId| {
             *replica == self.node_id
-                || leader.followers.get(replica).is_some_and(|p| p.is_caught_up(now, leader_end, lag_max))
+                || leader
+                    .followers
+                    .get(replica)
+                    .is_some_and(|p| p.is_caught_up(now, leader_end, lag_max))
         };
         let isr: Vec<NodeId> = self.image.isr.iter().copied().filter(in_sync).collect();
-        if isr.len() == self.image.isr.len() { None } else { self.propose(isr) }
+        if isr.len() == self.image.isr.len() {
+            None
+        } else {
+            self.propose(isr)
+        }
     }
 
     fn propose(&mut self, isr: Vec<NodeId>) -> Option<IsrProposal> {
-        let Role::Leader(leader) = &mut self.role else { return None };
+        let Role::Leader(leader) = &mut self.role else {
+            return None;
+        };
         let shrinks = isr.len() < self.image.isr.len();
         let epoch_of = |replica: &NodeId| leader.followers.get(replica).map_or(-1, |p| p.broker_epoch);
         let members = isr.iter().map(|replica| (*replica, epoch_of(replica))).collect();
@@ -400,7 +467,9 @@ impl<L: ReplicaLog> Partition<L> {
 
     /// The proposal under way, to be sent once more.
     pub fn pending_proposal(&self) -> Option<IsrProposal> {
-        let Role::Leader(leader) = &self.role else { return None };
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
         let isr = leader.proposal.as_ref()?;
         let epoch_of = |replica: &NodeId| leader.followers.get(replica).map_or(-1, |p| p.broker_epoch);
         Some(IsrProposal {
@@ -417,7 +486,9 @@ impl<L: ReplicaLog> Partition<L> {
             Role::Leader(leader) => Some(&leader.followers),
             Role::Idle | Role::Follower => None,
         };
-        followers.into_iter().flat_map(|map| map.iter().map(|(id, progress)| (*id, progress)))
+        followers
+            .into_iter()
+            .flat_map(|map| map.iter().map(|(id, progress)| (*id, progress)))
     }
 
     /// Where the follower's log leaves the leader's, if it does: the epoch and end offset to answer (KIP-595).
@@ -484,7 +555,9 @@ impl<L: ReplicaLog> Partition<L> {
     }
 
     fn advance_high_watermark(&mut self, now: Now) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
         // KIP-966: below min.insync.replicas nothing becomes committed. A member that is only proposed does not count: if the
         // controller refuses it, it need not be asked who leads next.
         if self.image.isr.len() < self.effective_min_isr() {
@@ -551,7 +624,9 @@ impl FollowerProgress {
 
     fn is_caught_up(&self, now: Now, leader_end: i64, lag_max_ms: u64) -> bool {
         self.log_end_offset == leader_end
-            || self.caught_up_ms.is_some_and(|at| now.mono_ms.saturating_sub(at) <= lag_max_ms)
+            || self
+                .caught_up_ms
+                .is_some_and(|at| now.mono_ms.saturating_sub(at) <= lag_max_ms)
     }
 }
 

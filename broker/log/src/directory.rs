@@ -25,6 +25,8 @@ use crate::store::{Batch, Kind, PartitionKey, Store, Survive, name_key};
 pub const METADATA_FILE: &str = "partition.metadata";
 const LOCK_FILE: &str = ".lock";
 const INDEX_FOLDER: &str = "odradek-index";
+/// The metadata quorum's folder, which may be beside the partitions'.
+const QUORUM_FOLDER: &str = "__cluster_metadata-0";
 const DELETED_SUFFIX: &str = "-delete";
 /// A folder of this many bytes in its name is the longest a file system takes.
 const FOLDER_NAME_BYTES_MAX: usize = 255;
@@ -450,7 +452,7 @@ fn folders(
             continue;
         };
         let is_folder = entry.file_type().map_err(list)?.is_dir();
-        if !is_folder || parse_folder(&name).is_none() {
+        if !is_folder || name == QUORUM_FOLDER || parse_folder(&name).is_none() {
             continue;
         }
         empty = false;

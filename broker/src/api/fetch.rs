@@ -293,7 +293,8 @@ impl Reading {
 
     /// True if there is something that must be answered now (protocol.md 50).
     fn is_enough(&self, plans: &[Result<ReadPlan, ErrorCode>]) -> bool {
-        if self.fetch.max_wait.is_zero() || plans.is_empty() {
+        let stopping = self.broker.stopping.load(std::sync::atomic::Ordering::Acquire);
+        if self.fetch.max_wait.is_zero() || plans.is_empty() || stopping {
             return true;
         }
         let mut bytes = 0;

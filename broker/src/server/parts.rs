@@ -1,7 +1,7 @@
 //! The two roles of a node, each from its sockets to its stop.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -194,11 +194,12 @@ impl BrokerParts {
                 "the controller did not let this broker go in time; stopping all the same"
             );
         }
+        self.broker.groups.stop();
+        self.broker.stop_parking();
         for listener in &self.listeners {
             listener.stop(STOP_GRACE).await;
         }
         self.fetchers.stop();
-        self.broker.groups.stop();
         let (broker, mut maintenance, log) = (self.broker.clone(), self.maintenance, ground.log.clone());
         let closed = tokio::task::spawn_blocking(move || {
             maintenance.stop();
@@ -271,6 +272,7 @@ fn new_broker(
         metrics,
         image,
         broker_epoch: Arc::new(AtomicI64::new(-1)),
+        stopping: AtomicBool::new(false),
         log,
     })
 }

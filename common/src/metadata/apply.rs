@@ -53,7 +53,10 @@ impl MetadataImage {
     }
 
     fn apply_broker_change(&mut self, r: &BrokerChangeRecord) {
-        let broker = self.brokers.get_mut(&r.broker_id).expect("a changed broker is registered");
+        let broker = self
+            .brokers
+            .get_mut(&r.broker_id)
+            .expect("a changed broker is registered");
         let broker = Arc::make_mut(broker);
         if let Some(fenced) = r.fenced {
             broker.fenced = fenced;
@@ -67,7 +70,14 @@ impl MetadataImage {
         let name: Arc<str> = r.name.as_str().into();
         let id = uuid_from(&r.topic_id);
         self.topic_names.insert(id, name.clone());
-        self.topics.insert(name.clone(), Arc::new(TopicImage { name, id, partitions: Vec::new() }));
+        self.topics.insert(
+            name.clone(),
+            Arc::new(TopicImage {
+                name,
+                id,
+                partitions: Vec::new(),
+            }),
+        );
     }
 
     fn apply_remove_topic(&mut self, id: Uuid) {
@@ -78,7 +88,11 @@ impl MetadataImage {
 
     fn topic_mut(&mut self, id: Uuid) -> &mut TopicImage {
         let name = self.topic_names.get(&id).expect("a partition's topic exists");
-        Arc::make_mut(self.topics.get_mut(name).expect("a topic's id and name are kept together"))
+        Arc::make_mut(
+            self.topics
+                .get_mut(name)
+                .expect("a topic's id and name are kept together"),
+        )
     }
 
     fn apply_partition(&mut self, r: &PartitionRecord) {
@@ -86,7 +100,11 @@ impl MetadataImage {
         let topic = self.topic_mut(uuid_from(&r.topic_id));
         let partition = Arc::new(partition_image(r));
         // Invariant: partitions are created in the order of their indexes, without gaps.
-        assert!(index <= topic.partitions.len(), "partition {index} of {} leaves a gap", topic.name);
+        assert!(
+            index <= topic.partitions.len(),
+            "partition {index} of {} leaves a gap",
+            topic.name
+        );
         if index == topic.partitions.len() {
             topic.partitions.push(partition);
         } else {
@@ -97,13 +115,24 @@ impl MetadataImage {
     fn apply_partition_change(&mut self, r: &PartitionChangeRecord) {
         let index = usize::try_from(r.partition).expect("partition indexes are not negative");
         let topic = self.topic_mut(uuid_from(&r.topic_id));
-        Arc::make_mut(topic.partitions.get_mut(index).expect("a changed partition exists")).apply_change(r);
+        Arc::make_mut(
+            topic
+                .partitions
+                .get_mut(index)
+                .expect("a changed partition exists"),
+        )
+        .apply_change(r);
     }
 
     fn apply_config(&mut self, r: &ConfigRecord) {
         let number = i8::try_from(r.resource_type).ok();
-        let Some(resource_type) = number.and_then(ConfigResourceType::from_number) else { return };
-        let resource = ConfigResource { resource_type, name: r.resource_name.as_str().into() };
+        let Some(resource_type) = number.and_then(ConfigResourceType::from_number) else {
+            return;
+        };
+        let resource = ConfigResource {
+            resource_type,
+            name: r.resource_name.as_str().into(),
+        };
         let overrides = self.configs.entry(resource.clone()).or_default();
         match &r.value {
             Some(value) => overrides.insert(r.name.as_str().into(), value.as_str().into()),
@@ -200,7 +229,11 @@ fn endpoint_image(r: &proto::Endpoint) -> Endpoint {
 }
 
 fn feature_range(r: &proto::SupportedFeature) -> FeatureRange {
-    FeatureRange { name: r.name.as_str().into(), min_level: level(r.min_level), max_level: level(r.max_level) }
+    FeatureRange {
+        name: r.name.as_str().into(),
+        min_level: level(r.min_level),
+        max_level: level(r.max_level),
+    }
 }
 
 fn level(number: i32) -> i16 {

@@ -25,9 +25,24 @@ pub struct Feature {
 
 /// Every feature of this version.
 pub const FEATURES: &[Feature] = &[
-    Feature { name: METADATA_VERSION, min_level: 25, max_level: 27, initial_level: 27 },
-    Feature { name: KRAFT_VERSION, min_level: 0, max_level: 1, initial_level: 1 },
-    Feature { name: ELR_VERSION, min_level: 0, max_level: 1, initial_level: 1 },
+    Feature {
+        name: METADATA_VERSION,
+        min_level: 25,
+        max_level: 27,
+        initial_level: 27,
+    },
+    Feature {
+        name: KRAFT_VERSION,
+        min_level: 0,
+        max_level: 1,
+        initial_level: 1,
+    },
+    Feature {
+        name: ELR_VERSION,
+        min_level: 0,
+        max_level: 1,
+        initial_level: 1,
+    },
 ];
 
 /// The feature of that name.

@@ -223,25 +223,37 @@ impl ConfigResource {
     /// The topic of that name.
     #[must_use]
     pub fn topic(name: impl Into<Arc<str>>) -> Self {
-        Self { resource_type: ConfigResourceType::Topic, name: name.into() }
+        Self {
+            resource_type: ConfigResourceType::Topic,
+            name: name.into(),
+        }
     }
 
     /// One broker.
     #[must_use]
     pub fn broker(id: NodeId) -> Self {
-        Self { resource_type: ConfigResourceType::Broker, name: id.to_string().into() }
+        Self {
+            resource_type: ConfigResourceType::Broker,
+            name: id.to_string().into(),
+        }
     }
 
     /// The cluster-wide default of all brokers.
     #[must_use]
     pub fn every_broker() -> Self {
-        Self { resource_type: ConfigResourceType::Broker, name: "".into() }
+        Self {
+            resource_type: ConfigResourceType::Broker,
+            name: "".into(),
+        }
     }
 
     /// The group of that name.
     #[must_use]
     pub fn group(name: impl Into<Arc<str>>) -> Self {
-        Self { resource_type: ConfigResourceType::Group, name: name.into() }
+        Self {
+            resource_type: ConfigResourceType::Group,
+            name: name.into(),
+        }
     }
 }
 
@@ -273,7 +285,9 @@ impl MetadataImage {
     /// True if the broker may be elected: registered, unfenced and not about to stop.
     #[must_use]
     pub fn is_active(&self, broker: NodeId) -> bool {
-        self.brokers.get(&broker).is_some_and(|b| !b.fenced && !b.in_controlled_shutdown)
+        self.brokers
+            .get(&broker)
+            .is_some_and(|b| !b.fenced && !b.in_controlled_shutdown)
     }
 
     /// One override.
@@ -284,7 +298,10 @@ impl MetadataImage {
 
     /// All overrides of a resource, in the order of their names.
     pub fn config_overrides(&self, resource: &ConfigResource) -> impl Iterator<Item = (&str, &str)> {
-        self.configs.get(resource).into_iter().flat_map(|map| map.iter().map(|(k, v)| (&**k, &**v)))
+        self.configs
+            .get(resource)
+            .into_iter()
+            .flat_map(|map| map.iter().map(|(k, v)| (&**k, &**v)))
     }
 
     /// The finalised level of a feature; 0 if it is not finalised.
@@ -306,6 +323,8 @@ impl BrokerImage {
     /// The endpoint of that listener.
     #[must_use]
     pub fn endpoint(&self, listener: &str) -> Option<&Endpoint> {
-        self.endpoints.iter().find(|endpoint| &*endpoint.listener == listener)
+        self.endpoints
+            .iter()
+            .find(|endpoint| &*endpoint.listener == listener)
     }
 }

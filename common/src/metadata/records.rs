@@ -8,9 +8,9 @@ use super::image::{
     BrokerImage, ConfigResource, ControllerImage, Endpoint, FeatureRange, MetadataImage, PartitionImage,
 };
 use super::proto::{
-    self, ClusterIdRecord, ConfigRecord, FeatureLevelRecord, MetadataBatch, MetadataRecord, PartitionChangeRecord,
-    PartitionRecord, ProducerIdsRecord, RegisterBrokerRecord, RegisterControllerRecord, TopicRecord,
-    metadata_record::Record,
+    self, ClusterIdRecord, ConfigRecord, FeatureLevelRecord, MetadataBatch, MetadataRecord,
+    PartitionChangeRecord, PartitionRecord, ProducerIdsRecord, RegisterBrokerRecord,
+    RegisterControllerRecord, TopicRecord, metadata_record::Record,
 };
 use crate::ids::NO_NODE;
 
@@ -57,7 +57,11 @@ pub fn partition_record(topic_id: Uuid, index: i32, partition: &PartitionImage) 
 /// An empty change of one partition, to be filled in.
 #[must_use]
 pub fn partition_change(topic_id: Uuid, index: i32) -> PartitionChangeRecord {
-    PartitionChangeRecord { topic_id: uuid_bytes(topic_id), partition: index, ..Default::default() }
+    PartitionChangeRecord {
+        topic_id: uuid_bytes(topic_id),
+        partition: index,
+        ..Default::default()
+    }
 }
 
 pub(super) fn uuid_bytes(id: Uuid) -> Bytes {
@@ -139,17 +143,31 @@ impl MetadataImage {
             records.push(record(Record::ClusterId(ClusterIdRecord { cluster_id })));
         }
         records.extend(self.features.iter().map(|(name, level)| {
-            record(Record::FeatureLevel(FeatureLevelRecord { name: name.to_string(), level: i32::from(*level) }))
+            record(Record::FeatureLevel(FeatureLevelRecord {
+                name: name.to_string(),
+                level: i32::from(*level),
+            }))
         }));
         records.extend(self.controllers.values().map(|controller| controller.to_record()));
         records.extend(self.brokers.values().map(|broker| broker.to_record()));
         for topic in self.topics.values() {
             let topic_id = uuid_bytes(topic.id);
-            records.push(record(Record::Topic(TopicRecord { name: topic.name.to_string(), topic_id })));
-            records.extend((0..).zip(&topic.partitions).map(|(index, p)| partition_record(topic.id, index, p)));
+            records.push(record(Record::Topic(TopicRecord {
+                name: topic.name.to_string(),
+                topic_id,
+            })));
+            records.extend(
+                (0..)
+                    .zip(&topic.partitions)
+                    .map(|(index, p)| partition_record(topic.id, index, p)),
+            );
         }
         for (resource, overrides) in &self.configs {
-            records.extend(overrides.iter().map(|(name, value)| config_record(resource, name, Some(value))));
+            records.extend(
+                overrides
+                    .iter()
+                    .map(|(name, value)| config_record(resource, name, Some(value))),
+            );
         }
         if self.next_producer_id != 0 {
             records.push(record(Record::ProducerIds(ProducerIdsRecord {

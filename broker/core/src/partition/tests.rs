@@ -65,7 +65,10 @@ fn image(leader: NodeId, isr: &[NodeId], leader_epoch: i32, partition_epoch: i32
 }
 
 fn leader(min_insync_replicas: usize) -> Partition<MemoryLog> {
-    let settings = PartitionSettings { replica_lag_time_max_ms: LAG_MAX_MS, min_insync_replicas };
+    let settings = PartitionSettings {
+        replica_lag_time_max_ms: LAG_MAX_MS,
+        min_insync_replicas,
+    };
     let mut partition = Partition::new(TopicPartition::new("t", 0), 1, settings, MemoryLog::default());
     let change = partition.apply_image(at(0), &image(1, &[1, 2, 3], 0, 0)).unwrap();
     assert_eq!(change, RoleChange::BecameLeader);
@@ -78,7 +81,12 @@ fn append(partition: &mut Partition<MemoryLog>, ms: u64, records: i64) -> bool {
 }
 
 fn fetch(partition: &mut Partition<MemoryLog>, ms: u64, replica: NodeId, offset: i64) -> FetchProgress {
-    let fetch = FollowerFetch { replica, broker_epoch: 7, fetch_offset: offset, log_start_offset: 0 };
+    let fetch = FollowerFetch {
+        replica,
+        broker_epoch: 7,
+        fetch_offset: offset,
+        log_start_offset: 0,
+    };
     partition.follower_fetched(at(ms), fetch).unwrap()
 }
 
@@ -91,7 +99,10 @@ fn the_high_watermark_waits_for_every_in_sync_replica() {
     assert_eq!(partition.log().high_watermark, 10);
     assert_eq!(partition.check_committed(0, 10), Ok(true));
     assert_eq!(partition.check_committed(0, 11), Ok(false));
-    assert_eq!(partition.check_committed(1, 10), Err(ErrorCode::NotLeaderOrFollower));
+    assert_eq!(
+        partition.check_committed(1, 10),
+        Err(ErrorCode::NotLeaderOrFollower)
+    );
 }
 
 #[test]
@@ -106,14 +117,19 @@ fn a_lagging_follower_leaves_the_isr_and_returns() {
     assert!(proposal.shrinks);
     // Until the controller has recorded it, the old ISR counts.
     assert_eq!(partition.log().high_watermark, 0);
-    partition.apply_image(at(LAG_MAX_MS + 2), &image(1, &[1, 2], 0, 1)).unwrap();
+    partition
+        .apply_image(at(LAG_MAX_MS + 2), &image(1, &[1, 2], 0, 1))
+        .unwrap();
     assert_eq!(partition.log().high_watermark, 10);
 
     assert!(!fetch(&mut partition, LAG_MAX_MS + 3, 3, 4).may_expand);
     assert!(fetch(&mut partition, LAG_MAX_MS + 4, 3, 10).may_expand);
     assert_eq!(partition.propose_expansion(|_, _| false), None);
     let proposal = partition.propose_expansion(|_, epoch| epoch == 7).unwrap();
-    assert_eq!(proposal.isr.iter().map(|member| member.0).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(
+        proposal.isr.iter().map(|member| member.0).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
     // The proposed member already holds the high watermark back.
     append(&mut partition, LAG_MAX_MS + 5, 5);
     fetch(&mut partition, LAG_MAX_MS + 6, 2, 15);
@@ -128,7 +144,11 @@ fn nobody_waits_for_a_broker_that_has_left() {
     fetch(&mut partition, 3, 2, 10);
     // Broker 3 dies right after a fetch: the controller fences it and takes it out of the ISR.
     partition.apply_image(at(4), &image(1, &[1, 2], 0, 1)).unwrap();
-    assert_eq!(partition.log().high_watermark, 0, "a follower that lives may be about to return");
+    assert_eq!(
+        partition.log().high_watermark,
+        0,
+        "a follower that lives may be about to return"
+    );
     assert!(partition.followers_changed(at(5), |replica| replica != 3));
     assert_eq!(partition.log().high_watermark, 10);
     // It is back: the high watermark waits for it again, so that it can catch up under load.
@@ -156,7 +176,10 @@ fn nothing_is_committed_below_min_insync_replicas() {
     partition.apply_image(at(1), &image(1, &[1], 0, 1)).unwrap();
     assert!(!append(&mut partition, 2, 10));
     assert_eq!(partition.log().high_watermark, 0);
-    assert_eq!(partition.check_min_isr().unwrap_err().code, ErrorCode::NotEnoughReplicas);
+    assert_eq!(
+        partition.check_min_isr().unwrap_err().code,
+        ErrorCode::NotEnoughReplicas
+    );
 }
 
 #[test]
@@ -191,20 +214,35 @@ fn epochs_fence_callers() {
     assert_eq!(partition.check_leader(2), Err(ErrorCode::FencedLeaderEpoch));
     assert_eq!(partition.check_leader(4), Err(ErrorCode::UnknownLeaderEpoch));
     // An image that was overtaken changes nothing.
-    assert_eq!(partition.apply_image(at(2), &image(2, &[2], 2, 0)).unwrap(), RoleChange::Unchanged);
+    assert_eq!(
+        partition.apply_image(at(2), &image(2, &[2], 2, 0)).unwrap(),
+        RoleChange::Unchanged
+    );
     assert!(partition.is_leader());
 }
 
 #[test]
 fn history_read_again_after_a_restart_does_not_rewrite_epochs() {
     // Simulation, seed 2: a restarted node led once more in its first epoch, and forgot where the later ones began.
-    let mut log = MemoryLog { end: 20, ..MemoryLog::default() };
+    let mut log = MemoryLog {
+        end: 20,
+        ..MemoryLog::default()
+    };
     log.epochs = vec![(0, 0), (3, 12)];
-    let settings = PartitionSettings { replica_lag_time_max_ms: LAG_MAX_MS, min_insync_replicas: 1 };
+    let settings = PartitionSettings {
+        replica_lag_time_max_ms: LAG_MAX_MS,
+        min_insync_replicas: 1,
+    };
     let mut partition = Partition::new(TopicPartition::new("t", 0), 1, settings, log);
-    assert_eq!(partition.apply_image(at(1), &image(1, &[1, 2, 3], 0, 0)).unwrap(), RoleChange::BecameIdle);
+    assert_eq!(
+        partition.apply_image(at(1), &image(1, &[1, 2, 3], 0, 0)).unwrap(),
+        RoleChange::BecameIdle
+    );
     assert_eq!(partition.log().epochs, [(0, 0), (3, 12)]);
-    assert_eq!(partition.apply_image(at(2), &image(1, &[1, 2], 3, 4)).unwrap(), RoleChange::BecameLeader);
+    assert_eq!(
+        partition.apply_image(at(2), &image(1, &[1, 2], 3, 4)).unwrap(),
+        RoleChange::BecameLeader
+    );
 }
 
 #[test]
@@ -212,7 +250,9 @@ fn the_same_image_again_leaves_an_open_proposal_open() {
     let mut partition = leader(1);
     append(&mut partition, 1, 10);
     assert!(partition.propose_shrink(at(LAG_MAX_MS + 2)).is_some());
-    partition.apply_image(at(LAG_MAX_MS + 3), &image(1, &[1, 2, 3], 0, 0)).unwrap();
+    partition
+        .apply_image(at(LAG_MAX_MS + 3), &image(1, &[1, 2, 3], 0, 0))
+        .unwrap();
     assert!(partition.pending_proposal().is_some());
 }
 
