@@ -45,8 +45,9 @@ pub async fn coordinator(group: &str) -> Connection {
             .with_group_id(group_id(group))
             .with_member_id(text("nobody"));
         let error_code = connection.ask(request).await.error_code;
-        let loading = [ErrorCode::CoordinatorLoadInProgress, ErrorCode::NotCoordinator].map(code);
-        holds(!loading.contains(&error_code), error_code.to_string())
+        // Whoever is still loading says anything but that it knows nobody.
+        let ready = [ErrorCode::UnknownMemberId, ErrorCode::InvalidGroupId].map(code);
+        holds(ready.contains(&error_code), error_code.to_string())
     })
     .await;
     connection
