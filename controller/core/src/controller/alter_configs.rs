@@ -216,7 +216,15 @@ impl Controller {
         }
         let set = |(name, value): (&String, &Option<String>)| Some((name.clone(), value.clone()?));
         let changed: BTreeMap<String, String> = changes.iter().filter_map(set).collect();
-        let refuse = |detail| ApiError::new(ErrorCode::InvalidConfig, detail);
+        let refused_as = match resource.resource_type {
+            // KAFKA-13609: what a broker cannot take over is an invalid request, and clients have come to know it so.
+            ConfigResourceType::Broker => ErrorCode::InvalidRequest,
+            ConfigResourceType::Topic
+            | ConfigResourceType::Group
+            | ConfigResourceType::ClientMetrics
+            | ConfigResourceType::BrokerLogger => ErrorCode::InvalidConfig,
+        };
+        let refuse = |detail| ApiError::new(refused_as, detail);
         self.configs
             .validate(resource, &changed, &after)
             .map_err(refuse)?;

@@ -161,7 +161,7 @@ fn what_is_wrong_is_refused_and_changes_nothing() {
         ),
         (
             request(4, "", &[("node.id", SET, Some("5"))]),
-            Code::InvalidConfig,
+            Code::InvalidRequest,
         ),
     ];
     for (request, code) in refused {
