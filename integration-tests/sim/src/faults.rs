@@ -1,8 +1,8 @@
 //! What goes wrong, and how it is undone.
 //!
-//! A process may be killed at any time, all of them at once too. The power goes only where no acknowledged record can be on
-//! that node alone (another living member of ISR or ELR has everything, for each of its partitions), and nothing else ends
-//! before the node is back: more than that an acks=all without fsync does not promise.
+//! A process may be killed at any time, all of them at once too. The power goes only on one node while the others are well
+//! and have every acknowledged record (a member of ISR or ELR, for each partition), and no other process ends before that
+//! node is back: more than that an acks=all without fsync does not promise.
 
 use std::collections::BTreeMap;
 
@@ -59,14 +59,11 @@ impl Faults {
 
     fn end(&mut self, env: &mut Env, nodes: &mut Nodes, id: NodeId, end: End) {
         self.look(env, nodes);
-        let Some(image) = env.checkers.metadata.newest() else {
-            return;
-        };
         if self.without_records.is_some_and(|other| other != id) {
             return;
         }
         if end == End::PowerCut {
-            if !others_have_everything(nodes, image, id) {
+            if !others_have_everything(env, nodes, id) {
                 return;
             }
             self.without_records = Some(id);
@@ -152,7 +149,18 @@ fn is_registered(nodes: &Nodes, image: &MetadataImage, id: NodeId) -> bool {
 }
 
 /// For every partition another running node has all that is committed, whatever becomes of proposals under way.
-fn others_have_everything(nodes: &Nodes, image: &MetadataImage, id: NodeId) -> bool {
+fn others_have_everything(env: &Env, nodes: &Nodes, id: NodeId) -> bool {
+    let processes = nodes.values().filter_map(|node| node.process.as_ref());
+    let newest = processes
+        .filter_map(|process| process.controller.decided())
+        .max_by_key(|(term, _)| *term);
+    let Some((_, Some(image))) = newest else {
+        return false;
+    };
+    let well = |node: &Node| node.paused_until <= env.now.mono_ms && is_registered(nodes, image, node.id);
+    if !nodes.values().all(|node| node.id == id || well(node)) {
+        return false;
+    }
     let stays = |other: NodeId, key: Key| {
         let replicas = nodes
             .values()
@@ -166,8 +174,7 @@ fn others_have_everything(nodes: &Nodes, image: &MetadataImage, id: NodeId) -> b
             .iter()
             .chain(&partition.elr)
             .filter(|other| **other != id);
-        others
-            .any(|other| image.is_active(*other) && is_registered(nodes, image, *other) && stays(*other, key))
+        others.any(|other| image.is_active(*other) && stays(*other, key))
     };
     let topics = image.topics.values();
     let mut partitions = topics.flat_map(|topic| {
@@ -217,7 +224,12 @@ fn lose(env: &mut Env) {
 }
 
 fn slow_links(env: &mut Env, node: NodeId) {
-    let (delay_ms, ms) = (env.rng.between(20, 800), env.rng.between(500, 6_000));
+    let delay_ms = if env.rng.percent(30) {
+        env.rng.between(800, 4_000)
+    } else {
+        env.rng.between(20, 800)
+    };
+    let ms = env.rng.between(500, 6_000);
     env.note(format_args!(
         "links of {node} are up to {delay_ms} ms slower for {ms} ms"
     ));

@@ -51,7 +51,14 @@ fn incomplete(nodes: &BTreeMap<NodeId, Node>, key: Key, partition: &PartitionIma
         return Some("no leader".to_owned());
     }
     if partition.isr.len() < partition.replicas.len() {
-        return Some("the ISR is not whole".to_owned());
+        let process = nodes.get(&partition.leader)?.process.as_ref()?;
+        let leader = &process.broker.replicas().get(&key)?.partition;
+        let end = leader.log().log_end_offset();
+        let followers: Vec<_> = leader.followers().collect();
+        return Some(format!(
+            "the ISR is not whole: the leader ends at {end}, {followers:?}, {:?}",
+            leader.pending_proposal()
+        ));
     }
     let mut ends = Vec::new();
     for id in &partition.replicas {

@@ -154,6 +154,16 @@ impl ControllerNode {
         self.active.is_some()
     }
 
+    /// The term and the image of an active controller, without an image while proposals are under way.
+    #[must_use]
+    pub fn decided(&self) -> Option<(u64, Option<&MetadataImage>)> {
+        let active = self.active.as_ref()?;
+        Some((
+            active.term,
+            Some(&active.latest).filter(|_| active.last_proposed <= active.applied),
+        ))
+    }
+
     /// What was committed since this was last asked.
     pub fn take_updates(&mut self) -> Vec<Update> {
         std::mem::take(&mut self.updates)
