@@ -16,7 +16,7 @@ use metrics::{Counter, Histogram, counter, histogram};
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::PartitionImage;
-use odradek_net::service::{ConnectionInfo, ConnectionObserver};
+use odradek_net::service::{ConnectionInfo, ConnectionObserver, REFUSED_REASONS};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -257,9 +257,22 @@ impl ApiTimer {
 }
 
 /// Counts connections of every listener.
-#[derive(Default)]
 pub struct Connections {
     open: AtomicU64,
+    opened: Counter,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        for reason in REFUSED_REASONS {
+            // A series that begins at 1 has no rate: each is there from the start.
+            counter!(catalogue::CONNECTIONS_REFUSED, "reason" => *reason).absolute(0);
+        }
+        Self {
+            open: AtomicU64::new(0),
+            opened: counter!(catalogue::CONNECTIONS_OPENED),
+        }
+    }
 }
 
 impl Connections {
@@ -273,7 +286,7 @@ impl Connections {
 impl ConnectionObserver for Connections {
     fn opened(&self, _connection: &ConnectionInfo) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        counter!(catalogue::CONNECTIONS_OPENED).increment(1);
+        self.opened.increment(1);
     }
 
     fn closed(&self, _connection: &ConnectionInfo) {
@@ -281,6 +294,10 @@ impl ConnectionObserver for Connections {
     }
 
     fn refused(&self, _listener: &str, reason: &'static str) {
+        debug_assert!(
+            REFUSED_REASONS.contains(&reason),
+            "{reason} is not in REFUSED_REASONS"
+        );
         counter!(catalogue::CONNECTIONS_REFUSED, "reason" => reason).increment(1);
     }
 }

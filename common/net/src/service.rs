@@ -18,6 +18,20 @@ use crate::budget::Lease;
 /// API keys from here on are Odradek's own: never advertised, flexible headers, opaque bodies without a schema.
 pub const PRIVATE_API_KEY_MIN: i16 = 10_000;
 
+/// Every reason that [`ConnectionObserver::refused`] is told.
+pub const REFUSED_REASONS: &[&str] = &[
+    "max.connections.per.ip",
+    "stalled",
+    "tls",
+    "http",
+    "oversized",
+    "negative",
+    "short",
+    "unsupported",
+    "header",
+    "schema",
+];
+
 /// The principal of a connection on which nobody has authenticated.
 pub const ANONYMOUS: &str = "User:ANONYMOUS";
 
