@@ -208,7 +208,7 @@ impl Node {
         if !process.broker.may_stop() {
             return;
         }
-        let since = *process.handing_over_since.get_or_insert_with(|| env.now.mono_ms);
+        let since = *process.handing_over_since.get_or_insert(env.now.mono_ms);
         if since == env.now.mono_ms {
             process
                 .controller

@@ -12,14 +12,14 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.draw() % bound
     }
 
     /// A number from `low` to `high`, both included.
@@ -43,7 +43,7 @@ impl Rng {
 
     /// An id that no other draw gives.
     pub fn uuid(&mut self) -> uuid::Uuid {
-        uuid::Uuid::from_u64_pair(self.next(), self.next() | 1)
+        uuid::Uuid::from_u64_pair(self.draw(), self.draw() | 1)
     }
 }
 

@@ -104,7 +104,7 @@ impl ControllerNode {
     pub fn start(env: &mut Env, at: Address, disk: &QuorumDisk) -> Self {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let mut config = QuorumConfig::new(at.node);
-        config.seed = env.rng.next();
+        config.seed = env.rng.draw();
         config.snapshot_after_entries = 60;
         config.entries_kept = 20;
         let quorum = Quorum::new(config, &disk.restored(), &logger).expect("the disk is sound");
@@ -116,7 +116,7 @@ impl ControllerNode {
             leader_imbalance_check_interval_ms: 5_000,
             ..ControllerSettings::default()
         };
-        let controller = Controller::new(settings, Arc::new(PermissiveConfigs), env.rng.next(), logger);
+        let controller = Controller::new(settings, Arc::new(PermissiveConfigs), env.rng.draw(), logger);
         let committed = disk
             .snapshot
             .as_ref()
