@@ -1,0 +1,5 @@
+//! Three nodes: replication, and what is left when some of them die.
+
+mod failover;
+mod load;
+mod replication;
