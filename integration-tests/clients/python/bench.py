@@ -132,7 +132,7 @@ def main(argv):
     parser = argparse.ArgumentParser(description="what a start, a topic and a record cost")
     parser.add_argument("--system", choices=("kafka", "odradek"), default="odradek")
     parser.add_argument("--binary", default="odradek")
-    parser.add_argument("--base-port", type=int, default=47092)
+    parser.add_argument("--base-port", type=int, default=27492)
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--topics", type=int, default=100)
     parser.add_argument("--settle", type=float, default=5.0, help="seconds before the idle figures")

@@ -328,7 +328,7 @@ def settings_from(argv):
     parser.add_argument("--all-rounds", type=int, default=3, help="kills in mode all")
     parser.add_argument("--rate", type=int, default=5000)
     parser.add_argument("--down", type=float, default=5.0, help="seconds a killed node stays down")
-    parser.add_argument("--base-port", type=int, default=46092)
+    parser.add_argument("--base-port", type=int, default=26092)
     parser.add_argument("--max-gap", type=float, default=3.0, help="longest allowed time without an ack; 0: any")
     parser.add_argument("--max-ready", type=float, default=3.0, help="longest allowed restart in mode all; 0: any")
     parser.add_argument("--override", action="append", default=[], help="a configuration of the cluster, key=value")
