@@ -40,9 +40,7 @@ impl Handler for Produce {
     type Request = ProduceRequest;
 
     async fn handle(broker: Arc<Broker>, call: Call, request: ProduceRequest) -> ProduceResponse {
-        Production::append(&broker, call.api_version, &request)
-            .acknowledge()
-            .await
+        Production::append(&broker, &call, &request).acknowledge().await
     }
 }
 
@@ -53,7 +51,7 @@ pub fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer
         Err(error) => return Reply::Done(Response::Close(error.to_string())),
     };
     let (version, correlation_id) = (call.api_version, call.correlation_id);
-    let production = Production::append(&broker, version, &request);
+    let production = Production::append(&broker, &call, &request);
     let acks = request.acks;
     drop(request);
     drop(frame);
@@ -91,34 +89,53 @@ fn codec_of_topic(config: &TopicConfig, produced_in: Compression) -> Option<(Com
     (codec != produced_in).then_some((codec, level))
 }
 
+/// Nobody could end a transaction in this version, and an open one holds every read_committed consumer up for good.
+fn refuse_transaction(has_transactional_id: bool) -> ApiError {
+    if has_transactional_id {
+        let detail = "this version has no coordinator of transactions, so none is open";
+        return ApiError::new(ErrorCode::InvalidTxnState, detail);
+    }
+    let detail = "transactional records need a transactional id";
+    ApiError::new(ErrorCode::TransactionalIdAuthorizationFailed, detail)
+}
+
 /// One request after its appends.
 struct Production {
     broker: Arc<Broker>,
     api_version: i16,
+    listener: Arc<str>,
+    acks: i16,
+    has_transactional_id: bool,
     timeout: Duration,
     topics: Vec<TopicProduceResponse>,
+    /// Names of `topics`, as far as they are known: newer versions carry ids alone.
+    names: Vec<Option<Arc<str>>>,
     /// Topic and partition positions in `topics`, with what must be waited for.
     waits: Vec<(usize, usize, oneshot::Receiver<Result<(), ErrorCode>>)>,
 }
 
 impl Production {
-    fn append(broker: &Arc<Broker>, api_version: i16, request: &ProduceRequest) -> Self {
+    fn append(broker: &Arc<Broker>, call: &Call, request: &ProduceRequest) -> Self {
         let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
         let mut production = Self {
             broker: broker.clone(),
-            api_version,
+            api_version: call.api_version,
+            listener: call.connection.listener.clone(),
+            acks: request.acks,
+            has_transactional_id: request.transactional_id.is_some(),
             timeout,
             topics: Vec::new(),
+            names: Vec::new(),
             waits: Vec::new(),
         };
         let now = clock::now();
         for topic in &request.topic_data {
-            production.append_topic(now, request.acks, topic);
+            production.append_topic(now, topic);
         }
         production
     }
 
-    fn append_topic(&mut self, now: Now, acks: i16, topic: &TopicProduceData) {
+    fn append_topic(&mut self, now: Now, topic: &TopicProduceData) {
         let name = if self.api_version >= TOPIC_IDS_SINCE {
             self.broker
                 .image()
@@ -130,7 +147,7 @@ impl Production {
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for data in &topic.partition_data {
             let outcome = match &name {
-                Some(name) => self.append_partition(now, acks, name, data),
+                Some(name) => self.append_partition(now, name, data),
                 None => Err(ApiError::from(ErrorCode::UnknownTopicId).into()),
             };
             let (response, wait) = match outcome {
@@ -146,12 +163,12 @@ impl Production {
             .with_name(topic.name.clone())
             .with_partition_responses(partitions);
         self.topics.push(response.with_topic_id(topic.topic_id));
+        self.names.push(name);
     }
 
     fn append_partition(
         &self,
         now: Now,
-        acks: i16,
         topic: &Arc<str>,
         data: &PartitionProduceData,
     ) -> Result<
@@ -161,8 +178,8 @@ impl Production {
         ),
         Refusal,
     > {
-        if !(-1..=1).contains(&acks) {
-            let detail = format!("acks must be -1, 0 or 1, not {acks}");
+        if !(-1..=1).contains(&self.acks) {
+            let detail = format!("acks must be -1, 0 or 1, not {}", self.acks);
             return Err(ApiError::new(ErrorCode::InvalidRequiredAcks, detail).into());
         }
         if is_internal(topic) {
@@ -173,11 +190,14 @@ impl Production {
         let records = data.records.as_deref().unwrap_or_default();
         let mut batch = BytesMut::from(records);
         let validated = validate_produce(&mut batch, &self.rules(now, &replica))?;
+        if validated.header.is_transactional() {
+            return Err(refuse_transaction(self.has_transactional_id).into());
+        }
         let produced_in = validated.header.compression().unwrap_or(Compression::None);
         if let Some((codec, level)) = codec_of_topic(&replica.config(), produced_in) {
             batch = BytesMut::from(recompress(&batch, codec, level)?);
         }
-        let appended = match replica.append(now, &mut batch, acks == -1) {
+        let appended = match replica.append(now, &mut batch, self.acks == -1) {
             Ok(appended) => appended,
             Err(AppendRefusal::Api(error)) => return Err(error.into()),
             Err(AppendRefusal::Log(error)) => {
@@ -185,14 +205,17 @@ impl Production {
                 return Err(ApiError::new(ErrorCode::KafkaStorageError, error.to_string()).into());
             }
         };
-        if !appended.info.duplicate {
+        let log_append_time_ms = if appended.info.duplicate {
+            appended.info.log_append_time
+        } else {
             let records = u64::try_from(validated.header.record_count).unwrap_or(0);
             replica.traffic.appended(records, batch.len());
-        }
+            validated.log_append_time_ms
+        };
         let response = PartitionProduceResponse::default()
             .with_index(data.index)
             .with_base_offset(appended.info.first_offset)
-            .with_log_append_time_ms(validated.log_append_time_ms)
+            .with_log_append_time_ms(log_append_time_ms)
             .with_log_start_offset(appended.log_start_offset);
         Ok((response, appended.committed))
     }
@@ -224,13 +247,28 @@ impl Production {
             .with_error_code(refusal.code.code())
             .with_base_offset(-1)
             .with_log_append_time_ms(-1)
-            .with_log_start_offset(-1)
+            .with_log_start_offset(self.log_start_offset(topic, index, refusal.code))
             .with_record_errors(record_errors.collect())
             .with_error_message(Some(text(&refusal.message)));
         self.broker
             .metrics
             .refused(kafka_protocol::messages::ApiKey::Produce, refusal.code);
         self.with_leader_hint(response, topic, refusal.code)
+    }
+
+    /// Who sent records that the log refuses learns where it starts, as from Kafka.
+    fn log_start_offset(&self, topic: Option<&str>, index: i32, code: ErrorCode) -> i64 {
+        let of_records = matches!(
+            code,
+            ErrorCode::InvalidRecord
+                | ErrorCode::InvalidTimestamp
+                | ErrorCode::InvalidProducerEpoch
+                | ErrorCode::OutOfOrderSequenceNumber
+        );
+        let replica = topic
+            .filter(|_| of_records)
+            .and_then(|topic| self.broker.replicas.get(topic, index));
+        replica.map_or(-1, |replica| replica.offsets().log_start)
     }
 
     /// KIP-951: who wrote to the wrong node is told the right one.
@@ -292,11 +330,11 @@ impl Production {
                 Err(_) => Err(ErrorCode::RequestTimedOut),
             };
             if let Err(code) = outcome {
-                let name = self.topics[topic].name.0.as_str().to_owned();
+                let name = self.names[topic].clone();
                 let index = self.topics[topic].partition_responses[partition].index;
                 let refusal = ApiError::from(code).into();
                 self.topics[topic].partition_responses[partition] =
-                    self.refused(Some(&name), index, &refusal);
+                    self.refused(name.as_deref(), index, &refusal);
             }
         }
         self.respond()
@@ -313,7 +351,7 @@ impl Production {
         let image = self.broker.image();
         let endpoints = leaders.into_iter().filter_map(|leader| {
             let broker = image.brokers.get(&leader)?;
-            let endpoint = broker.endpoint(&self.broker.client_listener)?;
+            let endpoint = broker.endpoint(&self.listener)?;
             let node = NodeEndpoint::default()
                 .with_node_id(BrokerId(leader))
                 .with_host(text(&endpoint.host));
@@ -325,5 +363,17 @@ impl Production {
         ProduceResponse::default()
             .with_node_endpoints(endpoints.collect())
             .with_responses(self.topics)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transactions_are_refused_in_kafka_s_words() {
+        let without = refuse_transaction(false).code;
+        assert_eq!(without, ErrorCode::TransactionalIdAuthorizationFailed);
+        assert_eq!(refuse_transaction(true).code, ErrorCode::InvalidTxnState);
     }
 }
