@@ -197,7 +197,7 @@ struct Reading {
 }
 
 impl Reading {
-    async fn run(self) -> (Parameters, Vec<Answer>) {
+    async fn run(mut self) -> (Parameters, Vec<Answer>) {
         self.note_follower();
         let deadline = tokio::time::Instant::now() + self.fetch.max_wait;
         let mut plans = self.plan(None).0;
@@ -226,12 +226,13 @@ impl Reading {
     }
 
     /// A follower's offsets tell how far it has come, whether or not there is anything to send.
-    fn note_follower(&self) {
+    /// A stranger gets no records.
+    fn note_follower(&mut self) {
         let Some((replica, broker_epoch)) = self.fetch.follower else {
             return;
         };
         let now = clock::now();
-        for target in &self.targets {
+        for target in &mut self.targets {
             let Ok(hosted) = &target.replica else { continue };
             let parted = self.fetch.api_version >= DIVERGING_SINCE
                 && hosted
@@ -248,11 +249,14 @@ impl Reading {
                 fetch_offset: target.request.fetch_offset,
                 log_start_offset: target.request.log_start_offset,
             };
-            if hosted
-                .follower_fetched(now, fetch)
-                .is_ok_and(|progress| progress.may_expand)
-            {
-                self.broker.isr.expand(hosted);
+            match hosted.follower_fetched(now, fetch) {
+                Ok(progress) if progress.may_expand => self.broker.isr.expand(hosted),
+                Ok(_) => {}
+                // Who knows no epoch cannot be ahead of this leader: it is no replica.
+                Err(ErrorCode::UnknownLeaderEpoch) if target.request.current_leader_epoch < 0 => {
+                    target.replica = Err(ErrorCode::NotLeaderOrFollower);
+                }
+                Err(code) => target.replica = Err(code),
             }
         }
     }
@@ -379,6 +383,7 @@ impl Reading {
             .with_high_watermark(-1)
             .with_last_stable_offset(-1)
             .with_log_start_offset(-1)
+            .with_aborted_transactions(None)
             .with_preferred_read_replica(BrokerId(-1))
             .with_records(Some(Bytes::new()));
         let hints = self.fetch.api_version >= DIVERGING_SINCE
