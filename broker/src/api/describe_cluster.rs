@@ -11,8 +11,10 @@ use crate::authorized_operations::on_cluster;
 use crate::broker::Broker;
 use crate::names::text;
 
-/// `endpoint_type` of brokers; controllers are asked on their own listener.
+/// `endpoint_type` of brokers.
 const BROKERS: i8 = 1;
+/// `endpoint_type` of controllers, which are asked on their own listener.
+const CONTROLLERS: i8 = 2;
 
 /// The handler.
 pub struct DescribeCluster;
@@ -29,8 +31,15 @@ impl Handler for DescribeCluster {
             .with_cluster_authorized_operations(on_cluster(request.include_cluster_authorized_operations))
             .with_endpoint_type(BROKERS);
         if call.api_version >= 1 && request.endpoint_type != BROKERS {
-            let code = ErrorCode::MismatchedEndpointType;
-            let message = "this is a broker listener: ask a controller listener about controllers";
+            let (code, message) = if request.endpoint_type == CONTROLLERS {
+                let message = "this is a broker listener: ask a controller listener about controllers";
+                (ErrorCode::MismatchedEndpointType, message)
+            } else {
+                (
+                    ErrorCode::UnsupportedEndpointType,
+                    "endpoint types are 1 (brokers) and 2 (controllers)",
+                )
+            };
             return response
                 .with_error_code(code.code())
                 .with_error_message(Some(text(message)));

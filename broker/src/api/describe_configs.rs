@@ -56,7 +56,11 @@ impl Handler for DescribeConfigs {
 }
 
 fn is_wanted(resource: &DescribeConfigsResource, name: &str) -> bool {
-    let names = resource.configuration_keys.as_ref();
+    // Kafka takes an empty list for no list.
+    let names = resource
+        .configuration_keys
+        .as_ref()
+        .filter(|names| !names.is_empty());
     names.is_none_or(|names| names.iter().any(|wanted| wanted.as_str() == name))
 }
 

@@ -1,5 +1,6 @@
 //! Metadata: brokers and partitions, as clients of one listener see them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -49,7 +50,14 @@ impl Handler for Metadata {
         };
         let topics = match topics {
             None => image.topics.values().map(|topic| view.topic(topic)).collect(),
-            Some(topics) => topics.iter().map(|topic| view.requested(topic)).collect(),
+            Some(topics) => {
+                let mut named = BTreeSet::new();
+                let mut is_new = |topic: &&MetadataRequestTopic| {
+                    named.insert((topic.topic_id, topic.name.as_ref().map(|name| name.0.clone())))
+                };
+                let topics = topics.iter().filter(|topic| is_new(topic));
+                topics.map(|topic| view.requested(topic)).collect()
+            }
         };
         MetadataResponse::default()
             .with_brokers(view.brokers())
@@ -129,7 +137,7 @@ impl View<'_> {
     }
 
     fn requested_by_id(&self, requested: &MetadataRequestTopic) -> MetadataResponseTopic {
-        if self.call.api_version < TOPIC_IDS_SINCE || requested.name.is_some() {
+        if self.call.api_version < TOPIC_IDS_SINCE {
             let name = requested.name.as_ref().map_or("", |name| name.0.as_str());
             return refused(ErrorCode::InvalidRequest, Some(name), requested.topic_id);
         }
