@@ -56,6 +56,7 @@ impl Controller {
         }
         info!(self.logger, "altered reassignments"; "changes" => draft.records.len());
         let response = AlterPartitionReassignmentsResponse::default()
+            .with_error_message(None)
             .with_allow_replication_factor_change(request.allow_replication_factor_change)
             .with_responses(responses);
         Decision {
@@ -156,7 +157,9 @@ impl Controller {
                 })
                 .collect(),
         };
-        ListPartitionReassignmentsResponse::default().with_topics(topics)
+        ListPartitionReassignmentsResponse::default()
+            .with_error_message(None)
+            .with_topics(topics)
     }
 }
 

@@ -131,6 +131,7 @@ impl Controller {
             .with_topic_id(id)
             .with_num_partitions(i32::try_from(partitions).unwrap_or(i32::MAX))
             .with_replication_factor(i16::try_from(factor).unwrap_or(i16::MAX))
+            .with_error_message(None)
             .with_configs(Some(configs)))
     }
 

@@ -39,7 +39,7 @@ impl Controller {
         self.sessions.remove(broker_id);
         Decision {
             records: draft.records,
-            response: UnregisterBrokerResponse::default(),
+            response: UnregisterBrokerResponse::default().with_error_message(None),
         }
     }
 }

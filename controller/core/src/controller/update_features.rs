@@ -58,6 +58,7 @@ impl Controller {
             false => Vec::new(),
         };
         let result = |feature| UpdatableFeatureResult::default().with_feature(feature);
+        let response = response.with_error_message(None);
         let response = response.with_results(results.into_iter().map(result).collect());
         let records = if request.validate_only {
             Vec::new()
