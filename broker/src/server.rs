@@ -89,7 +89,7 @@ impl Node {
         let mut broker = None;
         if config.node.roles.broker {
             let local = controller.as_ref().map(|parts| parts.handle.clone());
-            broker = Some(BrokerParts::start(&ground, &identity, local, for_brokers).await?);
+            broker = Some(BrokerParts::start(&ground, &identity, local, for_brokers)?);
         }
         if let Some(address) = &config.odradek.metrics_listener {
             let exposition = NodeExposition {

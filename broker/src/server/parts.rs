@@ -111,7 +111,7 @@ pub(super) struct BrokerParts {
 }
 
 impl BrokerParts {
-    pub(super) async fn start(
+    pub(super) fn start(
         ground: &Ground,
         identity: &Identity,
         local: Option<ControllerHandle>,
