@@ -4,62 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use odradek_common::ids::NodeId;
-
-/// How a listener's connections are protected and authenticated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SecurityProtocol {
-    /// Neither encrypted nor authenticated.
-    Plaintext,
-    /// TLS.
-    Ssl,
-    /// SASL without encryption.
-    SaslPlaintext,
-    /// SASL over TLS.
-    SaslSsl,
-}
-
-impl SecurityProtocol {
-    /// All protocols.
-    pub const ALL: [SecurityProtocol; 4] = [
-        SecurityProtocol::Plaintext,
-        SecurityProtocol::Ssl,
-        SecurityProtocol::SaslPlaintext,
-        SecurityProtocol::SaslSsl,
-    ];
-
-    /// Kafka's name, which is also the name of the listener that stands for it by default.
-    pub fn name(self) -> &'static str {
-        match self {
-            SecurityProtocol::Plaintext => "PLAINTEXT",
-            SecurityProtocol::Ssl => "SSL",
-            SecurityProtocol::SaslPlaintext => "SASL_PLAINTEXT",
-            SecurityProtocol::SaslSsl => "SASL_SSL",
-        }
-    }
-
-    /// Kafka's number, as registrations and metadata records carry it.
-    pub fn id(self) -> i16 {
-        match self {
-            SecurityProtocol::Plaintext => 0,
-            SecurityProtocol::Ssl => 1,
-            SecurityProtocol::SaslPlaintext => 2,
-            SecurityProtocol::SaslSsl => 3,
-        }
-    }
-
-    /// The protocol of this name, in any case.
-    pub fn from_name(name: &str) -> Option<SecurityProtocol> {
-        SecurityProtocol::ALL
-            .into_iter()
-            .find(|protocol| protocol.name().eq_ignore_ascii_case(name))
-    }
-}
-
-impl fmt::Display for SecurityProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use odradek_common::metadata::SecurityProtocol;
 
 /// One address of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]

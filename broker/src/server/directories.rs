@@ -1,15 +1,21 @@
 //! Whose the data directories are, before anything is opened in them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use odradek_common::metadata::{Endpoint, SecurityProtocol};
 use odradek_config::ServerConfig;
-use odradek_config::listener::Listener;
+use odradek_config::listener::{HostPort, Listener};
+use odradek_controller::client::ask_cluster;
 use odradek_controller::format::{self, InitialVoter, Start, StartRules};
 use odradek_controller::meta_properties::{MetaProperties, uuid_to_base64};
+use slog::Logger;
 use uuid::Uuid;
 
 use super::ServerError;
+
+/// A node that waits for its cluster says so this often.
+const ASKING_TOLD: Duration = Duration::from_secs(10);
 
 /// What the directories say the node is.
 pub(crate) struct Identity {
@@ -21,12 +27,14 @@ pub(crate) struct Identity {
     pub(crate) metadata_log_dir: PathBuf,
 }
 
-/// Checks the directories and formats empty ones where that is safe.
-pub(crate) fn prepare(config: &ServerConfig, dev: bool) -> Result<Identity, ServerError> {
+/// Checks the directories and formats empty ones where that is safe; a node that joins a cluster waits for a controller
+/// to tell the cluster's id.
+pub(crate) async fn prepare(config: &ServerConfig, dev: bool, log: &Logger) -> Result<Identity, ServerError> {
     let log_dirs: Vec<PathBuf> = config.node.log_dirs.iter().map(PathBuf::from).collect();
     let metadata_log_dir = PathBuf::from(&config.node.metadata_log_dir);
     let voters = initial_voters(config);
-    let dev_cluster = dev.then(|| dev_cluster_id(config));
+    let founds = config.node.roles.controller && !voters.is_empty();
+    let dev_cluster = (dev && founds).then(|| dev_cluster_id(config));
     let rules = StartRules {
         log_dirs: &log_dirs,
         metadata_log_dir: &metadata_log_dir,
@@ -54,7 +62,17 @@ pub(crate) fn prepare(config: &ServerConfig, dev: bool) -> Result<Identity, Serv
         .map_err(|error| refused(&error))?,
         _ => match format::prepare(&rules).map_err(|error| refused(&error))? {
             Start::Ready(meta) => meta,
-            Start::AskClusterId => return Err(needs_cluster_id(&metadata_log_dir)),
+            Start::AskClusterId => {
+                let cluster_id = cluster_id_of(config, &metadata_log_dir, log).await;
+                let told = StartRules {
+                    cluster_id: Some(&cluster_id),
+                    ..rules
+                };
+                match format::prepare(&told).map_err(|error| refused(&error))? {
+                    Start::Ready(meta) => meta,
+                    Start::AskClusterId => unreachable!("the cluster's id was given"),
+                }
+            }
         },
     };
     let mut identified = Vec::with_capacity(log_dirs.len());
@@ -70,15 +88,23 @@ pub(crate) fn prepare(config: &ServerConfig, dev: bool) -> Result<Identity, Serv
     })
 }
 
-fn needs_cluster_id(directory: &Path) -> ServerError {
-    ServerError(format!(
-        "{} is empty and the cluster's id is not known: run `odradek storage format --cluster-id <id> --config <file>` \
-         with the id that `odradek storage info` prints on a node of the cluster",
-        directory.display()
-    ))
+/// Asks the configured controllers until one answers.
+async fn cluster_id_of(config: &ServerConfig, directory: &Path, log: &Logger) -> String {
+    let controllers = super::controller_addresses(config);
+    slog::info!(log, "a new directory: asking the controllers which cluster this is";
+        "directory" => %directory.display(), "controllers" => controllers.join(","));
+    loop {
+        match ask_cluster(&controllers, ASKING_TOLD).await {
+            Ok(cluster) => return cluster.cluster_id,
+            Err(reason) => {
+                slog::warn!(log, "waiting for a controller that tells the cluster's id; a new cluster needs its first \
+                    controllers formatted (odradek storage format)"; "reason" => reason);
+            }
+        }
+    }
 }
 
-/// The configured voters; a sole controller without any is its own.
+/// The configured voters; a controller without any whose only bootstrap server is itself is its own.
 pub(crate) fn initial_voters(config: &ServerConfig) -> Vec<InitialVoter> {
     let name = config
         .listeners
@@ -96,10 +122,23 @@ pub(crate) fn initial_voters(config: &ServerConfig) -> Vec<InitialVoter> {
         },
     };
     let configured = &config.quorum.voters;
+    if configured.is_empty()
+        && let [only] = &config.quorum.bootstrap_servers[..]
+        && let Some(own) = config.listeners.advertised_controller.first()
+        && is_same_address(own, only)
+    {
+        return vec![voter(config.node.node_id, &only.host, only.port)];
+    }
     configured
         .iter()
         .map(|v| voter(v.id, &v.address.host, v.address.port))
         .collect()
+}
+
+fn is_same_address(own: &Listener, server: &HostPort) -> bool {
+    let is_this_machine = |host: &str| matches!(host, "" | "localhost" | "127.0.0.1" | "::1");
+    let same_host = own.host == server.host || (is_this_machine(&own.host) && is_this_machine(&server.host));
+    same_host && own.port == server.port
 }
 
 /// What others reach this node's controller listeners at.
@@ -118,8 +157,7 @@ pub(crate) fn endpoint(listener: &Listener) -> Endpoint {
         listener: listener.name.as_str().into(),
         host: listener.host.as_str().into(),
         port: listener.port,
-        security_protocol: SecurityProtocol::from_number(i32::from(listener.security_protocol.id()))
-            .unwrap_or_default(),
+        security_protocol: listener.security_protocol,
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::poll_fn;
+use odradek_common::metadata::SecurityProtocol;
 use slog::{Logger, debug, info, warn};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +24,7 @@ use self::quotas::Place;
 use crate::budget::MemoryBudget;
 use crate::connection::{CloseReason, Connection, ConnectionContext};
 use crate::log_limit::LogLimit;
-use crate::service::{ConnectionInfo, ConnectionObserver, NoObserver, SecurityProtocol, Service};
+use crate::service::{ConnectionInfo, ConnectionObserver, NoObserver, Service};
 use crate::worker::WorkerPool;
 
 pub use self::bind::BindError;

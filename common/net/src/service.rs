@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
+use odradek_common::metadata::SecurityProtocol;
 use parking_lot::RwLock;
 
 use crate::budget::Lease;
@@ -186,32 +187,6 @@ impl RequestFrame {
     pub fn release_memory(&mut self) {
         self.body = Bytes::new();
         self.lease = None;
-    }
-}
-
-/// How bytes travel on a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SecurityProtocol {
-    /// Neither encrypted nor authenticated.
-    Plaintext,
-    /// TLS.
-    Ssl,
-    /// SASL without encryption.
-    SaslPlaintext,
-    /// SASL inside TLS.
-    SaslSsl,
-}
-
-impl SecurityProtocol {
-    /// Kafka's name, as in `listener.security.protocol.map`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plaintext => "PLAINTEXT",
-            Self::Ssl => "SSL",
-            Self::SaslPlaintext => "SASL_PLAINTEXT",
-            Self::SaslSsl => "SASL_SSL",
-        }
     }
 }
 

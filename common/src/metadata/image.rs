@@ -1,5 +1,6 @@
 //! The image's types. Maps share structure: cloning an image costs a few reference counts.
 
+use std::fmt;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -84,7 +85,7 @@ pub struct Endpoint {
 }
 
 /// Kafka's SecurityProtocol, with its numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i16)]
 pub enum SecurityProtocol {
     /// Plain TCP.
@@ -99,16 +100,40 @@ pub enum SecurityProtocol {
 }
 
 impl SecurityProtocol {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Plaintext, Self::Ssl, Self::SaslPlaintext, Self::SaslSsl];
+
     /// The protocol of that number.
     #[must_use]
     pub fn from_number(number: i32) -> Option<Self> {
-        match number {
-            0 => Some(Self::Plaintext),
-            1 => Some(Self::Ssl),
-            2 => Some(Self::SaslPlaintext),
-            3 => Some(Self::SaslSsl),
-            _ => None,
+        Self::ALL
+            .into_iter()
+            .find(|protocol| i32::from(*protocol as i16) == number)
+    }
+
+    /// The protocol of that name, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|protocol| protocol.name().eq_ignore_ascii_case(name))
+    }
+
+    /// Kafka's name, as in `listener.security.protocol.map`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "PLAINTEXT",
+            Self::Ssl => "SSL",
+            Self::SaslPlaintext => "SASL_PLAINTEXT",
+            Self::SaslSsl => "SASL_SSL",
         }
+    }
+}
+
+impl fmt::Display for SecurityProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use odradek_common::metadata::SecurityProtocol;
+
 use super::ServerConfig;
 use super::settings::{ListenerSettings, NodeSettings, QuorumSettings, Roles, host_and_count};
 use super::values::Values;
 use crate::error::{ConfigError, Problem, Warning};
-use crate::listener::{self, HostPort, Listener, SecurityProtocol, Voter};
+use crate::listener::{self, HostPort, Listener, Voter};
 
 const NODE_ID: &str = "node.id";
 const ROLES: &str = "process.roles";

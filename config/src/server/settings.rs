@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use odradek_common::ids::NodeId;
+use odradek_common::metadata::SecurityProtocol;
 
 use super::values::Values;
 use crate::keys;
-use crate::listener::{HostPort, Listener, SecurityProtocol, Voter};
+use crate::listener::{HostPort, Listener, Voter};
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::{Origin, Problem};
-use crate::listener::SecurityProtocol;
+use odradek_common::metadata::SecurityProtocol;
 
 const COMBINED: &str = "\
 process.roles=broker,controller
