@@ -9,15 +9,19 @@ use std::sync::OnceLock;
 /// # Panics
 /// It cannot be built.
 pub fn odradek() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| match std::env::var_os("OD_BINARY") {
-        Some(path) => PathBuf::from(path),
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| match std::env::var_os("OD_BINARY") {
+        Some(path) => Ok(PathBuf::from(path)),
         None => build(),
-    })
+    });
+    match binary {
+        Ok(path) => path,
+        Err(reason) => panic!("{reason}"),
+    }
 }
 
 /// Cargo makes sure of freshness: tests against yesterday's binary would say nothing.
-fn build() -> PathBuf {
+fn build() -> Result<PathBuf, String> {
     let test = std::env::current_exe().expect("a process knows its executable");
     let profile_dir = test
         .parent()
@@ -42,16 +46,19 @@ fn build() -> PathBuf {
         command.arg("--release");
     }
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    let status = command.status().expect("cargo can be started");
-    assert!(
-        status.success(),
-        "`cargo build --package odradek-broker` failed; mend it, or name a binary in OD_BINARY"
-    );
+    let status = command
+        .status()
+        .map_err(|error| format!("cargo cannot be started: {error}"))?;
+    if !status.success() {
+        return Err(
+            "`cargo build --package odradek-broker` failed; mend it, or name a binary in OD_BINARY"
+                .to_owned(),
+        );
+    }
     let binary = profile_dir.join("odradek");
-    assert!(
-        binary.is_file(),
-        "{} is missing after it was built",
-        binary.display()
-    );
-    binary
+    if binary.is_file() {
+        Ok(binary)
+    } else {
+        Err(format!("{} is missing after it was built", binary.display()))
+    }
 }

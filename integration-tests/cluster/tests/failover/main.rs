@@ -3,3 +3,5 @@
 mod failover;
 mod load;
 mod replication;
+mod restart;
+mod start;

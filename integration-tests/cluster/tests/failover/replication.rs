@@ -52,7 +52,7 @@ async fn placed(topic: &str, replicas: &[i32]) -> Vec<Connection> {
 }
 
 fn of(connections: &[Connection], id: i32) -> &Connection {
-    &connections[usize::try_from(id - 1).unwrap()]
+    &connections[usize::try_from(id - 1).expect("ids begin at 1")]
 }
 
 async fn leads(connection: &Connection, topic: &str, id: i32) {

@@ -24,7 +24,7 @@ struct Hostile {
 
 fn framed(frame: &[u8]) -> Vec<u8> {
     let mut bytes = BytesMut::new();
-    bytes.put_i32(i32::try_from(frame.len()).unwrap());
+    bytes.put_i32(i32::try_from(frame.len()).expect("a small frame"));
     bytes.put_slice(frame);
     bytes.to_vec()
 }

@@ -27,7 +27,7 @@ async fn ask_metadata(frame: &[u8]) -> MetadataResponse {
         0,
         "the tagged fields of a flexible response header"
     );
-    MetadataResponse::decode(&mut response, 12).unwrap()
+    MetadataResponse::decode(&mut response, 12).expect("an answer of version 12")
 }
 
 /// 3

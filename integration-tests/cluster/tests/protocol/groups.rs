@@ -203,7 +203,7 @@ async fn two_joined(group: &str) -> (Member, Member) {
     })
     .await;
     assert_eq!(first.join().await.error_code, OK);
-    let (second, joined) = second.await.unwrap();
+    let (second, joined) = second.await.expect("joining does not panic");
     assert_eq!(joined.error_code, OK);
     assert_eq!(first.generation, second.generation);
     (first, second)

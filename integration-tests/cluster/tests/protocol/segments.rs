@@ -2,24 +2,30 @@
 
 use std::path::PathBuf;
 
-use odradek_cluster_tests::asks::OK;
 use odradek_cluster_tests::cluster::TestCluster;
+use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::java;
 use odradek_cluster_tests::records::{batch, idempotent, keyed, now_ms};
 use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::Compression;
 
-#[tokio::test]
-async fn kafkas_dump_log_segments_reads_what_odradek_wrote() {
-    let libs = match java::kafka_libs() {
-        Ok(libs) => libs,
-        Err(reason) => {
-            eprintln!("not run: {reason}");
-            return;
-        }
-    };
-    let cluster = TestCluster::start(1, &[]).await;
-    let connection = cluster.connect(1).await;
+/// What the records hold that were written: the dump must show each.
+const WRITTEN: [&str; 10] = [
+    "plain-1",
+    "plain-2",
+    "keyed-3",
+    "a-key",
+    "tombstone-key",
+    "gzip-value",
+    "snappy-value",
+    "lz4-value",
+    "zstd-value",
+    "idempotent-9",
+];
+const BATCHES: usize = 7;
+
+/// Writes [`WRITTEN`] and returns the producer id of the last batch.
+async fn write(connection: &Connection) -> i64 {
     connection.create_topic("dumped", 1, 1, &[]).await;
     connection
         .produce("dumped", 0, &batch(&["plain-1", "plain-2"]))
@@ -50,8 +56,21 @@ async fn kafkas_dump_log_segments_reads_what_odradek_wrote() {
     connection
         .produce("dumped", 0, &idempotent(id, epoch, 0, &["idempotent-9"]))
         .await;
-    let status = cluster.node(1).stop().await;
-    assert_eq!(status.code(), Some(i32::from(OK)));
+    id
+}
+
+#[tokio::test]
+async fn kafkas_dump_log_segments_reads_what_odradek_wrote() {
+    let libs = match java::kafka_libs() {
+        Ok(libs) => libs,
+        Err(reason) => {
+            eprintln!("not run: {reason}");
+            return;
+        }
+    };
+    let cluster = TestCluster::start(1, &[]).await;
+    let producer_id = write(&cluster.connect(1).await).await;
+    assert_eq!(cluster.node(1).stop().await.code(), Some(0));
 
     let segment: PathBuf = cluster
         .node(1)
@@ -71,22 +90,11 @@ async fn kafkas_dump_log_segments_reads_what_odradek_wrote() {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}\n{errors}");
-    for expected in [
-        "plain-1",
-        "plain-2",
-        "keyed-3",
-        "a-key",
-        "tombstone-key",
-        "gzip-value",
-        "snappy-value",
-        "lz4-value",
-        "zstd-value",
-        "idempotent-9",
-    ] {
+    for expected in WRITTEN {
         assert!(text.contains(expected), "{expected} is missing in:\n{text}");
     }
-    assert_eq!(text.matches("isvalid: true").count(), 7, "{text}");
-    assert!(text.contains(&format!("producerId: {id} ")), "{text}");
+    assert_eq!(text.matches("isvalid: true").count(), BATCHES, "{text}");
+    assert!(text.contains(&format!("producerId: {producer_id} ")), "{text}");
     for bad in [
         "isvalid: false",
         "Found invalid",
