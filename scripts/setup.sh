@@ -21,6 +21,7 @@ if [ "${1:-build}" = test ]; then
   want java default-jre-headless
   want mvn maven
   want python3 python3
+  want kcat kcat
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
