@@ -12,6 +12,7 @@ use kafka_protocol::messages::{
     SyncGroupResponse,
 };
 use odradek_cluster_tests::asks::{OK, code, text};
+use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::shared::single;
 use odradek_cluster_tests::wait::{eventually, holds};
@@ -31,7 +32,11 @@ pub fn group_id(name: &str) -> GroupId {
 
 /// A connection to the coordinator of a group, once it answers for the group.
 pub async fn coordinator(group: &str) -> Connection {
-    let connection = single().await.connect().await;
+    coordinator_at(single().await.address(1), group).await
+}
+
+async fn coordinator_at(address: &str, group: &str) -> Connection {
+    let connection = Connection::open(address).await;
     eventually("the group has a coordinator", LIMIT, async || {
         let found = connection
             .ask_at(
@@ -70,8 +75,13 @@ pub struct Member {
 impl Member {
     /// A member that has not joined yet.
     pub async fn new(group: &str) -> Self {
+        Self::at(single().await.address(1), group).await
+    }
+
+    /// A member whose coordinator is there.
+    async fn at(address: &str, group: &str) -> Self {
         Self {
-            connection: coordinator(group).await,
+            connection: coordinator_at(address, group).await,
             group: group.to_owned(),
             id: String::new(),
             generation: -1,
@@ -596,4 +606,63 @@ async fn only_empty_groups_can_be_deleted() {
     let gone = member.connection.ask(request).await;
     assert_eq!(gone.results[0].error_code, code(ErrorCode::GroupIdNotFound));
     assert_eq!(member.state().await, "Dead");
+}
+
+/// 62: who asks first is told to come back, or waits until the internal topic is there.
+#[tokio::test]
+async fn the_first_to_look_for_a_coordinator_is_not_sent_astray() {
+    let cluster = TestCluster::start(1, &[]).await;
+    let connection = cluster.connect(1).await;
+    let unavailable = code(ErrorCode::CoordinatorNotAvailable);
+    let old = connection
+        .ask_at(3, FindCoordinatorRequest::default().with_key(text("g")))
+        .await;
+    let found = (old.error_code, old.node_id.0, old.host.to_string(), old.port);
+    let node = cluster.node(1);
+    let here = (OK, 1, "127.0.0.1".to_owned(), i32::from(node.port));
+    assert!(
+        found == here || found == (unavailable, -1, String::new(), -1),
+        "{found:?}"
+    );
+    let new = connection
+        .ask_at(
+            4,
+            FindCoordinatorRequest::default().with_coordinator_keys(vec![text("g")]),
+        )
+        .await;
+    let new = &new.coordinators[0];
+    let found = (new.error_code, new.node_id.0, new.host.to_string(), new.port);
+    assert!(
+        found == here || found == (unavailable, -1, String::new(), -1),
+        "{found:?}"
+    );
+}
+
+/// 65, 66: the first join waits for others, and a group has a greatest size.
+#[tokio::test]
+async fn a_new_group_waits_for_members_and_takes_no_more_than_allowed() {
+    let overrides = [
+        ("group.initial.rebalance.delay.ms", "700"),
+        ("group.max.size", "2"),
+    ];
+    let cluster = TestCluster::start(1, &overrides).await;
+    let address = cluster.node(1).address();
+    let mut first = Member::at(&address, "initial").await;
+    let second = Member::at(&address, "initial").await;
+    let begin = Instant::now();
+    let (first_joined, second) = tokio::join!(first.join(), second.spawn_join());
+    let (second, second_joined) = second.expect("joining does not panic");
+    assert!(
+        begin.elapsed() >= Duration::from_millis(690),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_eq!((first_joined.error_code, second_joined.error_code), (OK, OK));
+    assert_eq!((first.generation, second.generation), (1, 1));
+    assert_eq!(first_joined.members.len() + second_joined.members.len(), 2);
+    let mut third = Member::at(&address, "initial").await;
+    assert_eq!(
+        third.join().await.error_code,
+        code(ErrorCode::GroupMaxSizeReached)
+    );
 }
