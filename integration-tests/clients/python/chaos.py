@@ -213,7 +213,7 @@ class Scene:
         self.wait_in_sync(120)
         which = list(self.system.numbers()) if mode == "all" else [self.choose(mode)]
         led, controller = {n: len(self.leads(n)) for n in which}, self.controller()
-        systems.until(time.monotonic() + 2)
+        systems.until(time.monotonic() + self.settings.settle)
         acked = self.load.acked
         killed = time.monotonic()
         self.system.kill(*which)
@@ -328,6 +328,7 @@ def settings_from(argv):
     parser.add_argument("--all-rounds", type=int, default=3, help="kills in mode all")
     parser.add_argument("--rate", type=int, default=5000)
     parser.add_argument("--down", type=float, default=5.0, help="seconds a killed node stays down")
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds between a whole cluster and the next kill")
     parser.add_argument("--base-port", type=int, default=26092)
     parser.add_argument("--max-gap", type=float, default=3.0, help="longest allowed time without an ack; 0: any")
     parser.add_argument("--max-ready", type=float, default=3.0, help="longest allowed restart in mode all; 0: any")

@@ -51,8 +51,10 @@ class Roll(chaos.Scene):
         stops = [(at, int(found.group(1))) for at, line in lines if (found := re.match(r"node (\d+): safe to stop", line))]
         if len(stops) != self.system.count:
             raise RuntimeError(f"{len(stops)} nodes were stopped, not {self.system.count}")
+        # What a client still waits for when the next node's turn comes is seen in the whole only.
         for (begin, node), (until, _) in zip(stops, stops[1:] + [(time.monotonic(), 0)]):
             self.note(direction, node, begin, until)
+        self.note(direction, "all", stops[0][0], time.monotonic())
 
     def check_program(self, binary):
         """Whether every node runs the program that it was rolled to."""
