@@ -6,10 +6,13 @@ mod directories;
 mod exposition;
 mod parts;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use odradek_config::ServerConfig;
+use odradek_controller::client::OtherCluster;
+use odradek_controller::meta_properties;
 use odradek_net::budget::MemoryBudget;
 use odradek_net::listener::{BoundListener, ConnectionQuotas, Listener, ListenerContext, ListenerSettings};
 use odradek_net::service::Service;
@@ -69,16 +72,19 @@ pub(crate) struct Ground {
 
 struct Node {
     ground: Ground,
+    /// As `meta.properties` says.
+    cluster_id: String,
     controller: Option<ControllerParts>,
     broker: Option<BrokerParts>,
 }
 
 impl Node {
     async fn start(config: Arc<ServerConfig>, dev: bool, log: Logger) -> Result<Self, ServerError> {
-        let identity = directories::prepare(&config, dev)?;
+        let identity = directories::prepare(&config, dev, &log).await?;
         let recorder = exposition::install_recorder()?;
         let ground = Ground::new(config.clone(), log)?;
         let bound = bind_all(&config)?;
+        let metrics_socket = exposition::bind(&config).await?;
         let (for_controllers, for_brokers): (Vec<_>, Vec<_>) = bound
             .into_iter()
             .partition(|(name, _)| config.listeners.is_controller(name));
@@ -91,7 +97,7 @@ impl Node {
             let local = controller.as_ref().map(|parts| parts.handle.clone());
             broker = Some(BrokerParts::start(&ground, &identity, local, for_brokers)?);
         }
-        if let Some(address) = &config.odradek.metrics_listener {
+        if let Some(socket) = metrics_socket {
             let exposition = NodeExposition {
                 recorder,
                 broker: broker.as_ref().map(BrokerParts::exposed),
@@ -99,10 +105,11 @@ impl Node {
                 connections: ground.connections.clone(),
                 budget: ground.budget.clone(),
             };
-            exposition.serve(address, &ground.log).await?;
+            exposition.serve(socket, &ground.log);
         }
         Ok(Self {
             ground,
+            cluster_id: identity.meta.cluster_id,
             controller,
             broker,
         })
@@ -120,6 +127,12 @@ impl Node {
                 None => std::future::pending().await,
             }
         };
+        let other_cluster = async {
+            match &self.broker {
+                Some(parts) => parts.other_cluster().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGTERM"),
             _ = interrupt.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGINT"),
@@ -127,8 +140,21 @@ impl Node {
                 let reason = ended.err().unwrap_or_else(|| "it ended without a reason".to_owned());
                 return Err(ServerError(format!("the controller stopped: {reason}")));
             }
+            other = other_cluster => return Err(self.on_other_cluster(&other)),
         }
         Ok(())
+    }
+
+    fn on_other_cluster(&self, other: &OtherCluster) -> ServerError {
+        let file = Path::new(&self.ground.config.node.metadata_log_dir).join(meta_properties::FILE);
+        ServerError(format!(
+            "{} says cluster.id={}, but the controller at {} belongs to cluster {}: point log.dirs to a directory of that \
+             cluster (an empty one joins it), or controller.quorum.bootstrap.servers to this node's own cluster",
+            file.display(),
+            self.cluster_id,
+            other.controller,
+            other.cluster_id
+        ))
     }
 
     async fn stop(self) {
@@ -202,9 +228,16 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<(String, BoundListener)>, Serve
             receive_buffer_bytes: usize::try_from(socket.receive_buffer_bytes).ok(),
             ..ListenerSettings::new(&listener.name, &listener.host, listener.port)
         };
-        let opened = BoundListener::bind(settings)
-            .map_err(|error| ServerError(format!("listener {}: {}", listener.name, error_chain(&error))))?;
+        let opened = BoundListener::bind(settings).map_err(|error| ServerError(error_chain(&error)))?;
         bound.push((listener.name.clone(), opened));
     }
     Ok(bound)
+}
+
+/// Where controllers are, as configured.
+fn controller_addresses(config: &ServerConfig) -> Vec<String> {
+    let known = config.quorum.voters.iter().map(|voter| voter.address.to_string());
+    known
+        .chain(config.quorum.bootstrap_servers.iter().map(ToString::to_string))
+        .collect()
 }

@@ -1,5 +1,6 @@
 //! The way to the active controller from a node that is not it, and to the metadata from a node without a controller.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use odradek_net::wire::{request_header_version, response_header_version};
 use parking_lot::Mutex;
 use prost::Message;
 use slog::{Logger, info, warn};
+use tokio::sync::watch;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::handle::{ControllerCall, ControllerHandle, DispatchError};
 use crate::node::set_position;
@@ -28,6 +31,8 @@ const RETRY: Duration = Duration::from_millis(50);
 const FETCH_WAIT_MS: i32 = 500;
 const FETCH_ANSWER: Duration = Duration::from_secs(5);
 const FETCH_UPDATES_MAX: i32 = 256;
+/// A controller that did not answer is asked last for so long.
+const SHUNNED: Duration = Duration::from_secs(1);
 
 /// Sends requests to the active controller, in this process or elsewhere.
 pub struct ControllerClient {
@@ -190,13 +195,24 @@ async fn fetch(
     server: &str,
     request: &FetchMetadataRequest,
 ) -> Result<FetchMetadataResponse, String> {
-    let client = pool.get(server).await.map_err(|error| error.to_string())?;
+    served(server, ask(pool, server, request).await?)
+}
+
+async fn ask(
+    pool: &ClientPool,
+    server: &str,
+    request: &FetchMetadataRequest,
+) -> Result<FetchMetadataResponse, String> {
+    let client = pool.try_get(server).await.map_err(|error| error.to_string())?;
     let body = Bytes::from(request.encode_to_vec());
     let answer = client
         .send_raw_within(FETCH_METADATA_KEY, 0, body, FETCH_ANSWER)
         .await
         .map_err(|error| error.to_string())?;
-    let response = FetchMetadataResponse::decode(answer).map_err(|error| format!("{server}: {error}"))?;
+    FetchMetadataResponse::decode(answer).map_err(|error| format!("{server}: {error}"))
+}
+
+fn served(server: &str, response: FetchMetadataResponse) -> Result<FetchMetadataResponse, String> {
     if response.refused.is_empty() {
         Ok(response)
     } else {
@@ -208,33 +224,68 @@ async fn fetch(
 pub struct RemoteMetadata {
     log: Arc<MetadataLog>,
     known: Arc<Mutex<ClusterInfo>>,
+    other_cluster: watch::Receiver<Option<OtherCluster>>,
     task: tokio::task::JoinHandle<()>,
+}
+
+/// A controller that was asked belongs to another cluster than this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherCluster {
+    /// Who says so, as `host:port`.
+    pub controller: String,
+    /// Its cluster.
+    pub cluster_id: String,
+}
+
+/// Who reads metadata.
+#[derive(Clone, Debug)]
+pub struct MetadataReader {
+    /// The node.
+    pub node_id: NodeId,
+    /// Its metadata directory's id, for those who describe the quorum.
+    pub directory_id: Uuid,
+    /// Its cluster, as `meta.properties` says.
+    pub cluster_id: String,
 }
 
 impl RemoteMetadata {
     /// Begins to read from the given controllers, and from those that they name.
     #[must_use]
-    pub fn start(node_id: NodeId, cluster_id: String, controllers: Vec<String>, logger: &Logger) -> Self {
+    pub fn start(own: MetadataReader, controllers: Vec<String>, logger: &Logger) -> Self {
         let log = MetadataLog::new(0, 0, Arc::new(MetadataImage::default()));
         let info = ClusterInfo {
-            cluster_id: cluster_id.clone(),
+            cluster_id: own.cluster_id.clone(),
             leader: None,
             controllers: Vec::new(),
         };
         let known = Arc::new(Mutex::new(info));
+        let (found_other, other_cluster) = watch::channel(None);
         let reader = Reader {
-            node_id,
-            cluster_id,
+            pool: ClientPool::new(client_settings(own.node_id)),
+            own,
             configured: controllers,
-            pool: ClientPool::new(client_settings(node_id)),
             log: log.clone(),
             known: known.clone(),
             image: MetadataImage::default(),
             begun: false,
+            failed: BTreeMap::new(),
+            found_other,
             logger: logger.clone(),
         };
         let task = tokio::spawn(reader.run());
-        Self { log, known, task }
+        Self {
+            log,
+            known,
+            other_cluster,
+            task,
+        }
+    }
+
+    /// Becomes something when a controller belongs to another cluster before any of this node's own has answered: then the
+    /// directory or the addresses are wrong.
+    #[must_use]
+    pub fn other_cluster(&self) -> watch::Receiver<Option<OtherCluster>> {
+        self.other_cluster.clone()
     }
 
     /// The committed metadata, as far as it was read.
@@ -257,45 +308,49 @@ impl Drop for RemoteMetadata {
 }
 
 struct Reader {
-    node_id: NodeId,
-    cluster_id: String,
+    own: MetadataReader,
     configured: Vec<String>,
     pool: Arc<ClientPool>,
     log: Arc<MetadataLog>,
     known: Arc<Mutex<ClusterInfo>>,
     image: MetadataImage,
     begun: bool,
+    /// When each controller last failed to answer; one that answers is taken out.
+    failed: BTreeMap<String, Instant>,
+    found_other: watch::Sender<Option<OtherCluster>>,
     logger: Logger,
 }
 
 impl Reader {
     async fn run(mut self) {
-        let mut turn = 0;
         let mut reachable = true;
         loop {
             let servers = self.servers();
-            let Some(server) = servers.get(turn % servers.len().max(1)) else {
+            let Some(server) = servers.first() else {
                 return;
             };
             match self.read(server).await {
-                Ok(()) if !reachable => {
+                Ok(()) => {
+                    self.failed.remove(server);
+                    if !reachable {
+                        info!(self.logger, "metadata is read again"; "controller" => server);
+                    }
                     reachable = true;
-                    info!(self.logger, "metadata is read again"; "controller" => server);
                 }
-                Ok(()) => {}
                 Err(reason) => {
                     if reachable {
                         warn!(self.logger, "metadata cannot be read"; "controller" => server, "reason" => reason);
                     }
                     reachable = false;
-                    turn += 1;
+                    self.failed.retain(|failed, _| servers.contains(failed));
+                    self.failed.insert(server.clone(), Instant::now());
                     tokio::time::sleep(RETRY).await;
                 }
             }
         }
     }
 
-    /// The leader first: what it hands out is newest.
+    /// The leader first, because what it hands out is newest; those that have just failed last, the latest at the end.
     fn servers(&self) -> Vec<String> {
         let known = self.known.lock();
         let leads = |(node, _): &&(NodeId, String)| Some(*node) == known.leader;
@@ -315,18 +370,27 @@ impl Reader {
                 servers.push(server);
             }
         }
+        servers.sort_by_key(|server| self.failed.get(server).filter(|at| at.elapsed() < SHUNNED));
         servers
     }
 
     async fn read(&mut self, server: &str) -> Result<(), String> {
         let request = FetchMetadataRequest {
-            cluster_id: self.cluster_id.clone(),
-            node_id: self.node_id,
+            cluster_id: self.own.cluster_id.clone(),
+            node_id: self.own.node_id,
+            directory_id: Bytes::copy_from_slice(self.own.directory_id.as_bytes()),
             after_offset: if self.begun { self.image.offset } else { -1 },
             wait_ms: FETCH_WAIT_MS,
             updates_max: FETCH_UPDATES_MAX,
         };
-        let response = fetch(&self.pool, server, &request).await?;
+        let response = ask(&self.pool, server, &request).await?;
+        if !self.begun && !response.cluster_id.is_empty() && response.cluster_id != self.own.cluster_id {
+            self.found_other.send_replace(Some(OtherCluster {
+                controller: server.to_owned(),
+                cluster_id: response.cluster_id.clone(),
+            }));
+        }
+        let response = served(server, response)?;
         *self.known.lock() = info_of(&response);
         for entry in response.entries {
             self.take(entry).map_err(|error| format!("{server}: {error}"))?;

@@ -26,7 +26,7 @@ pub enum FormatError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A directory cannot be made or read.
-    #[error("cannot use the log directory {}", directory.display())]
+    #[error("cannot use the log directory {}{}", directory.display(), advice(source))]
     Directory {
         /// The directory.
         directory: PathBuf,
@@ -49,6 +49,12 @@ pub enum FormatError {
         /// The node.
         node_id: NodeId,
     },
+    /// The node is a controller, its directory is empty, and nothing says who founds the quorum.
+    #[error("{} is empty, and the configuration does not say who the first voters are: for a new cluster run `odradek storage format --standalone --cluster-id <id> --config <file>` on its first controller (or --initial-controllers on all of them); for a controller that joins set controller.quorum.auto.join.enable=true, or format it with --no-initial-controllers and the cluster's id", directory.display())]
+    NeedsFounders {
+        /// The metadata directory.
+        directory: PathBuf,
+    },
     /// The directories are of a node, but its metadata log is gone.
     #[error("{} belongs to node {node_id} of cluster {cluster_id}, but its metadata log is gone: restore it from a backup, or remove this node from the quorum, empty the directory and let it join again", directory.display())]
     LogLost {
@@ -59,6 +65,21 @@ pub enum FormatError {
         /// Its cluster.
         cluster_id: String,
     },
+}
+
+/// What to do about a directory or file that cannot be used, with a separator in front; empty if the system says it all.
+pub(crate) fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; give the user that runs odradek the right to read and write there, or change log.dirs"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; mount it writable, or change log.dirs",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there, or change log.dirs",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "; what log.dirs names has to be a directory"
+        }
+        _ => "",
+    }
 }
 
 /// A founding voter and where it is.
@@ -251,11 +272,7 @@ fn resume(rules: &StartRules<'_>, known: &MetaProperties) -> Result<Start, Forma
 }
 
 fn begin(rules: &StartRules<'_>) -> Result<Start, FormatError> {
-    let sole_voter = match rules.initial_voters {
-        [] => !rules.may_join,
-        [voter] => voter.node_id == rules.node_id,
-        _ => false,
-    };
+    let sole_voter = matches!(rules.initial_voters, [voter] if voter.node_id == rules.node_id);
     if rules.controller && sole_voter {
         let cluster_id = rules
             .cluster_id
@@ -264,9 +281,10 @@ fn begin(rules: &StartRules<'_>) -> Result<Start, FormatError> {
     }
     if rules.controller && !rules.may_join {
         let directory = rules.metadata_log_dir.to_path_buf();
-        return Err(FormatError::NeedsFormat {
-            directory,
-            node_id: rules.node_id,
+        let node_id = rules.node_id;
+        return Err(match rules.initial_voters {
+            [] => FormatError::NeedsFounders { directory },
+            [..] => FormatError::NeedsFormat { directory, node_id },
         });
     }
     match rules.cluster_id {
@@ -376,6 +394,15 @@ mod tests {
         format(&asked).expect("formats");
         assert!(matches!(format(&asked), Err(FormatError::Formatted { .. })));
         assert!(matches!(prepare(&rules(&dirs, &voters)), Ok(Start::Ready(_))));
+    }
+
+    #[test]
+    fn nobody_founds_a_quorum_that_the_configuration_does_not_name() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dirs = [root.path().to_path_buf()];
+        let error = prepare(&rules(&dirs, &[])).expect_err("an operator decides");
+        assert!(error.to_string().contains("--standalone"), "{error}");
+        assert_eq!(MetaProperties::read(&dirs[0]).expect("reads"), None);
     }
 
     #[test]

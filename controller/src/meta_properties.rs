@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use odradek_common::ids::NodeId;
 use uuid::Uuid;
 
+use crate::format::advice;
+
 /// The file's name.
 pub const FILE: &str = "meta.properties";
 
@@ -28,7 +30,7 @@ pub struct MetaProperties {
 #[derive(Debug, thiserror::Error)]
 pub enum MetaPropertiesError {
     /// The file or its directory cannot be read or written.
-    #[error("cannot {what} {}", path.display())]
+    #[error("cannot {what} {}{}", path.display(), advice(source))]
     Io {
         /// What was attempted.
         what: &'static str,

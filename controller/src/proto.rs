@@ -26,6 +26,8 @@ pub struct RaftMessagesResponse {
     /// Empty if the messages were taken.
     #[prost(string, tag = "1")]
     pub refused: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub cluster_id: ::prost::alloc::string::String,
 }
 /// Key 10001. Committed metadata after an offset; waits for some.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -42,6 +44,9 @@ pub struct FetchMetadataRequest {
     pub wait_ms: i32,
     #[prost(int32, tag = "5")]
     pub updates_max: i32,
+    /// The sender's metadata directory, told to those who describe the quorum.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub directory_id: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MetadataEntry {

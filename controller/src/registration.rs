@@ -8,13 +8,14 @@ use bytes::Bytes;
 use kafka_protocol::messages::controller_registration_request::{Feature, Listener};
 use kafka_protocol::messages::{ApiKey, ControllerRegistrationRequest};
 use kafka_protocol::protocol::{Encodable, StrBytes};
+use odradek_common::ids::NodeId;
 use odradek_common::metadata::features::FEATURES;
 use odradek_net::pool::ClientPool;
 use prost::Message;
 use slog::{Logger, debug, info};
 use tokio::runtime::Handle;
 
-use crate::client::ControllerClient;
+use crate::client::{ControllerClient, ask_cluster};
 use crate::handle::{ControllerCall, ControllerHandle, Shared};
 use crate::proto::{JoinQuorumRequest, JoinQuorumResponse};
 use crate::transport::client_settings;
@@ -123,12 +124,21 @@ async fn join(shared: Arc<Shared>, logger: Logger) {
         if ended.borrow_and_update().is_some() || shared.status.lock().membership.voters.contains(&own) {
             return;
         }
-        match ask_to_join(&shared, &pool, server).await {
+        match ask_leader_to_join(&shared, &pool, server).await {
             Ok(()) => info!(logger, "the quorum lets this node in"; "server" => server),
             Err(reason) => debug!(logger, "not let in yet"; "server" => server, "reason" => reason),
         }
         tokio::time::sleep(RETRY).await;
     }
+}
+
+/// Asks the server, or the leader that it names: others let nobody in.
+async fn ask_leader_to_join(shared: &Shared, pool: &Arc<ClientPool>, server: &str) -> Result<(), String> {
+    let cluster = ask_cluster(&[server.to_owned()], RETRY).await?;
+    let leads = |(node, _): &&(NodeId, String)| Some(*node) == cluster.leader;
+    let leader = cluster.controllers.iter().find(leads);
+    let address = leader.map_or(server, |(_, address)| address);
+    ask_to_join(shared, pool, address).await
 }
 
 async fn ask_to_join(shared: &Shared, pool: &ClientPool, server: &str) -> Result<(), String> {

@@ -146,7 +146,7 @@ impl ControllerService {
         };
         self.note_broker(connection, inner.call.api_key, inner.body.clone());
         let handle = self.handle.clone();
-        Reply::pending(async move {
+        Reply::pending_overlap(async move {
             let Inner {
                 call,
                 correlation_id,
@@ -190,6 +190,11 @@ impl Service for ControllerService {
                 api_version >= versions.min && api_version <= versions.max
             }),
         }
+    }
+
+    /// One client's slow request must not hold up those that a broker passes on for others.
+    fn overlaps(&self, api_key: i16) -> bool {
+        api_key == ApiKey::Envelope as i16
     }
 
     fn call(&self, connection: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use odradek_common::ids::NodeId;
 use odradek_controller_core::quorum::{Membership, PeerView, Role};
+use uuid::Uuid;
 
 /// A node's view of the quorum, renewed after every turn of its loop.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct QuorumStatus {
 /// A node that reads metadata from this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observer {
+    /// Its metadata directory; nil if it did not say.
+    pub directory_id: Uuid,
     /// The last offset that it has.
     pub offset: i64,
     /// When it last asked, by the wall clock.

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::handle::Shared;
+use crate::meta_properties;
 use crate::metrics::QuorumMetrics;
 use crate::node::command::Command;
 use crate::probe::{self, Dialled};
@@ -209,9 +210,28 @@ impl Peer {
         let body = Bytes::from(request.encode_to_vec());
         let answer = client.send_raw_within(RAFT_MESSAGES_KEY, 0, body, limit).await?;
         match RaftMessagesResponse::decode(answer) {
-            Ok(response) => Ok(response.refused),
+            Ok(response) if response.refused.is_empty() => Ok(String::new()),
+            Ok(response) if response.cluster_id == settings.cluster_id => Ok(response.refused),
+            Ok(response) => Ok(self.other_cluster(&response)),
             Err(error) => Ok(format!("its answer does not decode: {error}")),
         }
+    }
+
+    /// Which file says what, and what to do.
+    fn other_cluster(&self, response: &RaftMessagesResponse) -> String {
+        let settings = &self.shared.settings;
+        if response.cluster_id.is_empty() {
+            return response.refused.clone();
+        }
+        let file = settings.metadata_log_dir.join(meta_properties::FILE);
+        format!(
+            "{} says cluster.id={}, but the controller at {} says {}: point log.dirs to a directory of its cluster, or \
+             controller.quorum.voters and controller.quorum.bootstrap.servers to this node's own",
+            file.display(),
+            settings.cluster_id,
+            self.shared.address(self.id).unwrap_or_default(),
+            response.cluster_id
+        )
     }
 
     async fn connect(&mut self) -> Result<Arc<Client>, ClientError> {

@@ -15,7 +15,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::{Endpoint, SecurityProtocol};
-use odradek_controller::client::{ControllerClient, RemoteMetadata, ask_cluster};
+use odradek_controller::client::{ControllerClient, MetadataReader, RemoteMetadata, ask_cluster};
 use odradek_controller::format::{Format, InitialVoter, format};
 use odradek_controller::handle::{ControllerCall, ControllerHandle};
 use odradek_controller::meta_properties::{MetaProperties, random_uuid};
@@ -504,7 +504,12 @@ fn a_node_without_a_controller_reads_the_metadata() {
     block_on(async {
         let info = ask_cluster(&controllers, LIMIT).await.expect("is answered");
         assert_eq!(info.cluster_id, "test-cluster");
-        let remote = RemoteMetadata::start(9, info.cluster_id, controllers, &logger());
+        let reader = MetadataReader {
+            node_id: 9,
+            directory_id: uuid::Uuid::from_u128(9),
+            cluster_id: info.cluster_id,
+        };
+        let remote = RemoteMetadata::start(reader, controllers, &logger());
         let mut updates = remote.log().subscribe();
         join_broker(&cluster, leader, 7, &broker).await;
         cluster.call(leader, 7, &create_topic("a")).await;

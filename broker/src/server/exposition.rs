@@ -1,11 +1,14 @@
 //! What the metrics listener shows of this node, and when it counts as healthy and ready.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use odradek_config::ServerConfig;
 use odradek_controller::handle::ControllerHandle;
 use odradek_net::budget::MemoryBudget;
 use slog::Logger;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::ServerError;
@@ -43,13 +46,21 @@ pub(crate) fn install_recorder() -> Result<PrometheusHandle, ServerError> {
     Ok(handle)
 }
 
+/// Opens the metrics listener's socket, if there is one.
+pub(crate) async fn bind(config: &ServerConfig) -> Result<Option<(TcpListener, SocketAddr)>, ServerError> {
+    let Some(address) = &config.odradek.metrics_listener else {
+        return Ok(None);
+    };
+    let bound = http::bind(address).await.map_err(|error| {
+        let what = format!("cannot open odradek.metrics.listener={address}; choose a free address");
+        ServerError::because(&what, &error)
+    })?;
+    Ok(Some(bound))
+}
+
 impl NodeExposition {
     /// Serves `/metrics`, `/healthz` and `/readyz`.
-    pub(crate) async fn serve(self, address: &str, log: &Logger) -> Result<(), ServerError> {
-        let (listener, bound) = http::bind(address).await.map_err(|error| {
-            let what = format!("cannot open odradek.metrics.listener={address}; choose a free address");
-            ServerError::because(&what, &error)
-        })?;
+    pub(crate) fn serve(self, (listener, bound): (TcpListener, SocketAddr), log: &Logger) {
         slog::info!(log, "metrics listener open"; "url" => format!("http://{bound}/metrics"));
         let recorder = self.recorder.clone();
         tokio::spawn(async move {
@@ -59,7 +70,6 @@ impl NodeExposition {
             }
         });
         tokio::spawn(http::serve(listener, Arc::new(self)));
-        Ok(())
     }
 }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use odradek_broker_core::fetch_session::FetchSessions;
 use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
-use odradek_config::ServerConfig;
-use odradek_controller::client::RemoteMetadata;
+use odradek_controller::client::{MetadataReader, OtherCluster, RemoteMetadata};
 use odradek_controller::handle::ControllerHandle;
 use odradek_controller::node::ControllerNode;
 use odradek_controller::service::ControllerService;
@@ -17,7 +16,6 @@ use odradek_controller::update::MetadataReceiver;
 use odradek_controller_core::controller::ServerConfigs;
 use odradek_net::client::ClientSettings;
 use odradek_net::listener::{BoundListener, Listener};
-use odradek_net::pool::ClientPool;
 use odradek_net::service::Service;
 use parking_lot::Mutex;
 use slog::{Logger, o};
@@ -25,7 +23,7 @@ use tokio::sync::watch;
 
 use super::directories::{self, Identity};
 use super::exposition::ExposedBroker;
-use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop};
+use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses};
 use crate::api::BrokerService;
 use crate::broker::{Broker, ImageCell};
 use crate::controller_channel::ControllerChannel;
@@ -107,7 +105,7 @@ pub(super) struct BrokerParts {
     state: watch::Receiver<BrokerState>,
     stop: watch::Sender<bool>,
     /// Reads metadata while it lives.
-    _remote: Option<RemoteMetadata>,
+    remote: Option<RemoteMetadata>,
 }
 
 impl BrokerParts {
@@ -133,13 +131,12 @@ impl BrokerParts {
         );
         fetchers.attach(&broker);
         let remote = local.is_none().then(|| {
-            let controllers = controller_addresses(config);
-            RemoteMetadata::start(
-                config.node.node_id,
-                identity.meta.cluster_id.clone(),
-                controllers,
-                &ground.log,
-            )
+            let reader = MetadataReader {
+                node_id: config.node.node_id,
+                directory_id: identity.meta.directory_id,
+                cluster_id: identity.meta.cluster_id.clone(),
+            };
+            RemoteMetadata::start(reader, controller_addresses(config), &ground.log)
         });
         let updates = match (&local, &remote) {
             (Some(local), _) => local.subscribe(),
@@ -169,8 +166,21 @@ impl BrokerParts {
             maintenance,
             state,
             stop,
-            _remote: remote,
+            remote,
         })
+    }
+
+    /// Waits for a controller that belongs to another cluster than this node's directory.
+    pub(super) async fn other_cluster(&self) -> OtherCluster {
+        let Some(remote) = &self.remote else {
+            return std::future::pending().await;
+        };
+        let mut found = remote.other_cluster();
+        match found.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(other)) => other.clone(),
+            // The reader has ended: nobody else will say.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
     }
 
     /// What the metrics listener shows.
@@ -243,15 +253,15 @@ fn new_broker(
     let log = ground.log.new(o!("broker" => node_id));
     let image: Arc<ImageCell> = Arc::default();
     let metrics = Metrics::new();
-    let pool = ClientPool::new(ClientSettings {
+    let settings = ClientSettings {
         client_id: format!("broker-{node_id}"),
         request_timeout: CONTROLLER_REQUEST_TIMEOUT,
         negotiate: false,
         ..ClientSettings::default()
-    });
+    };
     let controller = ControllerChannel::new(
         local,
-        pool,
+        &settings,
         controller_addresses(config),
         image.clone(),
         format!("broker-{node_id}"),
@@ -293,12 +303,4 @@ fn start_metadata(
         .spawn(move || runtime.block_on(loader.run(updates)))
         .map_err(|error| ServerError::because("cannot start the metadata thread", &error))?;
     Ok(())
-}
-
-/// Where controllers are, as configured.
-fn controller_addresses(config: &ServerConfig) -> Vec<String> {
-    let known = config.quorum.voters.iter().map(|voter| voter.address.to_string());
-    known
-        .chain(config.quorum.bootstrap_servers.iter().map(ToString::to_string))
-        .collect()
 }

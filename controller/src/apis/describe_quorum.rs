@@ -34,6 +34,13 @@ pub(super) fn prepare(
     }
     let mut status = QuorumStatus::clone(&shared.status.lock());
     status.observers = shared.observers.lock().clone();
+    // Entries without records reach no observer: whoever has the last records has everything.
+    let last_records = shared.log.offset().0;
+    for observer in status.observers.values_mut() {
+        if observer.offset >= last_records {
+            observer.offset = i64::try_from(status.commit).unwrap_or(i64::MAX);
+        }
+    }
     let image = shared.log.image();
     let response = respond(call.api_version, &request, &status, &image, wall_ms());
     encode(call.api_key, call.api_version, &response).map(Prepared::Answer)
@@ -117,7 +124,11 @@ fn describe(version: i16, status: &QuorumStatus, image: &MetadataImage, now_ms: 
         .filter(|(node, _)| !in_quorum(node))
         .map(|(node, observer)| {
             let (fetch, caught_up) = (Some(observer.last_fetch_ms), Some(observer.last_caught_up_ms));
-            replica_state(version, image, *node, observer.offset + 1, fetch, caught_up)
+            let state = replica_state(version, image, *node, observer.offset + 1, fetch, caught_up);
+            match version >= 2 && !observer.directory_id.is_nil() {
+                true => state.with_replica_directory_id(observer.directory_id),
+                false => state,
+            }
         });
     PartitionData::default()
         .with_partition_index(0)

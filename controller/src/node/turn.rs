@@ -367,6 +367,8 @@ impl ControllerNode {
         let applied = u64::try_from(self.committed.offset).expect("an applied index");
         self.active = Some(Active::new(self.role.term, &self.committed, applied));
         info!(self.logger, "this node is the active controller"; "term" => self.role.term);
+        // Whoever read here while another led has gone to it since, or comes back.
+        self.shared.observers.lock().clear();
         if self.committed.cluster_id.is_empty() || self.committed.features.is_empty() {
             self.propose(
                 Controller::bootstrap_records(&self.shared.settings.cluster_id),

@@ -6,8 +6,9 @@ use odradek_common::ids::NO_NODE;
 use odradek_common::metadata::batch_bytes;
 use odradek_net::service::{Reply, RequestFrame};
 use prost::Message;
+use uuid::Uuid;
 
-use super::raft::answer;
+use super::raft::{answer, uuid};
 use crate::handle::{ControllerHandle, Shared, wall_ms};
 use crate::proto::{ControllerNode, FetchMetadataRequest, FetchMetadataResponse, MetadataEntry};
 use crate::status::Observer;
@@ -20,6 +21,8 @@ const UPDATES_MAX: usize = 256;
 const RESPONSE_BYTES_MAX: usize = 16 << 20;
 const WAIT_MS_MAX: i32 = 30_000;
 const OBSERVERS_MAX: usize = 10_000;
+/// Who has not asked for so long is no observer any more; Kafka's time.
+const OBSERVER_SILENT_MS_MAX: i64 = 300_000;
 
 pub(super) fn fetch(handle: &ControllerHandle, mut request: RequestFrame) -> Reply {
     let decoded = FetchMetadataRequest::decode(request.body.clone());
@@ -115,14 +118,17 @@ fn note_observer(shared: &Shared, request: &FetchMetadataRequest) {
     let now_ms = wall_ms();
     let caught_up = request.after_offset >= shared.log.offset().0;
     let mut observers = shared.observers.lock();
+    observers.retain(|_, observer| now_ms - observer.last_fetch_ms < OBSERVER_SILENT_MS_MAX);
     if observers.len() >= OBSERVERS_MAX && !observers.contains_key(&request.node_id) {
         return;
     }
     let observer = observers.entry(request.node_id).or_insert(Observer {
+        directory_id: Uuid::nil(),
         offset: request.after_offset,
         last_fetch_ms: now_ms,
         last_caught_up_ms: -1,
     });
+    observer.directory_id = uuid(&request.directory_id);
     observer.offset = request.after_offset;
     observer.last_fetch_ms = now_ms;
     if caught_up {

@@ -20,7 +20,8 @@ pub(super) fn messages(handle: &ControllerHandle, request: &RequestFrame) -> Res
         Ok(messages) => take(&handle.shared, messages).err().unwrap_or_default(),
         Err(error) => format!("the request does not decode: {error}"),
     };
-    answer(request, &RaftMessagesResponse { refused })
+    let cluster_id = handle.shared.settings.cluster_id.clone();
+    answer(request, &RaftMessagesResponse { refused, cluster_id })
 }
 
 fn take(shared: &Shared, request: RaftMessagesRequest) -> Result<(), String> {
