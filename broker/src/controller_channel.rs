@@ -13,6 +13,7 @@ use kafka_protocol::messages::{ApiKey, EnvelopeRequest, RequestHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use odradek_common::error::ErrorCode;
 use odradek_controller::handle::{ControllerCall, ControllerHandle, DispatchError, ListenerKind};
+use odradek_net::client::ClientSettings;
 use odradek_net::pool::{ClientPool, join_address};
 use odradek_net::service::ANONYMOUS;
 use odradek_net::wire;
@@ -52,7 +53,10 @@ impl ControllerError {
 /// The way to the active controller.
 pub struct ControllerChannel {
     local: Option<ControllerHandle>,
-    pool: Arc<ClientPool>,
+    /// Connections for what this broker says itself: its heartbeats wait behind nobody's request.
+    own: Arc<ClientPool>,
+    /// Connections for what clients ask.
+    forwarded: Arc<ClientPool>,
     voters: Vec<String>,
     image: Arc<ImageCell>,
     next: AtomicUsize,
@@ -71,14 +75,15 @@ impl ControllerChannel {
     #[must_use]
     pub fn new(
         local: Option<ControllerHandle>,
-        pool: Arc<ClientPool>,
+        settings: &ClientSettings,
         voters: Vec<String>,
         image: Arc<ImageCell>,
         client_id: String,
     ) -> Arc<Self> {
         Arc::new(Self {
             local,
-            pool,
+            own: ClientPool::new(settings.clone()),
+            forwarded: ClientPool::new(settings.clone()),
             voters,
             image,
             next: AtomicUsize::new(0),
@@ -108,7 +113,7 @@ impl ControllerChannel {
             .encode(&mut body, version)
             .map_err(|error| ControllerError::Encoding(format!("{}: {error}", name())))?;
         let call = self.own_call(R::KEY, version);
-        let mut answer = self.call(call, body.freeze(), timeout).await?;
+        let mut answer = self.call_through(&self.own, call, body.freeze(), timeout).await?;
         R::Response::decode(&mut answer, version)
             .map_err(|error| ControllerError::Encoding(format!("{}: {error}", name())))
     }
@@ -134,9 +139,27 @@ impl ControllerChannel {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, ControllerError> {
+        self.call_through(&self.forwarded, call, body, timeout).await
+    }
+
+    async fn call_through(
+        &self,
+        pool: &ClientPool,
+        call: ControllerCall,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, ControllerError> {
         let deadline = Instant::now() + timeout;
         loop {
-            let attempt = tokio::time::timeout_at(deadline, self.attempt(&call, &body)).await;
+            let attempt = tokio::time::timeout_at(deadline, async {
+                tokio::select! {
+                    biased;
+                    attempt = self.attempt(pool, &call, &body) => attempt,
+                    // A controller that stopped without closing its connections answers nothing any more.
+                    () = self.leader_changed() => Attempt::Retry("another controller was elected".to_owned()),
+                }
+            })
+            .await;
             let reason = match attempt {
                 Ok(Attempt::Answered(answer)) => return Ok(answer),
                 Ok(Attempt::Failed(error)) => return Err(error),
@@ -150,13 +173,29 @@ impl ControllerChannel {
         }
     }
 
-    async fn attempt(&self, call: &ControllerCall, body: &Bytes) -> Attempt {
+    /// Over when this node's controller learns of another leader; never without one.
+    async fn leader_changed(&self) {
+        let Some(local) = &self.local else {
+            return std::future::pending().await;
+        };
+        let mut leadership = local.leadership();
+        let before = leadership.borrow_and_update().leader;
+        while leadership.changed().await.is_ok() {
+            let leader = leadership.borrow_and_update().leader;
+            if leader.is_some() && leader != before {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn attempt(&self, pool: &ClientPool, call: &ControllerCall, body: &Bytes) -> Attempt {
         if let Some(local) = &self.local {
             match local.dispatch(call.clone(), body.clone()).await {
                 Ok(answer) => return Attempt::Answered(answer),
                 Err(DispatchError::NotController { leader: Some(leader) }) => {
                     if let Some(address) = self.address_of(leader) {
-                        return self.attempt_remote(&address, call, body).await;
+                        return attempt_remote(pool, &address, call, body).await;
                     }
                     return Attempt::Retry(format!("controller {leader} has not registered its address yet"));
                 }
@@ -171,7 +210,7 @@ impl ControllerChannel {
         let Some(address) = addresses.get(at) else {
             return Attempt::Retry("no controller is known".to_owned());
         };
-        let attempt = self.attempt_remote(address, call, body).await;
+        let attempt = attempt_remote(pool, address, call, body).await;
         if matches!(attempt, Attempt::Retry(_)) {
             self.next.fetch_add(1, Ordering::Relaxed);
         }
@@ -195,44 +234,44 @@ impl ControllerChannel {
         }
         addresses
     }
+}
 
-    async fn attempt_remote(&self, address: &str, call: &ControllerCall, body: &Bytes) -> Attempt {
-        let client = match self.pool.get(address).await {
-            Ok(client) => client,
-            Err(error) => return Attempt::Retry(format!("{address}: {error}")),
-        };
-        let envelope = match envelope(call, body) {
-            Ok(envelope) => envelope,
-            Err(error) => return Attempt::Failed(error),
-        };
-        let response = match client.send(0, envelope).await {
-            Ok(response) => response,
-            Err(error) => return Attempt::Retry(format!("{address}: {error}")),
-        };
-        if response.error_code == ErrorCode::NotController.code() {
-            return Attempt::Retry(format!("{address} is not the active controller"));
-        }
-        if response.error_code != 0 {
-            let refusal = format!(
-                "{address} refused the envelope with error {}",
-                response.error_code
-            );
-            return Attempt::Failed(ControllerError::Refused(refusal));
-        }
-        let Some(mut data) = response.response_data else {
-            return Attempt::Retry(format!("{address} sent an empty envelope"));
-        };
-        // The answer carries its own response header; the broker writes another for its client.
-        let header = if wire::response_header_version(call.api_key, call.api_version) >= 1 {
-            5
-        } else {
-            4
-        };
-        if data.len() < header {
-            return Attempt::Retry(format!("{address} sent a short envelope"));
-        }
-        Attempt::Answered(data.split_off(header))
+async fn attempt_remote(pool: &ClientPool, address: &str, call: &ControllerCall, body: &Bytes) -> Attempt {
+    let client = match pool.get(address).await {
+        Ok(client) => client,
+        Err(error) => return Attempt::Retry(format!("{address}: {error}")),
+    };
+    let envelope = match envelope(call, body) {
+        Ok(envelope) => envelope,
+        Err(error) => return Attempt::Failed(error),
+    };
+    let response = match client.send(0, envelope).await {
+        Ok(response) => response,
+        Err(error) => return Attempt::Retry(format!("{address}: {error}")),
+    };
+    if response.error_code == ErrorCode::NotController.code() {
+        return Attempt::Retry(format!("{address} is not the active controller"));
     }
+    if response.error_code != 0 {
+        let refusal = format!(
+            "{address} refused the envelope with error {}",
+            response.error_code
+        );
+        return Attempt::Failed(ControllerError::Refused(refusal));
+    }
+    let Some(mut data) = response.response_data else {
+        return Attempt::Retry(format!("{address} sent an empty envelope"));
+    };
+    // The answer carries its own response header; the broker writes another for its client.
+    let header = if wire::response_header_version(call.api_key, call.api_version) >= 1 {
+        5
+    } else {
+        4
+    };
+    if data.len() < header {
+        return Attempt::Retry(format!("{address} sent a short envelope"));
+    }
+    Attempt::Answered(data.split_off(header))
 }
 
 /// Wraps a request with its header, as KIP-590 has it.
