@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Request, StrBytes, VersionRange};
+use odradek_common::error::ErrorCode;
 use odradek_net::service::{ConnectionInfo, Reply, RequestFrame, Response, ResponseFuture, Service};
 use odradek_net::wire;
 
@@ -117,7 +118,7 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<sync_group::SyncGroup>(),
         row::<describe_groups::DescribeGroups>(),
         row::<list_groups::ListGroups>(),
-        row::<api_versions::ApiVersions>(),
+        counted_row::<api_versions::ApiVersions>(),
         row::<delete_records::DeleteRecords>(),
         row::<init_producer_id::InitProducerId>(),
         row::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
@@ -364,6 +365,9 @@ impl Service for BrokerService {
             client_id: request.client_id.clone(),
         };
         if api.key == ApiKey::ApiVersions && !self.supports(request.api_key, request.api_version) {
+            self.broker
+                .metrics
+                .refused(api.key, ErrorCode::UnsupportedVersion);
             return Reply::Done(api_versions::unsupported(call.correlation_id));
         }
         (api.run)(self.broker.clone(), call, request, timer)

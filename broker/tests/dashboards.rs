@@ -1,5 +1,6 @@
 //! What grafana/ holds, looked at without a Prometheus: dashboards are whole, and ask for metrics and labels that there are.
 //! Whether a query has a result is asked of a running cluster, in integration-tests/cluster/tests/dashboards.rs.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

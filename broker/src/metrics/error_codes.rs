@@ -1,7 +1,7 @@
 //! The error codes of responses that the broker does not count while it makes them: what the controller decided, and metadata.
 
 use kafka_protocol::messages::{
-    AddRaftVoterResponse, AlterConfigsResponse, AlterPartitionReassignmentsResponse,
+    AddRaftVoterResponse, AlterConfigsResponse, AlterPartitionReassignmentsResponse, ApiVersionsResponse,
     CreatePartitionsResponse, CreateTopicsResponse, DeleteTopicsResponse, DescribeClusterResponse,
     DescribeLogDirsResponse, DescribeQuorumResponse, DescribeTopicPartitionsResponse, ElectLeadersResponse,
     IncrementalAlterConfigsResponse, ListConfigResourcesResponse, ListPartitionReassignmentsResponse,
@@ -54,6 +54,7 @@ error_codes! {
         it.results.iter().for_each(|feature| see(feature.error_code));
     }
     UnregisterBrokerResponse: |it, see| { see(it.error_code); }
+    ApiVersionsResponse: |it, see| { see(it.error_code); }
     AddRaftVoterResponse: |it, see| { see(it.error_code); }
     RemoveRaftVoterResponse: |it, see| { see(it.error_code); }
     MetadataResponse: |it, see| {
