@@ -20,6 +20,8 @@ const REGISTRATION_VERSION: i16 = 4;
 const HEARTBEAT_VERSION: i16 = 1;
 /// Pause before a refused registration is tried again.
 const REGISTRATION_PAUSE: Duration = Duration::from_millis(50);
+/// A broker that is not registered after this says why.
+const REGISTRATION_PATIENCE: Duration = Duration::from_secs(2);
 /// Heartbeats of a broker that waits for something come this much faster.
 const IMPATIENT_PAUSE: Duration = Duration::from_millis(20);
 /// A stopping broker whose heartbeats are not answered for this long gives up: the quorum is gone too.
@@ -137,6 +139,7 @@ impl Lifecycle {
 
     async fn register(&mut self) {
         let mut logged = String::new();
+        let began = Instant::now();
         loop {
             let problem = match self.try_register().await {
                 Ok(epoch) => {
@@ -147,7 +150,8 @@ impl Lifecycle {
                 }
                 Err(problem) => problem,
             };
-            if problem != logged {
+            // A cluster that starts elects first: that is not worth a line.
+            if problem != logged && began.elapsed() >= REGISTRATION_PATIENCE {
                 slog::warn!(self.broker.log, "broker not registered yet"; "reason" => &problem);
                 logged.clone_from(&problem);
             }

@@ -287,7 +287,12 @@ impl GroupShard {
             TimerKey::Expiry,
             now.mono_ms + self.settings.offsets_retention_check_interval_ms,
         );
-        slog::info!(self.log, "groups loaded"; "groups" => self.groups.len(), "skipped_records" => self.skipped_records);
+        // Most partitions of a new cluster hold no group: fifty lines would say nothing.
+        if self.groups.is_empty() {
+            slog::debug!(self.log, "no groups to load"; "skipped_records" => self.skipped_records);
+        } else {
+            slog::info!(self.log, "groups loaded"; "groups" => self.groups.len(), "skipped_records" => self.skipped_records);
+        }
         self.finish(now)
     }
 
