@@ -63,10 +63,11 @@ pub(super) async fn run(
         match pause {
             Round::Again => {}
             Round::Ended => return,
-            Round::Pause(pause) => match tokio::time::timeout(pause, woken.recv()).await {
-                Ok(None) => return,
-                Ok(Some(())) | Err(_) => {}
-            },
+            Round::Pause(pause) => {
+                if let Ok(None) = tokio::time::timeout(pause, woken.recv()).await {
+                    return;
+                }
+            }
         }
     }
 }
@@ -114,7 +115,7 @@ impl Fetcher {
         self.reconnect_pause = RECONNECT_PAUSE_MIN;
         let request = self
             .session
-            .request(broker.node_id, broker.epoch(), limits(&broker), &wanted);
+            .request(broker.node_id, broker.epoch(), self.limits(&broker), &wanted);
         let response = tokio::select! {
             biased;
             response = client.send(FETCH_VERSION, request) => response,
@@ -203,6 +204,16 @@ impl Fetcher {
             (!followed.replica.is_offline()).then_some((*key, position))
         };
         active.filter_map(position).collect()
+    }
+
+    /// A fetch that waits for records of other partitions must not keep a paused one waiting beyond its pause.
+    fn limits(&self, broker: &Broker) -> Limits {
+        let mut limits = limits(broker);
+        if !self.paused.is_empty() {
+            let resume_ms = i32::try_from(self.next_resume().as_millis()).unwrap_or(i32::MAX);
+            limits.max_wait_ms = limits.max_wait_ms.min(resume_ms.saturating_add(1));
+        }
+        limits
     }
 
     fn next_resume(&self) -> Duration {
