@@ -79,7 +79,8 @@ struct LeaderState {
     /// Where the leader's epoch starts in its log.
     epoch_start_offset: i64,
     followers: BTreeMap<NodeId, FollowerProgress>,
-    proposal: Option<Vec<NodeId>>,
+    /// Members and their broker epochs as they were when it was made: whoever has restarted since is another replica.
+    proposal: Option<Vec<(NodeId, i64)>>,
 }
 
 /// How far a follower has come, as its fetches tell.
@@ -356,7 +357,8 @@ impl<L: ReplicaLog> Partition<L> {
     /// A follower asks for `fetch_offset`: it holds everything below.
     ///
     /// # Errors
-    /// UNKNOWN_LEADER_EPOCH if the node is no replica of this partition yet (its metadata is ahead of ours or behind).
+    /// UNKNOWN_LEADER_EPOCH if the node is no replica of this partition yet (its metadata is ahead of ours or behind);
+    /// NOT_LEADER_OR_FOLLOWER if its broker has fetched in a later incarnation already.
     pub fn follower_fetched(
         &mut self,
         now: Now,
@@ -369,6 +371,14 @@ impl<L: ReplicaLog> Partition<L> {
         let Some(progress) = leader.followers.get_mut(&follower.replica) else {
             return Err(ErrorCode::UnknownLeaderEpoch);
         };
+        // KAFKA-15221: what an earlier incarnation held says nothing about what is left of it.
+        if follower.broker_epoch >= 0 && follower.broker_epoch < progress.broker_epoch {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        // Beyond the end there is nothing that the two logs could share: the read answers OFFSET_OUT_OF_RANGE.
+        if follower.fetch_offset > leader_end {
+            return Ok(FetchProgress::default());
+        }
         progress.fetched(now, follower, leader_end);
         let may_expand = self.can_join_isr(follower.replica);
         let high_watermark_moved = self.advance_high_watermark(now);
@@ -441,16 +451,9 @@ impl<L: ReplicaLog> Partition<L> {
         let Role::Leader(leader) = &mut self.role else {
             return None;
         };
-        let shrinks = isr.len() < self.image.isr.len();
         let epoch_of = |replica: &NodeId| leader.followers.get(replica).map_or(-1, |p| p.broker_epoch);
-        let members = isr.iter().map(|replica| (*replica, epoch_of(replica))).collect();
-        leader.proposal = Some(isr);
-        Some(IsrProposal {
-            isr: members,
-            leader_epoch: self.image.leader_epoch,
-            partition_epoch: self.image.partition_epoch,
-            shrinks,
-        })
+        leader.proposal = Some(isr.iter().map(|replica| (*replica, epoch_of(replica))).collect());
+        self.pending_proposal()
     }
 
     /// The controller refused the proposal for good: the committed ISR stands. A failure that leaves the outcome open must
@@ -471,9 +474,8 @@ impl<L: ReplicaLog> Partition<L> {
             return None;
         };
         let isr = leader.proposal.as_ref()?;
-        let epoch_of = |replica: &NodeId| leader.followers.get(replica).map_or(-1, |p| p.broker_epoch);
         Some(IsrProposal {
-            isr: isr.iter().map(|replica| (*replica, epoch_of(replica))).collect(),
+            isr: isr.clone(),
             leader_epoch: self.image.leader_epoch,
             partition_epoch: self.image.partition_epoch,
             shrinks: isr.len() < self.image.isr.len(),
@@ -567,7 +569,7 @@ impl<L: ReplicaLog> Partition<L> {
         let mut target = end;
         for (replica, progress) in &leader.followers {
             let waits = self.image.isr.contains(replica)
-                || leader.proposal.as_ref().is_some_and(|isr| isr.contains(replica))
+                || leader.is_proposed(*replica)
                 || (!progress.is_ineligible
                     && progress.log_end_offset >= leader.epoch_start_offset
                     && progress.is_caught_up(now, end, self.settings.replica_lag_time_max_ms));
@@ -594,6 +596,13 @@ pub struct FollowerFetch {
     pub fetch_offset: i64,
     /// The follower's log start offset.
     pub log_start_offset: i64,
+}
+
+impl LeaderState {
+    fn is_proposed(&self, replica: NodeId) -> bool {
+        let members = self.proposal.iter().flatten();
+        members.into_iter().any(|(member, _)| *member == replica)
+    }
 }
 
 impl FollowerProgress {

@@ -279,3 +279,51 @@ fn a_late_answer_does_not_truncate_a_leader() {
     partition.apply_image(at(3), &image(2, &[2, 3], 1, 1)).unwrap();
     assert!(partition.follows(2, 1) && !partition.follows(2, 0) && !partition.follows(3, 1));
 }
+
+#[test]
+fn a_proposal_sent_again_names_the_incarnation_that_had_caught_up() {
+    // The broker restarted without its last records while the first answer was open: under its new epoch it would join.
+    let mut partition = leader(1);
+    partition.apply_image(at(1), &image(1, &[1], 0, 1)).unwrap();
+    append(&mut partition, 2, 10);
+    fetch(&mut partition, 3, 2, 10);
+    let proposal = partition.propose_expansion(|_, _| true).unwrap();
+    assert_eq!(proposal.isr, [(1, -1), (2, 7)]);
+    let restarted = FollowerFetch {
+        replica: 2,
+        broker_epoch: 8,
+        fetch_offset: 4,
+        log_start_offset: 0,
+    };
+    partition.follower_fetched(at(4), restarted).unwrap();
+    assert_eq!(partition.pending_proposal(), Some(proposal));
+}
+
+#[test]
+fn a_fetch_of_an_earlier_incarnation_tells_nothing() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    let of = |broker_epoch, fetch_offset| FollowerFetch {
+        replica: 2,
+        broker_epoch,
+        fetch_offset,
+        log_start_offset: 0,
+    };
+    partition.follower_fetched(at(2), of(8, 4)).unwrap();
+    fetch(&mut partition, 3, 3, 10);
+    assert_eq!(
+        partition.follower_fetched(at(4), of(7, 10)),
+        Err(ErrorCode::NotLeaderOrFollower)
+    );
+    assert_eq!(partition.log().high_watermark, 4);
+}
+
+#[test]
+fn a_fetch_beyond_the_end_of_the_log_tells_nothing() {
+    let mut partition = leader(1);
+    partition.apply_image(at(1), &image(1, &[1], 0, 1)).unwrap();
+    append(&mut partition, 2, 10);
+    assert_eq!(fetch(&mut partition, 3, 2, 50), FetchProgress::default());
+    append(&mut partition, 4, 20);
+    assert_eq!(partition.propose_expansion(|_, _| true), None);
+}
