@@ -125,6 +125,9 @@ pub struct ReadRequest {
     pub follower_may_answer: bool,
 }
 
+/// Resolves when records are committed, or tells why they will not be.
+pub type CommitWait = oneshot::Receiver<Result<(), ErrorCode>>;
+
 /// A successful append that waits for replication, or not.
 pub struct Appended {
     /// What the log says.
@@ -134,7 +137,7 @@ pub struct Appended {
     /// Start of the log at that moment.
     pub log_start_offset: i64,
     /// For acks=all: resolves when the records are committed.
-    pub committed: Option<oneshot::Receiver<Result<(), ErrorCode>>>,
+    pub committed: Option<CommitWait>,
 }
 
 /// Why an append was refused.
@@ -246,15 +249,8 @@ impl Replica {
             state.partition.check_min_isr().map_err(AppendRefusal::Api)?;
         }
         let leader_epoch = state.partition.image().leader_epoch;
-        let info =
-            match state
-                .partition
-                .log_mut()
-                .append_as_leader(now, leader_epoch, batch, AppendOrigin::Client)
-            {
-                Ok(info) => info,
-                Err(error) => return Err(error.into()),
-            };
+        let log = state.partition.log_mut();
+        let info = log.append_as_leader(now, leader_epoch, batch, AppendOrigin::Client)?;
         state.partition.appended(now);
         let log_start_offset = state.partition.log().log_start_offset();
         let committed = wait_for_commit.then(|| state.await_commit(leader_epoch, info.last_offset + 1));
@@ -410,7 +406,7 @@ impl Replica {
     }
 
     /// Waits until everything up to the log end offset of now is committed.
-    pub fn await_commit(&self, leader_epoch: i32, offset: i64) -> oneshot::Receiver<Result<(), ErrorCode>> {
+    pub fn await_commit(&self, leader_epoch: i32, offset: i64) -> CommitWait {
         self.state.lock().await_commit(leader_epoch, offset)
     }
 
@@ -463,7 +459,7 @@ impl State {
             .map(|(_, p)| p.log_start_offset)
     }
 
-    fn await_commit(&mut self, leader_epoch: i32, offset: i64) -> oneshot::Receiver<Result<(), ErrorCode>> {
+    fn await_commit(&mut self, leader_epoch: i32, offset: i64) -> CommitWait {
         let (answer, committed) = oneshot::channel();
         match self.partition.check_committed(leader_epoch, offset) {
             Ok(false) => self.produces.push(PendingProduce {

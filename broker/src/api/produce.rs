@@ -17,14 +17,13 @@ use odradek_common::time::Now;
 use odradek_config::TopicConfig;
 use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire;
-use tokio::sync::oneshot;
 
 use super::{Call, Handler, Timed};
 use crate::broker::Broker;
 use crate::clock;
 use crate::metrics::ApiTimer;
 use crate::names::{is_internal, text};
-use crate::replica::{AppendRefusal, Replica};
+use crate::replica::{AppendRefusal, CommitWait, Replica};
 
 /// First version with zstd.
 const ZSTD_SINCE: i16 = 7;
@@ -111,7 +110,7 @@ struct Production {
     /// Names of `topics`, as far as they are known: newer versions carry ids alone.
     names: Vec<Option<Arc<str>>>,
     /// Topic and partition positions in `topics`, with what must be waited for.
-    waits: Vec<(usize, usize, oneshot::Receiver<Result<(), ErrorCode>>)>,
+    waits: Vec<(usize, usize, CommitWait)>,
 }
 
 impl Production {
@@ -174,7 +173,7 @@ impl Production {
     ) -> Result<
         (
             PartitionProduceResponse,
-            Option<oneshot::Receiver<Result<(), ErrorCode>>>,
+            Option<CommitWait>,
         ),
         Refusal,
     > {
