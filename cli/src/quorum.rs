@@ -1,4 +1,6 @@
-//! `odradek quorum`: what kafka-metadata-quorum.sh tells about the controllers.
+//! `odradek quorum`: what kafka-metadata-quorum.sh tells about the controllers, and how voters come and go.
+
+mod voters;
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +40,10 @@ pub struct QuorumArguments {
 enum Action {
     /// Describes the quorum.
     Describe(DescribeArguments),
+    /// Makes the controller whose configuration is given with --command-config a voter; it has to be running.
+    AddController(voters::AddArguments),
+    /// Takes a controller's vote away.
+    RemoveController(voters::RemoveArguments),
 }
 
 #[derive(Debug, Args)]
@@ -67,7 +73,13 @@ pub async fn run(mut arguments: QuorumArguments) -> Outcome {
         arguments.connection.bootstrap_server = controllers;
     }
     let client = ClusterClient::new(&arguments.connection)?;
-    let Action::Describe(action) = arguments.action;
+    let action = match arguments.action {
+        Action::Describe(action) => action,
+        Action::AddController(add) => {
+            return voters::add(&client, arguments.connection.command_config.as_deref(), &add).await;
+        }
+        Action::RemoveController(remove) => return voters::remove(&client, &remove).await,
+    };
     let quorum = client.retry(async || describe_anywhere(&client).await).await?;
     if action.status {
         say_text!(
@@ -102,10 +114,15 @@ pub async fn describe(client: &Arc<Client>) -> Outcome<Quorum> {
 
 /// How the quorum stands, also if the node asked is a controller that is not active.
 async fn describe_anywhere(client: &ClusterClient) -> Outcome<Quorum> {
+    Ok(describe_and_keep(client).await?.0)
+}
+
+/// How the quorum stands, and the node that said so: a broker or the active controller.
+async fn describe_and_keep(client: &ClusterClient) -> Outcome<(Quorum, Arc<Client>)> {
     let any = client.any().await?;
     let error = match describe(&any).await {
         Err(CommandError::Api(error)) if error.code == ErrorCode::NotLeaderOrFollower => error,
-        result => return result,
+        result => return Ok((result?, any)),
     };
     let cluster = cluster(&any).await?;
     let active = cluster
@@ -114,7 +131,8 @@ async fn describe_anywhere(client: &ClusterClient) -> Outcome<Quorum> {
         .find(|node| node.broker_id == cluster.controller_id);
     let active = active.ok_or(error)?;
     let port = u16::try_from(active.port).unwrap_or_default();
-    describe(&client.at(&join_address(&active.host, port)).await?).await
+    let active = client.at(&join_address(&active.host, port)).await?;
+    Ok((describe(&active).await?, active))
 }
 
 /// The id of the cluster that a node belongs to.
@@ -150,7 +168,8 @@ fn status(quorum: &Quorum, cluster_id: &str, now_ms: i64) -> String {
         .iter()
         .find(|voter| voter.replica_id == partition.leader_id);
     let (end, caught_up) = leader.map_or((0, -1), |it| (it.log_end_offset, it.last_caught_up_timestamp));
-    let followers = || partition.current_voters.iter().chain(&partition.observers);
+    // Only voters hold up a commit; Kafka's tool counts them alone.
+    let followers = || partition.current_voters.iter();
     let slowest = followers().map(|it| it.log_end_offset).min().unwrap_or(end);
     let max_lag = if followers().any(|it| it.log_end_offset < 0) {
         "unknown".to_owned()

@@ -54,7 +54,7 @@ pub fn run(arguments: StorageArguments) -> std::process::ExitCode {
 }
 
 /// A node's configuration as the node itself would read it.
-fn load(file: &Path) -> Outcome<ServerConfig> {
+pub(crate) fn load(file: &Path) -> Outcome<ServerConfig> {
     let path = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(CommandError::io(format!("cannot read {path}")))?;
     let (config, _) = ServerConfig::load(Some((&path, &text)), std::env::vars(), &[])

@@ -105,6 +105,17 @@ impl MetadataLog {
         (tail.offset, tail.epoch)
     }
 
+    /// Whether a reader that has everything up to an offset lacks nothing; entries without records are nothing to lack.
+    #[must_use]
+    pub fn is_everything(&self, offset: i64) -> bool {
+        let tail = self.tail.lock();
+        let newest = tail
+            .updates
+            .back()
+            .map_or(tail.complete_after, |kept| kept.offset);
+        offset >= newest
+    }
+
     /// Adds an update. An entry without records moves the offset only: readers are not woken for it.
     pub fn publish(&self, update: MetadataUpdate) {
         let offset = update.offset;
@@ -273,6 +284,7 @@ mod tests {
         // An empty entry moves the offset only; a reader that is ahead waits.
         publish(&log, 9, 0);
         assert!(log.read_after(8, 10).is_empty() && log.read_after(20, 10).is_empty());
+        assert!(log.is_everything(8) && !log.is_everything(7));
         for offset in 10..10 + 2 * i64::try_from(UPDATES_KEPT_MAX).expect("small") {
             publish(&log, offset, 1);
         }

@@ -35,9 +35,8 @@ pub(super) fn prepare(
     let mut status = QuorumStatus::clone(&shared.status.lock());
     status.observers = shared.observers.lock().clone();
     // Entries without records reach no observer: whoever has the last records has everything.
-    let last_records = shared.log.offset().0;
     for observer in status.observers.values_mut() {
-        if observer.offset >= last_records {
+        if shared.log.is_everything(observer.offset) {
             observer.offset = i64::try_from(status.commit).unwrap_or(i64::MAX);
         }
     }

@@ -116,7 +116,7 @@ fn note_observer(shared: &Shared, request: &FetchMetadataRequest) {
         return;
     }
     let now_ms = wall_ms();
-    let caught_up = request.after_offset >= shared.log.offset().0;
+    let caught_up = shared.log.is_everything(request.after_offset);
     let mut observers = shared.observers.lock();
     observers.retain(|_, observer| now_ms - observer.last_fetch_ms < OBSERVER_SILENT_MS_MAX);
     if observers.len() >= OBSERVERS_MAX && !observers.contains_key(&request.node_id) {
