@@ -158,6 +158,11 @@ impl BrokerNode {
                 return;
             }
             self.serves = true;
+            if env.rng.percent(50) {
+                // At once, or step by step from the last snapshot on: history must do no harm.
+                self.updates.drain(..self.updates.len() - 1);
+                self.updates[0].records = None;
+            }
         }
         while let Some(update) = self.updates.pop_front() {
             self.publish(env, update);
@@ -170,16 +175,46 @@ impl BrokerNode {
             Some(_) | None => MetadataDelta::between(&self.image, &update.image),
         };
         self.image = update.image;
+        let mut leads = Vec::new();
         for topic in delta.topics.values() {
             for (index, change) in &topic.partitions {
-                if change.after.replicas.contains(&self.at.node) {
-                    self.apply(env, &topic.topic.name, (topic.topic.id, *index), &change.after);
+                let key = (topic.topic.id, *index);
+                if change.after.replicas.contains(&self.at.node)
+                    && self.apply(env, &topic.topic.name, key, &change.after) == RoleChange::BecameLeader
+                {
+                    leads.push(key);
                 }
             }
         }
+        self.publish_brokers(env, &delta, leads);
     }
 
-    fn apply(&mut self, env: &mut Env, topic: &Arc<str>, key: Key, image: &Arc<PartitionImage>) {
+    /// Leaders wait for no follower whose broker was fenced or is about to stop.
+    fn publish_brokers(&mut self, env: &mut Env, delta: &MetadataDelta, leads: Vec<Key>) {
+        let keys = if delta.brokers.is_empty() {
+            leads
+        } else {
+            self.replicas.keys().copied().collect()
+        };
+        for key in keys {
+            let Some(replica) = self.replicas.get_mut(&key) else {
+                continue;
+            };
+            let image = &self.image;
+            replica
+                .partition
+                .followers_changed(env.now, |broker| image.is_active(broker));
+            self.settle(env, key);
+        }
+    }
+
+    fn apply(
+        &mut self,
+        env: &mut Env,
+        topic: &Arc<str>,
+        key: Key,
+        image: &Arc<PartitionImage>,
+    ) -> RoleChange {
         let settings = PartitionSettings {
             replica_lag_time_max_ms: REPLICA_LAG_MS,
             min_insync_replicas: MIN_ISR,
@@ -215,6 +250,7 @@ impl BrokerNode {
             self.forget_fetches(env);
         }
         self.settle(env, key);
+        change
     }
 
     /// Answers whoever waited for what has now happened, and shows the log to the checkers.

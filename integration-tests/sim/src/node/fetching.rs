@@ -103,9 +103,11 @@ impl BrokerNode {
                 continue;
             };
             let partition = &mut replica.partition;
-            if partition
-                .diverging_epoch(position.fetch_offset, position.last_epoch)
-                .is_some()
+            // A fetch of another epoch tells of a log that may have been truncated since.
+            if partition.check_leader(position.leader_epoch).is_err()
+                || partition
+                    .diverging_epoch(position.fetch_offset, position.last_epoch)
+                    .is_some()
             {
                 continue;
             }
