@@ -208,7 +208,7 @@ impl Chores {
 
     fn purge(&self) {
         for directory in self.broker.replicas.directories() {
-            if let Err(error) = directory.log_directory.purge_deleted() {
+            if let Err(error) = directory.log_directory.purge_deleted(clock::now()) {
                 slog::error!(self.broker.log, "deleted files not removed"; "error" => error_chain(&error));
             }
         }

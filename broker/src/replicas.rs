@@ -393,7 +393,7 @@ fn settings(topic: &TopicConfig, config: &ServerConfig) -> PartitionSettings {
 pub fn log_config(topic: &TopicConfig, config: &ServerConfig) -> LogConfig {
     LogConfig {
         segment_bytes: u64::from(topic.segment.bytes),
-        segment_ms: topic.segment.ms,
+        segment_ms: topic.segment_ms_max(),
         segment_jitter_ms: topic.segment.jitter_ms,
         index_interval_bytes: topic.segment.index_interval_bytes,
         retention_ms: topic.retention.ms,
@@ -411,6 +411,7 @@ pub fn log_config(topic: &TopicConfig, config: &ServerConfig) -> LogConfig {
         preallocate: topic.segment.preallocate,
         file_delete_delay_ms: topic.segment.file_delete_delay_ms,
         message_timestamp_type: match topic.timestamp_type {
+        max_compaction_lag_ms: topic.retention.max_compaction_lag_ms,
             TimestampType::CreateTime => MessageTimestampType::CreateTime,
             TimestampType::LogAppendTime => MessageTimestampType::LogAppendTime,
         },

@@ -86,7 +86,8 @@ impl Log {
         self.complete_compaction(compacted)
     }
 
-    /// Plans a compaction; None if the policy or `min.cleanable.dirty.ratio` says there is nothing to do.
+    /// Plans a compaction; None if the policy says there is nothing to do, or if less than `min.cleanable.dirty.ratio` is
+    /// dirty and nothing of that is older than `max.compaction.lag.ms`.
     pub fn compaction_plan(&self, now: Now) -> Result<Option<CompactionPlan>, LogError> {
         self.check_open()?;
         if !self.config.cleanup_policy.compact {
@@ -103,7 +104,17 @@ impl Log {
         let (clean, dirty): (Vec<_>, Vec<_>) = cleanable.iter().copied().partition(is_clean);
         let (clean_bytes, dirty_bytes) = (bytes(&clean), bytes(&dirty));
         let ratio = dirty_bytes as f64 / (clean_bytes + dirty_bytes).max(1) as f64;
-        if dirty_bytes == 0 || ratio < self.config.min_cleanable_dirty_ratio {
+        let oldest_ms = now.wall_ms.saturating_sub(self.config.max_compaction_lag_ms);
+        // KIP-354: the first record of a segment tells its age.
+        let overdue = dirty.iter().any(|segment| {
+            let first_ms = segment.footer.first_timestamp;
+            (if first_ms >= 0 {
+                first_ms
+            } else {
+                segment.created_ms
+            }) < oldest_ms
+        });
+        if dirty_bytes == 0 || (ratio < self.config.min_cleanable_dirty_ratio && !overdue) {
             return Ok(None);
         }
         Ok(Some(CompactionPlan {
@@ -140,7 +151,7 @@ impl Log {
                 report.bytes_after += group.segment.footer.size_bytes;
                 self.replace(group)?;
             } else {
-                self.directory.doom([group.cleaned]);
+                self.directory.doom(group.cleaned, 0);
             }
         }
         if is_current {

@@ -56,13 +56,15 @@ pub struct LogConfig {
     pub min_cleanable_dirty_ratio: f64,
     /// `min.compaction.lag.ms`.
     pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`; how it bounds the life of a segment is in `segment_ms` already.
+    pub max_compaction_lag_ms: i64,
     /// `flush.messages`.
     pub flush_messages: i64,
     /// `flush.ms`.
     pub flush_ms: i64,
     /// `preallocate`.
     pub preallocate: bool,
-    /// `file.delete.delay.ms`. Readers keep a removed file open themselves, so files are removed at the next purge.
+    /// `file.delete.delay.ms`: how long the files of deleted segments and partitions keep their place on the disk.
     pub file_delete_delay_ms: i64,
     /// `message.timestamp.type`.
     pub message_timestamp_type: MessageTimestampType,
@@ -85,6 +87,7 @@ impl Default for LogConfig {
             delete_retention_ms: DAY_MS,
             min_cleanable_dirty_ratio: 0.5,
             min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: i64::MAX,
             flush_messages: i64::MAX,
             flush_ms: i64::MAX,
             preallocate: false,

@@ -65,9 +65,17 @@ pub(crate) struct DirectoryShared {
     /// Something failed that recovery has to look at: no clean stop.
     failed: AtomicBool,
     partitions: Mutex<Partitions>,
-    doomed: Mutex<Vec<PathBuf>>,
+    doomed: Mutex<Vec<Doomed>>,
     /// Held for its lock; dropped last.
     _lock: File,
+}
+
+/// A file or folder that is no part of any log any more.
+struct Doomed {
+    path: PathBuf,
+    delay_ms: u64,
+    /// Set by the first purge that sees it.
+    due_ms: Option<u64>,
 }
 
 #[derive(Default)]
@@ -95,9 +103,13 @@ impl DirectoryShared {
         self.note_closed(folder);
     }
 
-    /// Files and folders to remove at the next purge.
-    pub(crate) fn doom(&self, paths: impl IntoIterator<Item = PathBuf>) {
-        self.doomed.lock().extend(paths);
+    /// Leaves a file or folder to a purge, which removes it so long after it has seen it first.
+    pub(crate) fn doom(&self, path: PathBuf, delay_ms: i64) {
+        self.doomed.lock().push(Doomed {
+            path,
+            delay_ms: u64::try_from(delay_ms).unwrap_or(0),
+            due_ms: None,
+        });
     }
 
     fn io(&self, attempt: impl Into<String>, source: io::Error) -> LogError {
@@ -205,10 +217,14 @@ impl LogDirectory {
         opened
     }
 
-    /// Removes a partition: its folder is renamed at once, its files go at the next purge. The log is closed.
+    /// Removes a partition: its folder is renamed at once, its files go after `file.delete.delay.ms`. The log is closed.
     pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
         log.closed = true;
-        self.discard(&log.identity.folder(), Some(log.key))
+        self.discard(
+            &log.identity.folder(),
+            Some(log.key),
+            log.config.file_delete_delay_ms,
+        )
     }
 
     /// Removes a partition that is not open, as [`LogDirectory::partitions`] lists it.
@@ -216,25 +232,43 @@ impl LogDirectory {
         self.discard(
             &identity.folder(),
             Some(PartitionKey::new(identity.topic_id, identity.partition)),
+            0,
         )
     }
 
-    /// Removes the files of deleted segments and partitions; returns how many. Blocks.
-    pub fn purge_deleted(&self) -> Result<usize, LogError> {
-        let doomed = std::mem::take(&mut *self.shared.doomed.lock());
-        for path in &doomed {
-            let removed = if path.is_dir() {
+    /// Removes the files of deleted segments and partitions whose delay is over; returns how many. Blocks.
+    ///
+    /// What cannot be removed is tried again by the next purge.
+    pub fn purge_deleted(&self, now: Now) -> Result<usize, LogError> {
+        let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.shared.doomed.lock())
+            .into_iter()
+            .map(|doomed| Doomed {
+                due_ms: doomed
+                    .due_ms
+                    .or(Some(now.mono_ms.saturating_add(doomed.delay_ms))),
+                ..doomed
+            })
+            .partition(|doomed| doomed.due_ms <= Some(now.mono_ms));
+        self.shared.doomed.lock().extend(waiting);
+        let mut removed = 0;
+        let mut failed = None;
+        for doomed in due {
+            let path = &doomed.path;
+            let outcome = if path.is_dir() {
                 fs::remove_dir_all(path)
             } else {
                 fs::remove_file(path)
             };
-            match removed {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(self.shared.io(format!("remove {}", path.display()), source)),
+            match outcome {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => removed += 1,
+                Err(source) => {
+                    failed = Some(self.shared.io(format!("remove {}", path.display()), source));
+                    self.shared.doomed.lock().push(doomed);
+                }
             }
         }
-        Ok(doomed.len())
+        failed.map_or(Ok(removed), Err)
     }
 
     /// Writes high watermarks down, all at once; they survive the death of the process.
@@ -283,7 +317,7 @@ impl LogDirectory {
             Some(stray) => {
                 info!(self.shared.logger, "set aside the log of a deleted topic of the same name";
                     "partition" => folder, "topic_id" => %stray, "expected" => %identity.topic_id);
-                self.discard(folder, Some(PartitionKey::new(stray, identity.partition)))?;
+                self.discard(folder, Some(PartitionKey::new(stray, identity.partition)), 0)?;
             }
             None => {}
         }
@@ -303,11 +337,11 @@ impl LogDirectory {
         Ok(path)
     }
 
-    fn discard(&self, folder: &str, key: Option<PartitionKey>) -> Result<(), LogError> {
+    fn discard(&self, folder: &str, key: Option<PartitionKey>, delay_ms: i64) -> Result<(), LogError> {
         let from = self.shared.path.join(folder);
         let to = self.shared.path.join(deleted_name(folder));
         match fs::rename(&from, &to) {
-            Ok(()) => self.shared.doom([to]),
+            Ok(()) => self.shared.doom(to, delay_ms),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(self.shared.io(format!("rename {}", from.display()), source)),
         }
@@ -333,7 +367,7 @@ impl LogDirectory {
                 .to_str()
                 .is_some_and(|name| name.ends_with(DELETED_SUFFIX))
             {
-                self.shared.doom([entry.path()]);
+                self.shared.doom(entry.path(), 0);
             }
         }
         Ok(())

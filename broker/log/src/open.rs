@@ -133,7 +133,7 @@ fn segment_files(directory: &DirectoryShared, folder: &Path) -> Result<Vec<(i64,
         if let Some(base_offset) = base_offset_of(&name) {
             files.push((base_offset, entry.metadata().map_err(failed)?.len()));
         } else if name.ends_with(".deleted") || name.ends_with(".cleaned") {
-            directory.doom([entry.path()]);
+            directory.doom(entry.path(), 0);
         }
     }
     files.sort_unstable();

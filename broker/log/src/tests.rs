@@ -30,6 +30,11 @@ const NOW: Now = Now {
     mono_ms: 1_000,
     wall_ms: 1_700_000_000_000,
 };
+/// When every delay is over.
+const MUCH_LATER: Now = Now {
+    mono_ms: u64::MAX,
+    wall_ms: NOW.wall_ms,
+};
 const TOPIC_ID: Uuid = Uuid::from_u128(42);
 
 fn identity() -> PartitionIdentity {

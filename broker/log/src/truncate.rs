@@ -145,7 +145,8 @@ impl Log {
         Ok(())
     }
 
-    /// Renames a segment's file, so that it is no part of the log any more, and leaves it to the next purge.
+    /// Renames a segment's file, so that it is no part of the log any more, and leaves it to a purge after
+    /// `file.delete.delay.ms`.
     pub(crate) fn discard_segment_file(&self, base_offset: i64) -> Result<(), LogError> {
         let from = segment_path(&self.folder, base_offset);
         let mut to = from.clone().into_os_string();
@@ -155,7 +156,7 @@ impl Log {
             LogError::io(&self.directory.path, format!("rename {}", from.display()), source)
         })?;
         self.directory.files.forget((self.uid, base_offset));
-        self.directory.doom([to]);
+        self.directory.doom(to, self.config.file_delete_delay_ms);
         Ok(())
     }
 

@@ -91,7 +91,7 @@ fn the_last_value_of_each_key_stays_at_its_offset() {
         "nothing is dirty any more"
     );
 
-    fixture.directory.purge_deleted().unwrap();
+    fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     fixture.append_batch(1, keyed(&[("new", Some("1"))], Compression::None));
     let after = entries(&fixture.log);
     assert_eq!(entries(&fixture.kill().log), after);
@@ -126,7 +126,7 @@ fn small_neighbours_are_merged_so_that_segments_stay_few() {
         fixture = fixture.kill();
     }
     assert_eq!(fixture.log.log_end_offset(), 1_000);
-    fixture.directory.purge_deleted().unwrap();
+    fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     assert_eq!(fixture.segment_files().len(), fixture.log.segments());
     assert_eq!(entries(&fixture.log).last().unwrap().0, 999);
 }
@@ -138,7 +138,7 @@ fn a_rebuilt_index_of_a_compacted_log_reads_the_same() {
         fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
     }
     fixture.log.compact(NOW).unwrap();
-    fixture.directory.purge_deleted().unwrap();
+    fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     let expected = entries(&fixture.log);
     let rebuilt =
         fixture.damage(|folder| fs::remove_dir_all(folder.with_file_name("odradek-index")).unwrap());
@@ -205,4 +205,36 @@ fn a_compaction_overtaken_by_a_truncation_is_thrown_away() {
     fixture.log.truncate_to(NOW, 10).unwrap();
     assert_eq!(fixture.log.complete_compaction(compacted).unwrap().segments, 0);
     assert_eq!(entries(&fixture.log).len(), 10);
+}
+
+#[test]
+fn old_records_are_compacted_however_few_they_are() {
+    let mut fixture = Fixture::with(LogConfig {
+        max_compaction_lag_ms: 1_000,
+        min_cleanable_dirty_ratio: 1.0,
+        ..compacted(0)
+    });
+    for index in 0..100 {
+        fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+    }
+    assert!(
+        fixture.log.compact(NOW).unwrap().segments > 0,
+        "all of it is dirty"
+    );
+    for index in 0..50 {
+        fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+    }
+    let after = |ms| Now {
+        wall_ms: NOW.wall_ms + ms,
+        ..NOW
+    };
+    assert_eq!(
+        fixture.log.compact(after(1_000)).unwrap().segments,
+        0,
+        "the ratio says no"
+    );
+    assert!(
+        fixture.log.compact(after(1_001)).unwrap().segments > 0,
+        "the age says yes"
+    );
 }

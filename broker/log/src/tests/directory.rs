@@ -29,7 +29,7 @@ fn a_recreated_topic_does_not_get_the_old_records() {
         .unwrap();
     assert_eq!((log.log_end_offset(), log.segments()), (0, 0));
     assert_eq!(fixture.directory.partitions(), [recreated]);
-    assert_eq!(fixture.directory.purge_deleted().unwrap(), 1);
+    assert_eq!(fixture.directory.purge_deleted(MUCH_LATER).unwrap(), 1);
     let text = fs::read_to_string(fixture.path.join("events-0/partition.metadata")).unwrap();
     assert_eq!(text, "version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAKw\n");
 }
@@ -49,7 +49,7 @@ fn a_deleted_partition_is_gone_after_a_kill() {
     let killed = open(&path);
     assert!(killed.partitions().is_empty());
     assert_eq!(
-        killed.purge_deleted().unwrap(),
+        killed.purge_deleted(MUCH_LATER).unwrap(),
         1,
         "the renamed folder is found again"
     );

@@ -51,7 +51,7 @@ fn everything_can_be_deleted_and_offsets_go_on() {
     fixture.log.roll(NOW).unwrap();
     fixture.log.retention(NOW).unwrap();
     assert_eq!(fixture.log.size_bytes(), 0);
-    fixture.directory.purge_deleted().unwrap();
+    fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     assert_eq!(fixture.segment_files(), ["00000000000000000060.log"]);
     let mut killed = fixture.kill();
     assert_eq!(killed.append(1).first_offset, 60);
@@ -105,4 +105,22 @@ fn a_compacted_log_keeps_old_segments() {
     };
     fixture.log.set_config(config);
     assert_eq!(fixture.log.retention(NOW.plus_ms(5_000)).unwrap(), 0);
+}
+
+#[test]
+fn files_keep_their_place_for_file_delete_delay_ms() {
+    let mut fixture = filled(LogConfig {
+        file_delete_delay_ms: 500,
+        ..small_segments()
+    });
+    fixture.log.delete_records_before(60).unwrap();
+    fixture.log.roll(NOW).unwrap();
+    let deleted = fixture.log.retention(NOW).unwrap();
+    assert!(deleted > 0);
+    let at = |mono_ms| Now { mono_ms, ..NOW };
+    let purged = |mono_ms| fixture.directory.purge_deleted(at(mono_ms)).unwrap();
+    assert_eq!(purged(1_000), 0, "the delay begins");
+    assert_eq!(purged(1_499), 0);
+    assert_eq!(purged(1_500), deleted);
+    assert_eq!(purged(9_000), 0);
 }
