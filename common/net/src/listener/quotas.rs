@@ -1,4 +1,4 @@
-//! How many connections there may be, over all listeners and from one address.
+//! How many connections there may be, over all listeners and from one address, and how many may begin in a second.
 //!
 //! Promises that every admitted connection is counted until its place is dropped. Changes apply to new connections only.
 
@@ -8,6 +8,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::{Duration, Instant};
+
+/// Connections that were not made in the last second may be made at once.
+const CREATION_BURST: Duration = Duration::from_secs(1);
 
 /// The counters, shared by the listeners of a node.
 #[derive(Debug)]
@@ -21,6 +25,7 @@ struct State {
     max_connections: usize,
     max_connections_per_ip: usize,
     per_ip_overrides: HashMap<IpAddr, usize>,
+    creations: Creations,
     connections: usize,
     per_ip: HashMap<IpAddr, usize>,
 }
@@ -39,6 +44,7 @@ impl ConnectionQuotas {
             max_connections,
             max_connections_per_ip,
             per_ip_overrides: HashMap::new(),
+            creations: Creations::unlimited(),
             connections: 0,
             per_ip: HashMap::new(),
         };
@@ -68,6 +74,12 @@ impl ConnectionQuotas {
         self.state.lock().per_ip_overrides = overrides;
     }
 
+    /// Most new connections in one second, as in `max.connection.creation.rate`.
+    pub fn set_creation_rate(&self, rate_max: u32) {
+        self.state.lock().creations = Creations::new(rate_max, Instant::now());
+        self.freed.notify_waiters();
+    }
+
     /// Connections that are open now.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -80,22 +92,29 @@ impl ConnectionQuotas {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            if self.has_room() {
-                return;
+            match self.room() {
+                Room::Now => return,
+                Room::From(at) => {
+                    let _changed = tokio::time::timeout_at(at, freed).await;
+                }
+                Room::Full => freed.await,
             }
-            freed.await;
         }
     }
 
-    fn has_room(&self) -> bool {
+    fn room(&self) -> Room {
         let state = self.state.lock();
-        state.connections < state.max_connections
+        if state.connections >= state.max_connections {
+            return Room::Full;
+        }
+        state.creations.room(Instant::now())
     }
 
     /// Counts a connection in.
     pub(crate) fn admit(self: &Arc<Self>, ip: IpAddr) -> Result<Place, TooManyFromAddress> {
         let ip = ip.to_canonical();
         let mut state = self.state.lock();
+        state.creations.count(Instant::now());
         let max = state
             .per_ip_overrides
             .get(&ip)
@@ -111,6 +130,52 @@ impl ConnectionQuotas {
             ip,
         })
     }
+}
+
+/// How fast connections may begin: each takes up its share of a second.
+#[derive(Debug)]
+struct Creations {
+    /// The share; `None` lets nobody in.
+    interval: Option<Duration>,
+    /// When the connections of the past have used up theirs.
+    until: Instant,
+}
+
+impl Creations {
+    fn new(rate_max: u32, now: Instant) -> Self {
+        Self {
+            interval: Duration::from_secs(1).checked_div(rate_max),
+            until: now,
+        }
+    }
+
+    fn unlimited() -> Self {
+        Self::new(u32::MAX, Instant::now())
+    }
+
+    fn count(&mut self, now: Instant) {
+        self.until = self.until.max(now) + self.interval.unwrap_or_default();
+    }
+
+    fn room(&self, now: Instant) -> Room {
+        let Some(interval) = self.interval else {
+            return Room::Full;
+        };
+        let burst = CREATION_BURST.max(interval);
+        if self.until + interval <= now + burst {
+            Room::Now
+        } else {
+            Room::From(self.until + interval - burst)
+        }
+    }
+}
+
+/// Whether there is room for one connection more.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Now,
+    From(Instant),
+    Full,
 }
 
 /// One counted connection.
@@ -132,5 +197,44 @@ impl Drop for Place {
         }
         drop(state);
         self.quotas.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_begin_no_faster_than_the_rate() {
+        let begun = Instant::now();
+        let mut creations = Creations::new(10, begun);
+        let mut now = begun;
+        let mut ready = Vec::new();
+        for _ in 0..12 {
+            if let Room::From(at) = creations.room(now) {
+                now = at;
+            }
+            assert_eq!(creations.room(now), Room::Now);
+            creations.count(now);
+            ready.push((now - begun).as_millis());
+        }
+        let at_once = [0; 10];
+        assert_eq!(ready[..10], at_once, "a second's worth at once");
+        assert_eq!(ready[10..], [100, 200], "and ten in each second after that");
+    }
+
+    #[test]
+    fn a_rate_below_one_burst_still_lets_one_in() {
+        let now = Instant::now();
+        let mut creations = Creations::new(1, now);
+        assert_eq!(creations.room(now), Room::Now);
+        creations.count(now);
+        assert_eq!(creations.room(now), Room::From(now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_rate_of_nothing_lets_nobody_in() {
+        let now = Instant::now();
+        assert_eq!(Creations::new(0, now).room(now), Room::Full);
     }
 }
