@@ -2,8 +2,8 @@
 
     bench.py --system kafka|odradek [--binary PATH] [--records 1000000] [--skip-load]
 
-One node: from its start to the first acknowledged record, idle memory and CPU. Three nodes: from the start to the first
-record acknowledged by all, topics created one after another, and the throughput of Kafka's own performance tools.
+One node: from its start to the first acknowledged record, idle memory and CPU. Three nodes: from the start until all are
+ready, topics created one after another, and the throughput of Kafka's own performance tools.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+import interop
 import systems
 
 QUICK = {"reconnect.backoff.ms": 1, "reconnect.backoff.max.ms": 5, "retry.backoff.ms": 2, "retry.backoff.max.ms": 5,
@@ -69,13 +70,10 @@ def one_node(settings, folder):
 
 def three_nodes(settings, folder):
     cluster = make(settings, folder, 3)
-    cluster.prepare()
+    begin, ready = start_three(cluster)
     try:
-        begin = time.monotonic()
-        cluster.launch_all()
+        row = {"three_brokers_ms": round((ready - begin) * 1000)}
         admin = AdminClient({"bootstrap.servers": cluster.bootstrap, **{k: v for k, v in QUICK.items() if "backoff" in k}})
-        cluster.wait_ready()
-        row = {"three_brokers_ms": round((time.monotonic() - begin) * 1000)}
         row["create_topic_ms"] = topics(admin, settings.topics)
         if not settings.skip_load:
             admin.create_topics([NewTopic("bench", 6, 3)])["bench"].result(30)
@@ -83,6 +81,23 @@ def three_nodes(settings, folder):
         return row
     finally:
         cluster.stop()
+
+
+def start_three(cluster):
+    """When three nodes were started, and when all were ready; `odradek cluster` says the latter itself."""
+    if isinstance(cluster, systems.OwnFiles):
+        cluster.prepare()
+        begin = time.monotonic()
+        cluster.launch_all()
+        cluster.wait_ready()
+        return begin, time.monotonic()
+    cluster.claim_ports()
+    begin = time.monotonic()
+    cluster.launch_cluster()
+    interop.wait_for("the cluster's bootstrap servers", 30, lambda: "bootstrap servers" in cluster.said(), pause=0.005)
+    ready = time.monotonic()
+    cluster.learn_listeners()
+    return begin, ready
 
 
 def topics(admin, count):
@@ -120,12 +135,20 @@ def throughput(bootstrap, records):
     return row
 
 
+def median(values):
+    """The median of each figure."""
+    if isinstance(values[0], dict):
+        return {name: median([value[name] for value in values]) for name in values[0]}
+    return statistics.median(values)
+
+
 def make(settings, folder, count):
     place = pathlib.Path(folder) / f"{count}"
     place.mkdir()
     if settings.system == "kafka":
         return systems.ApacheKafka(place, settings.base_port, count)
-    return systems.OdradekNodes(place, settings.base_port, count, binary=settings.binary)
+    kind = systems.OdradekNodes if count == 1 else systems.Odradek
+    return kind(place, settings.base_port, count, binary=settings.binary)
 
 
 def main(argv):
@@ -136,12 +159,17 @@ def main(argv):
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--topics", type=int, default=100)
     parser.add_argument("--settle", type=float, default=5.0, help="seconds before the idle figures")
-    parser.add_argument("--idle", type=float, default=20.0, help="seconds of the idle figures")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds of the idle figures")
+    parser.add_argument("--repeat", type=int, default=1, help="runs, of whose figures the medians are shown")
     parser.add_argument("--skip-load", action="store_true")
     settings = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="odradek-bench-") as folder:
-        result = {"system": settings.system, "one_node": one_node(settings, folder), "three_nodes": three_nodes(settings, folder)}
-    print(json.dumps(result, indent=2))
+    runs = []
+    for number in range(1, settings.repeat + 1):
+        with tempfile.TemporaryDirectory(prefix="odradek-bench-") as folder:
+            load = os.getloadavg()[0]
+            runs.append({"one_node": one_node(settings, folder), "three_nodes": three_nodes(settings, folder)})
+        print(f"run {number}, load before it {load:.1f}: {json.dumps(runs[-1])}", flush=True)
+    print(json.dumps({"system": settings.system, "runs": settings.repeat, "median": median(runs)}, indent=2))
     return 0
 
 

@@ -185,19 +185,28 @@ class Odradek(Nodes):
 
     def start(self):
         self.claim_ports()
+        self.launch_cluster()
+        interop.wait_for("the pid files", 30, self.has_pids)
+        self.learn_listeners()
+        self.wait_ready()
+
+    def launch_cluster(self):
         argv = [self.binary, "cluster", "--nodes", str(self.count), "--data-dir", str(self.folder / "data"),
                 "--base-port", str(self.base_port)]
         for override in self.overrides:
             argv += ["--override", override]
         self.cluster = self.launch("cluster", argv)
-        interop.wait_for("the pid files", 30, self.has_pids)
+
+    def learn_listeners(self):
         self.bootstrap = ",".join(self.listener(i) for i in self.numbers())
-        self.wait_ready()
+
+    def said(self):
+        """What `odradek cluster` has printed so far."""
+        return (self.folder / "cluster.log").read_text(errors="replace")
 
     def has_pids(self):
         if self.cluster.poll() is not None:
-            log = (self.folder / "cluster.log").read_text(errors="replace")
-            raise RuntimeError(f"odradek cluster ended with {self.cluster.returncode}: {log[-500:]}")
+            raise RuntimeError(f"odradek cluster ended with {self.cluster.returncode}: {self.said()[-500:]}")
         return all((self.node_folder(i) / "pid").exists() for i in self.numbers())
 
     def port(self, i):
