@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{Call, Handler};
 use crate::broker::Broker;
+use crate::names::is_internal;
 use crate::replica::Replica;
 
 /// "To the high watermark".
@@ -64,6 +65,10 @@ fn start(
     topic: &str,
     partition: &DeleteRecordsPartition,
 ) -> Result<(Arc<Replica>, i64), ApiError> {
+    if is_internal(topic) {
+        let detail = format!("{topic} is internal: its records are the brokers' own");
+        return Err(ApiError::new(ErrorCode::InvalidTopicException, detail));
+    }
     let replica = broker.replicas.leader(topic, partition.partition_index)?;
     if !replica.config().cleanup_policy.delete {
         let detail = format!("{topic} is compacted only: its records cannot be deleted");
