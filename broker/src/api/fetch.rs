@@ -383,7 +383,7 @@ impl Reading {
             .with_high_watermark(-1)
             .with_last_stable_offset(-1)
             .with_log_start_offset(-1)
-            .with_aborted_transactions(None)
+            .with_aborted_transactions(target.replica.is_err().then(Vec::new))
             .with_preferred_read_replica(BrokerId(-1))
             .with_records(Some(Bytes::new()));
         let hints = self.fetch.api_version >= DIVERGING_SINCE
