@@ -170,6 +170,13 @@ impl ServerConfig {
             .is_some_and(|setting| setting.origin != Some(crate::error::Origin::SingleNode))
     }
 
+    /// Where a key was given, as file and line, environment variable or override; `None` if it has its default or a dynamic
+    /// configuration.
+    pub fn origin(&self, key: &str) -> Option<String> {
+        let origin = self.effective.0.get(key)?.origin.as_ref()?;
+        Some(origin.to_string())
+    }
+
     /// The replication factor of an internal topic: what `key` says when it was set, else at most as many replicas
     /// as brokers are alive, so that a small cluster can carry the topic.
     pub fn internal_replication_factor(&self, key: &str, alive_brokers: usize) -> i16 {

@@ -1,5 +1,6 @@
 //! The addresses that clients are told: completed, and dialled once so that a wrong one is found at boot.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use odradek_config::ServerConfig;
@@ -38,8 +39,20 @@ pub(super) fn ports(names: &[String], served: &[Served]) -> Vec<(String, u16)> {
         .collect()
 }
 
+/// The line that a wrong advertised address comes from.
+fn line_to_change(config: &ServerConfig) -> String {
+    let (advertised, listeners) = (config.origin("advertised.listeners"), config.origin("listeners"));
+    match (advertised, listeners) {
+        (Some(origin), _) => format!("advertised.listeners ({origin})"),
+        (None, Some(origin)) => {
+            format!("advertised.listeners, which is not set and follows listeners ({origin})")
+        }
+        (None, None) => "advertised.listeners".to_owned(),
+    }
+}
+
 /// Dials each address and names those that cannot be reached, with the line to change.
-pub(super) async fn check(listeners: Vec<Listener>, log: Logger) {
+pub(super) async fn check(listeners: Vec<Listener>, config: Arc<ServerConfig>, log: Logger) {
     for listener in listeners {
         let address = join_address(&listener.host, listener.port);
         let problem = match tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(&address)).await {
@@ -47,8 +60,7 @@ pub(super) async fn check(listeners: Vec<Listener>, log: Logger) {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", DIAL_TIMEOUT.as_secs()),
         };
-        slog::warn!(log, "clients are told an address that this machine cannot reach; \
-            change it in advertised.listeners";
-            "listener" => &listener.name, "address" => address, "problem" => problem);
+        slog::warn!(log, "clients and other nodes are told an address that cannot be reached from this machine";
+            "change" => line_to_change(&config), "listener" => &listener.name, "address" => address, "problem" => problem);
     }
 }

@@ -76,6 +76,14 @@ impl ControllerParts {
             auto_join: config.quorum.auto_join,
             election_timeout_ms: u64::from(config.quorum.election_timeout_ms),
             snapshot_after_bytes: u64::try_from(config.quorum.snapshot_after_bytes).unwrap_or(u64::MAX),
+            // 0 switches snapshots by time off.
+            snapshot_after_ms: match u64::try_from(config.quorum.snapshot_interval_ms).unwrap_or(0) {
+                0 => u64::MAX,
+                interval_ms => interval_ms,
+            },
+            fetch_bytes_max: usize::try_from(config.quorum.fetch_bytes_max).unwrap_or(usize::MAX),
+            quorum_request_timeout: Duration::from_millis(config.quorum.request_timeout_ms.into()),
+            fencing_probe: config.controller.fencing_probe,
             request_timeout: CONTROLLER_REQUEST_TIMEOUT,
             controller: (&**config).into(),
             configs: Arc::new(ServerConfigs(config.clone())),
@@ -84,6 +92,9 @@ impl ControllerParts {
             .map_err(|error| ServerError::because("cannot start the controller", &error))?;
         let service: Arc<dyn Service> = ControllerService::new(handle.clone(), &ground.log);
         let listeners = ground.serve(bound, &service);
+        let told = config.listeners.advertised_controller.clone();
+        let dialled = advertised::check(told, config.clone(), ground.log.clone());
+        tokio::runtime::Handle::current().spawn(dialled);
         Ok(Self { handle, listeners })
     }
 
@@ -153,7 +164,8 @@ impl BrokerParts {
         let service: Arc<dyn Service> = Arc::new(BrokerService::new(broker.clone()));
         let listeners = ground.serve(bound, &service);
         let advertised = advertised::complete(config, &advertised::ports(&names, &listeners));
-        runtime.spawn(advertised::check(advertised.clone(), ground.log.clone()));
+        let dialled = advertised::check(advertised.clone(), config.clone(), ground.log.clone());
+        runtime.spawn(dialled);
         let (stop, stopping) = watch::channel(false);
         let (lifecycle, state) = Lifecycle::new(broker.clone(), advertised, previous_epoch, stopping);
         runtime.spawn(lifecycle.run());
