@@ -406,12 +406,12 @@ pub fn log_config(topic: &TopicConfig, config: &ServerConfig) -> LogConfig {
         delete_retention_ms: topic.retention.delete_retention_ms,
         min_cleanable_dirty_ratio: topic.retention.min_cleanable_dirty_ratio,
         min_compaction_lag_ms: topic.retention.min_compaction_lag_ms,
+        max_compaction_lag_ms: topic.retention.max_compaction_lag_ms,
         flush_messages: topic.flush_messages,
         flush_ms: topic.flush_ms,
         preallocate: topic.segment.preallocate,
         file_delete_delay_ms: topic.segment.file_delete_delay_ms,
         message_timestamp_type: match topic.timestamp_type {
-        max_compaction_lag_ms: topic.retention.max_compaction_lag_ms,
             TimestampType::CreateTime => MessageTimestampType::CreateTime,
             TimestampType::LogAppendTime => MessageTimestampType::LogAppendTime,
         },
