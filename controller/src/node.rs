@@ -255,6 +255,7 @@ fn quorum_config(settings: &NodeSettings) -> (QuorumConfig, Duration) {
         heartbeat_ms: tick_ms * 2,
         seed: settings.directory_id.as_u64_pair().0,
         snapshot_after_bytes: settings.snapshot_after_bytes,
+        snapshot_after_ms: settings.snapshot_after_ms,
         ..QuorumConfig::new(settings.node_id)
     };
     (config, Duration::from_millis(tick_ms))

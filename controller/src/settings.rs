@@ -32,6 +32,14 @@ pub struct NodeSettings {
     pub election_timeout_ms: u64,
     /// `metadata.log.max.record.bytes.between.snapshots`.
     pub snapshot_after_bytes: u64,
+    /// `metadata.log.max.snapshot.interval.ms`; `u64::MAX` is never.
+    pub snapshot_after_ms: u64,
+    /// `controller.quorum.fetch.max.bytes`: most records in one answer to a node that reads metadata, beyond the first.
+    pub fetch_bytes_max: usize,
+    /// `controller.quorum.request.timeout.ms`: silence of another controller after which its connection counts as dead.
+    pub quorum_request_timeout: Duration,
+    /// `odradek.fencing.probe.enable`: whether brokers that may be dead are dialled.
+    pub fencing_probe: bool,
     /// How long a request may wait for the quorum.
     pub request_timeout: Duration,
     /// The active controller's settings.

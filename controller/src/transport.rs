@@ -32,7 +32,7 @@ const QUEUE_MAX: usize = 1_024;
 /// Messages and bytes of one request.
 const BATCH_MESSAGES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Silence on a request after which its connection counts as dead.
+/// Silence on a request that is no raft message, after which its connection counts as dead.
 const ANSWER: Duration = Duration::from_secs(2);
 const SNAPSHOT_ANSWER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(1);
@@ -206,7 +206,11 @@ impl Peer {
                 .map_or_else(String::new, |own| own.host.to_string()),
             port: settings.endpoints.first().map_or(0, |own| u32::from(own.port)),
         };
-        let limit = if snapshot { SNAPSHOT_ANSWER } else { ANSWER };
+        let limit = if snapshot {
+            SNAPSHOT_ANSWER
+        } else {
+            settings.quorum_request_timeout
+        };
         let body = Bytes::from(request.encode_to_vec());
         let answer = client.send_raw_within(RAFT_MESSAGES_KEY, 0, body, limit).await?;
         match RaftMessagesResponse::decode(answer) {

@@ -126,6 +126,10 @@ impl Cluster {
             auto_join: true,
             election_timeout_ms: 1_000,
             snapshot_after_bytes: 20 << 20,
+            snapshot_after_ms: 3_600_000,
+            fetch_bytes_max: 1 << 20,
+            quorum_request_timeout: Duration::from_secs(2),
+            fencing_probe: true,
             request_timeout: LIMIT,
             controller: ControllerSettings {
                 node_id: id,

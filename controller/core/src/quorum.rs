@@ -68,6 +68,8 @@ pub struct QuorumConfig {
     pub snapshot_after_bytes: u64,
     /// A snapshot is taken after so many entries.
     pub snapshot_after_entries: u64,
+    /// A snapshot is taken after so long if there are entries at all (`metadata.log.max.snapshot.interval.ms`).
+    pub snapshot_after_ms: u64,
     /// So many entries before a snapshot are kept for followers that are a little behind.
     pub entries_kept: u64,
 }
@@ -84,6 +86,7 @@ impl QuorumConfig {
             seed: 0,
             snapshot_after_bytes: 20 * 1024 * 1024,
             snapshot_after_entries: 50_000,
+            snapshot_after_ms: 3_600_000,
             entries_kept: 2_000,
         }
     }
@@ -123,6 +126,8 @@ pub struct Quorum {
     /// Peers that were sent a snapshot and have not answered, and since when.
     snapshots_sent: BTreeMap<u64, u64>,
     snapshot_index: u64,
+    /// When the last one was taken, or this node started.
+    snapshot_taken_ms: Option<u64>,
     bytes_since_snapshot: u64,
     snapshot_wanted: bool,
     snapshot_unsaved: Option<StoredSnapshot>,
@@ -198,6 +203,7 @@ impl Quorum {
             contacts: BTreeMap::new(),
             snapshots_sent: BTreeMap::new(),
             snapshot_index: applied.0,
+            snapshot_taken_ms: None,
             bytes_since_snapshot: 0,
             snapshot_wanted: false,
             snapshot_unsaved: None,
@@ -388,7 +394,9 @@ impl Quorum {
         let last = self.node.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat && message.commit > last {
             // The leader has seen entries here that are gone. To go on would be to vote again on what was voted on.
-            return Err("this node lost entries that it had acknowledged; remove it from the quorum and add it again");
+            return Err(
+                "this node lost entries that it had acknowledged; remove it from the quorum and add it again",
+            );
         }
         self.note_contact(now, &message);
         self.node
@@ -541,6 +549,7 @@ impl Quorum {
             return;
         }
         self.snapshot_wanted = false;
+        self.snapshot_taken_ms = Some(now.mono_ms);
         let stored = StoredSnapshot {
             index,
             term: self.applied_term,

@@ -475,3 +475,37 @@ fn one_seed_is_one_history() {
         assert_eq!(chaos(seed), chaos(seed));
     }
 }
+
+#[test]
+fn entries_get_into_a_snapshot_after_some_time_however_few_they_are() {
+    let (mut quorum, _) = sole_voter();
+    let tick_ms = 50;
+    let persisted = |quorum: &mut Quorum, now_ms: u64| {
+        let now = Now::new(now_ms, 1);
+        let mut effects = quorum.handle(now, QuorumInput::Tick);
+        while let Some(persist) = effects.persist.take() {
+            let number = persist.number;
+            effects = quorum.handle(now, QuorumInput::Persisted { number });
+        }
+        effects
+    };
+    let begun_ms = 1_000;
+    let mut wanted_ms = Vec::new();
+    let mut now_ms = begun_ms;
+    while now_ms <= begun_ms + 3 * 3_600_000 {
+        if persisted(&mut quorum, now_ms).snapshot_wanted {
+            wanted_ms.push(now_ms - begun_ms);
+            let index = quorum.view().applied;
+            let data = Bytes::from_static(b"state");
+            let effects = quorum.handle(Now::new(now_ms, 1), QuorumInput::Snapshot { index, data });
+            let number = effects.persist.expect("the snapshot is written down").number;
+            let _done = quorum.handle(Now::new(now_ms, 1), QuorumInput::Persisted { number });
+        }
+        now_ms += tick_ms;
+    }
+    assert_eq!(
+        wanted_ms,
+        [3_600_000],
+        "once, because nothing was proposed after it"
+    );
+}

@@ -160,8 +160,11 @@ impl ControllerNode {
         self.pursue_joining(inputs);
     }
 
-    /// Dials a broker that may be dead.
+    /// Dials a broker that may be dead, unless only its session is to tell.
     fn suspect(&mut self, broker_id: NodeId) {
+        if !self.shared.settings.fencing_probe {
+            return;
+        }
         let Some(active) = &self.active else { return };
         let Some(broker) = active
             .latest

@@ -18,7 +18,6 @@ use crate::update::{MetadataContent, MetadataUpdate};
 pub const FETCH_METADATA_KEY: i16 = 10_001;
 
 const UPDATES_MAX: usize = 256;
-const RESPONSE_BYTES_MAX: usize = 16 << 20;
 const WAIT_MS_MAX: i32 = 30_000;
 const OBSERVERS_MAX: usize = 10_000;
 /// Who has not asked for so long is no observer any more; Kafka's time.
@@ -62,7 +61,7 @@ async fn serve(handle: &ControllerHandle, request: &FetchMetadataRequest) -> Fet
     let entries = updates.iter().map(entry).take_while(|entry| {
         let first = size_bytes == 0;
         size_bytes += entry.batch.len();
-        first || size_bytes <= RESPONSE_BYTES_MAX
+        first || size_bytes <= shared.settings.fetch_bytes_max
     });
     FetchMetadataResponse {
         entries: entries.collect(),

@@ -231,8 +231,11 @@ impl Quorum {
 
     fn want_snapshot(&mut self, effects: &mut QuorumEffects) {
         let entries = self.applied.saturating_sub(self.snapshot_index);
+        let now_ms = self.clock_ms.unwrap_or(0);
+        let since_ms = *self.snapshot_taken_ms.get_or_insert(now_ms);
         let due = entries >= self.config.snapshot_after_entries
-            || self.bytes_since_snapshot >= self.config.snapshot_after_bytes;
+            || self.bytes_since_snapshot >= self.config.snapshot_after_bytes
+            || now_ms.saturating_sub(since_ms) >= self.config.snapshot_after_ms;
         if self.node.store().take_snapshot_wanted() || (due && entries > 0) {
             self.snapshot_wanted = true;
         }
