@@ -17,9 +17,6 @@ use crate::authorized_operations::on_topic;
 use crate::broker::Broker;
 use crate::names::{is_internal, topic_name, topic_name_problem};
 
-/// Most partitions of one response (Kafka's `max.request.partition.size.limit`).
-const PARTITIONS_MAX: usize = 2000;
-
 /// The handler.
 pub struct DescribeTopicPartitions;
 
@@ -41,9 +38,11 @@ impl Handler for DescribeTopicPartitions {
             .cursor
             .as_ref()
             .map(|cursor| (cursor.topic_name.0.as_str(), cursor.partition_index));
+        let partitions_max = broker.config.load().socket.request_partitions_max;
         let limit = usize::try_from(request.response_partition_limit)
             .unwrap_or(0)
-            .clamp(1, PARTITIONS_MAX);
+            .min(usize::try_from(partitions_max).unwrap_or(usize::MAX))
+            .max(1);
         let mut page = Page {
             image: &image,
             listener: &call.connection.listener,
