@@ -2,6 +2,8 @@
 //!
 //! One publisher, on the metadata thread, creates and removes replicas; handlers only look them up.
 
+mod failures;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ use crate::broker::ImageCell;
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::replica::{Replica, ReplicaOrigin};
+use failures::LogFailures;
 
 /// One log directory of this broker.
 pub struct DataDirectory {
@@ -47,6 +50,9 @@ pub enum RoleEvent {
     Stops(TopicPartition, i32),
 }
 
+/// Replicas by topic and partition.
+type Hosted = HashMap<Arc<str>, BTreeMap<i32, Arc<Replica>>>;
+
 /// The replicas.
 pub struct Replicas {
     node_id: NodeId,
@@ -54,8 +60,9 @@ pub struct Replicas {
     directories: Vec<DataDirectory>,
     metrics: Arc<Metrics>,
     image: Arc<ImageCell>,
-    hosted: RwLock<HashMap<Arc<str>, BTreeMap<i32, Arc<Replica>>>>,
+    hosted: RwLock<Hosted>,
     applied: watch::Sender<i64>,
+    failures: LogFailures,
 }
 
 impl Replicas {
@@ -77,6 +84,7 @@ impl Replicas {
             image,
             hosted: RwLock::default(),
             applied,
+            failures: LogFailures::default(),
         })
     }
 
@@ -84,6 +92,12 @@ impl Replicas {
     #[must_use]
     pub fn directories(&self) -> &[DataDirectory] {
         &self.directories
+    }
+
+    /// What went wrong with logs and may mend by itself.
+    #[must_use]
+    pub fn failures(&self) -> &LogFailures {
+        &self.failures
     }
 
     /// Tells the offset of the metadata that all replicas have applied.
@@ -141,11 +155,16 @@ impl Replicas {
 
     /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, unless the disk is only full.
     pub fn log_failed(&self, replica: &Replica, error: &LogError) {
-        slog::error!(self.log, "log directory failed"; "partition" => %replica.id, "error" => %error,
-            "path" => %self.directories[replica.log_dir].log_directory.path().display());
+        let path = self.directories[replica.log_dir].log_directory.path();
         if error.is_disk_full() {
+            if self.failures.tell_full(replica.log_dir) {
+                slog::error!(self.log, "no room in a log directory: produces to it are refused until there is";
+                    "path" => %path.display(), "partition" => %replica.id, "error" => error_chain(error));
+            }
             return;
         }
+        slog::error!(self.log, "log directory failed"; "partition" => %replica.id, "error" => error_chain(error),
+            "path" => %path.display());
         for other in self.all().iter().filter(|other| other.log_dir == replica.log_dir) {
             other.set_offline();
         }
@@ -184,6 +203,7 @@ impl Replicas {
         let mut topic_config = None;
         for (index, change) in &delta.partitions {
             if !change.after.replicas.contains(&self.node_id) {
+                self.failures.settled(topic.id, *index);
                 self.remove(&topic.name, topic.id, *index, events);
                 continue;
             }
@@ -201,7 +221,14 @@ impl Replicas {
                 }
             };
             match replica {
-                Ok(replica) => self.apply(&replica, change, events),
+                Ok(replica) => {
+                    self.failures.settled(topic.id, *index);
+                    self.apply(&replica, change, events);
+                }
+                Err(error) if !self.failures.not_opened(topic.id, *index) => {
+                    slog::debug!(self.log, "still cannot open a partition's log";
+                        "partition" => format!("{}-{index}", topic.name), "error" => error_chain(&error));
+                }
                 Err(error) => {
                     slog::error!(self.log, "cannot open a partition's log";
                         "partition" => format!("{}-{index}", topic.name), "error" => error_chain(&error));
