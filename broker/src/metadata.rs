@@ -6,35 +6,48 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use odradek_common::metadata::{ConfigResource, MetadataDelta, MetadataImage};
 use odradek_config::ServerConfig;
 use odradek_controller::update::{MetadataContent, MetadataReceiver, MetadataUpdate};
+use odradek_net::listener::ConnectionQuotas;
 use slog::Logger;
 
 use crate::broker::Broker;
+use crate::connection_limits::apply_connection_limits;
 use crate::coordinator::GroupCoordinators;
 use crate::fetcher::Fetchers;
 use crate::replicas::RoleEvent;
+
+/// How long a log that could not be opened is left alone.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Publishes updates to one broker.
 pub struct MetadataLoader {
     broker: Arc<Broker>,
     fetchers: Arc<Fetchers>,
     static_config: Arc<ServerConfig>,
+    connection_quotas: Arc<ConnectionQuotas>,
     image: MetadataImage,
     log: Logger,
 }
 
 impl MetadataLoader {
-    /// Nothing is published yet; `static_config` is what the file says.
+    /// Nothing is published yet; `static_config` is what the file says, `connection_quotas` those of all listeners.
     #[must_use]
-    pub fn new(broker: Arc<Broker>, fetchers: Arc<Fetchers>, static_config: Arc<ServerConfig>) -> Self {
+    pub fn new(
+        broker: Arc<Broker>,
+        fetchers: Arc<Fetchers>,
+        static_config: Arc<ServerConfig>,
+        connection_quotas: Arc<ConnectionQuotas>,
+    ) -> Self {
         let log = broker.log.clone();
         Self {
             broker,
             fetchers,
             static_config,
+            connection_quotas,
             image: MetadataImage::default(),
             log,
         }
@@ -42,9 +55,23 @@ impl MetadataLoader {
 
     /// Publishes until the source ends. Opening logs blocks: run it on a thread that serves nobody.
     pub async fn run(mut self, mut updates: MetadataReceiver) {
-        while let Some(update) = updates.recv().await {
-            self.publish(update);
+        loop {
+            tokio::select! {
+                update = updates.recv() => match update {
+                    Some(update) => self.publish(update),
+                    None => return,
+                },
+                () = tokio::time::sleep(REOPEN_INTERVAL), if self.broker.replicas.failures().unopened() > 0 => {
+                    self.reopen();
+                }
+            }
         }
+    }
+
+    /// Tries again to open what could not be opened, for example for want of room.
+    fn reopen(&self) {
+        let delta = self.broker.replicas.failures().again(&self.image);
+        self.hand_on(&delta, &Arc::new(self.image.clone()));
     }
 
     fn publish(&mut self, update: MetadataUpdate) {
@@ -65,13 +92,17 @@ impl MetadataLoader {
         let image = Arc::new(self.image.clone());
         self.broker.image.store(image.clone());
         self.publish_config(&delta, &image);
+        self.hand_on(&delta, &image);
+    }
+
+    fn hand_on(&self, delta: &MetadataDelta, image: &Arc<MetadataImage>) {
         let config = self.broker.config.load_full();
-        let events = self.broker.replicas.publish(&delta, &image, &config);
+        let events = self.broker.replicas.publish(delta, image, &config);
         for event in &events {
             self.log_event(event);
         }
-        self.fetchers.publish(&delta, &image, &events);
-        GroupCoordinators::publish(&self.broker, &delta, &events);
+        self.fetchers.publish(delta, image, &events);
+        GroupCoordinators::publish(&self.broker, delta, &events);
     }
 
     /// Dynamic broker configuration goes on top of the file's.
@@ -93,6 +124,7 @@ impl MetadataLoader {
         for warning in warnings {
             slog::warn!(self.log, "dynamic configuration"; "key" => &warning.key, "warning" => &warning.message);
         }
+        apply_connection_limits(&self.connection_quotas, &config, &self.log);
         self.broker.config.store(Arc::new(config));
     }
 

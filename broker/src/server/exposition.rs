@@ -91,6 +91,10 @@ impl Exposition for NodeExposition {
         let Some(exposed) = &self.broker else {
             return Ok("ok".to_owned());
         };
+        let unopened = exposed.broker.replicas.failures().unopened();
+        if unopened > 0 {
+            return Err(format!("{unopened} partitions could not be opened; the log says why"));
+        }
         let replicas = exposed.broker.replicas.all();
         let offline = replicas.iter().filter(|replica| replica.is_offline()).count();
         if offline > 0 {
@@ -117,7 +121,9 @@ impl Exposition for NodeExposition {
             BrokerState::Fenced => {
                 Err("registered and fenced: its metadata is not up to date yet".to_owned())
             }
-            BrokerState::ShuttingDown | BrokerState::MayStop => Err("stopping".to_owned()),
+            BrokerState::ShuttingDown | BrokerState::MayStop | BrokerState::GaveUp(_) => {
+                Err("stopping".to_owned())
+            }
         }
     }
 }

@@ -195,6 +195,16 @@ impl BrokerParts {
         }
     }
 
+    /// Waits for the broker to give its registration up; says what stood in the way.
+    pub(super) async fn gave_up(&self) -> String {
+        let mut state = self.state.clone();
+        match state.wait_for(|state| matches!(state, BrokerState::GaveUp(_))).await.as_deref() {
+            Ok(BrokerState::GaveUp(reason)) => reason.clone(),
+            // Its life has ended otherwise.
+            Ok(_) | Err(_) => std::future::pending().await,
+        }
+    }
+
     /// What the metrics listener shows.
     pub(super) fn exposed(&self) -> ExposedBroker {
         ExposedBroker {
@@ -206,7 +216,8 @@ impl BrokerParts {
     /// Moves leaderships away, answers what was begun, closes the logs, and notes the clean stop.
     pub(super) async fn stop(mut self, ground: &Ground) {
         self.stop.send_replace(true);
-        let released = self.state.wait_for(|state| *state == BrokerState::MayStop);
+        let may_stop = |state: &BrokerState| matches!(state, BrokerState::MayStop | BrokerState::GaveUp(_));
+        let released = self.state.wait_for(may_stop);
         if tokio::time::timeout(CONTROLLED_SHUTDOWN_MAX, released)
             .await
             .is_err()
@@ -268,6 +279,7 @@ fn new_broker(
     let settings = ClientSettings {
         client_id: format!("broker-{node_id}"),
         request_timeout: CONTROLLER_REQUEST_TIMEOUT,
+        connect_timeout: connect_timeout(config),
         negotiate: false,
         ..ClientSettings::default()
     };
@@ -299,6 +311,11 @@ fn new_broker(
     })
 }
 
+/// How long this node waits for a connection that it opens itself.
+pub(crate) fn connect_timeout(config: &ServerConfig) -> Duration {
+    Duration::from_millis(u64::try_from(config.socket.connection_setup_timeout_ms).unwrap_or(0))
+}
+
 /// Metadata flows from its source to a thread of its own, which opens logs and so may block.
 fn start_metadata(
     ground: &Ground,
@@ -306,8 +323,10 @@ fn start_metadata(
     fetchers: &Arc<Fetchers>,
     updates: MetadataReceiver,
 ) -> Result<(), ServerError> {
-    let loader = MetadataLoader::new(broker.clone(), fetchers.clone(), ground.config.clone());
+    let quotas = ground.context.quotas.clone();
+    let loader = MetadataLoader::new(broker.clone(), fetchers.clone(), ground.config.clone(), quotas);
     let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
         .map_err(|error| ServerError::because("cannot start the metadata thread", &error))?;
     let thread = std::thread::Builder::new().name("metadata".to_owned());
