@@ -42,6 +42,8 @@ pub enum BrokerState {
     ShuttingDown,
     /// The controller lets it go.
     MayStop,
+    /// It could not register within `initial.broker.registration.timeout.ms`; says what stood in the way.
+    GaveUp(String),
 }
 
 /// Speaks to the controller for one broker.
@@ -86,14 +88,20 @@ impl Lifecycle {
 
     /// Registers, then beats until the controller lets the broker go.
     pub async fn run(mut self) {
-        self.register().await;
+        let config = self.broker.config.load().controller.clone();
+        let patience_ms = u64::try_from(config.initial_registration_timeout_ms).unwrap_or(0);
+        if !self.register(Some(Duration::from_millis(patience_ms))).await {
+            return;
+        }
         loop {
             let pause = match self.heartbeat().await {
                 Beat::Ended => return,
                 Beat::Lost => {
                     // The controller forgot this registration, or another process took the id over.
                     self.incarnation = Uuid::new_v4();
-                    self.register().await;
+                    if !self.register(None).await {
+                        return;
+                    }
                     IMPATIENT_PAUSE
                 }
                 Beat::Again => self.pause(),
@@ -137,7 +145,8 @@ impl Lifecycle {
         }
     }
 
-    async fn register(&mut self) {
+    /// Tries until it is registered; false if this broker stops, or gives up, before that.
+    async fn register(&mut self, patience: Option<Duration>) -> bool {
         let mut logged = String::new();
         let began = Instant::now();
         loop {
@@ -146,17 +155,29 @@ impl Lifecycle {
                     self.broker.broker_epoch.store(epoch, Ordering::Release);
                     slog::info!(self.broker.log, "broker registered"; "broker_epoch" => epoch);
                     self.state.send_replace(BrokerState::Fenced);
-                    return;
+                    return true;
                 }
                 Err(problem) => problem,
             };
+            if *self.stop.borrow() {
+                // Nothing is led without a registration.
+                self.state.send_replace(BrokerState::MayStop);
+                return false;
+            }
+            if patience.is_some_and(|patience| began.elapsed() >= patience) {
+                self.state.send_replace(BrokerState::GaveUp(problem));
+                return false;
+            }
             // A cluster that starts elects first: that is not worth a line.
             if problem != logged && began.elapsed() >= REGISTRATION_PATIENCE {
                 slog::warn!(self.broker.log, "broker not registered yet"; "reason" => &problem);
                 logged.clone_from(&problem);
             }
             self.state.send_replace(BrokerState::Registering(problem));
-            tokio::time::sleep(REGISTRATION_PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(REGISTRATION_PAUSE) => {}
+                _ = self.stop.changed() => {}
+            }
         }
     }
 
@@ -216,6 +237,11 @@ impl Lifecycle {
     async fn heartbeat(&mut self) -> Beat {
         let broker = &self.broker;
         let wants_to_stop = *self.stop.borrow();
+        if wants_to_stop && !broker.config.load().controller.controlled_shutdown {
+            slog::info!(broker.log, "leaderships are not handed over"; "controlled.shutdown.enable" => false);
+            self.state.send_replace(BrokerState::MayStop);
+            return Beat::Ended;
+        }
         let offset = *broker.replicas.applied().borrow();
         let request = BrokerHeartbeatRequest::default()
             .with_broker_id(BrokerId(broker.node_id))
@@ -223,18 +249,21 @@ impl Lifecycle {
             .with_current_metadata_offset(offset)
             .with_want_fence(false)
             .with_want_shut_down(wants_to_stop);
-        let timeout = if wants_to_stop { STOPPING_TIMEOUT } else { self.request_timeout() };
-        let response = match broker
-            .controller
-            .send(HEARTBEAT_VERSION, &request, timeout)
-            .await
-        {
+        let timeout = if wants_to_stop {
+            STOPPING_TIMEOUT
+        } else {
+            self.request_timeout()
+        };
+        let response = match broker.controller.send(HEARTBEAT_VERSION, &request, timeout).await {
             Ok(response) => response,
             Err(error) => {
                 slog::warn!(broker.log, "heartbeat not answered"; "error" => %error);
                 let since = *self.unanswered_since.get_or_insert_with(Instant::now);
                 if wants_to_stop && since.elapsed() >= SHUTDOWN_PATIENCE {
-                    slog::warn!(broker.log, "no controller to hand leaderships over to; stopping all the same");
+                    slog::warn!(
+                        broker.log,
+                        "no controller to hand leaderships over to; stopping all the same"
+                    );
                     self.state.send_replace(BrokerState::MayStop);
                     return Beat::Ended;
                 }

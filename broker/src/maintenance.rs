@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use odradek_config::ServerConfig;
 use parking_lot::{Condvar, Mutex};
 
 use crate::broker::Broker;
@@ -10,12 +11,11 @@ use crate::clock;
 use crate::replica::Replica;
 use crate::replicas::error_chain;
 
-/// How often it is looked whether a chore is due.
+/// How often it is looked whether a chore is due, unless one is wanted more often than that.
 const TICK: Duration = Duration::from_secs(1);
-/// Removed files go at most this long after they were set aside.
+const TICK_MIN: Duration = Duration::from_millis(50);
+/// Removed files go at most this long after their `file.delete.delay.ms` is over.
 const PURGE_INTERVAL: Duration = Duration::from_secs(5);
-/// How often producers that sent nothing for long are forgotten.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The thread.
 pub struct Maintenance {
@@ -38,7 +38,7 @@ impl Maintenance {
                 let (flag, wake) = &*stopped;
                 let mut stop = flag.lock();
                 while !*stop {
-                    wake.wait_for(&mut stop, TICK);
+                    wake.wait_for(&mut stop, chores.pause());
                     if !*stop {
                         parking_lot::MutexGuard::unlocked(&mut stop, || chores.round());
                     }
@@ -61,15 +61,59 @@ impl Maintenance {
     }
 }
 
-/// When each chore was done last.
+/// When each chore was done last; a chore that never was is due.
 struct Chores {
     broker: Arc<Broker>,
-    high_watermarks: Instant,
-    recovery_points: Instant,
-    retention: Instant,
-    compaction: Instant,
-    purge: Instant,
-    expiry: Instant,
+    started: Instant,
+    high_watermarks: Option<Instant>,
+    flushes: Option<Instant>,
+    recovery_points: Option<Instant>,
+    retention: Option<Instant>,
+    compaction: Option<Instant>,
+    purge: Option<Instant>,
+    expiry: Option<Instant>,
+}
+
+/// How often each chore is wanted.
+struct Intervals {
+    flushes: Duration,
+    recovery_points: Duration,
+    retention: Duration,
+    compaction: Duration,
+    expiry: Duration,
+    high_watermarks: Duration,
+}
+
+impl Intervals {
+    fn of(config: &ServerConfig) -> Self {
+        let (log, transaction) = (&config.log, &config.transaction);
+        Self {
+            // Kafka's default never looks, so that flush.ms would do nothing: without a word each round looks.
+            flushes: match log.flush_scheduler_interval_ms {
+                i64::MAX => Duration::ZERO,
+                given => ms(given),
+            },
+            recovery_points: ms(log.recovery_point_checkpoint_interval_ms.into()),
+            retention: ms(log.retention_check_interval_ms),
+            compaction: ms(config.cleaner.backoff_ms),
+            expiry: ms(transaction.producer_id_expiration_check_interval_ms.into()),
+            high_watermarks: ms(config.replica.high_watermark_checkpoint_interval_ms),
+        }
+    }
+
+    fn shortest(&self) -> Duration {
+        let flushes = if self.flushes.is_zero() {
+            TICK
+        } else {
+            self.flushes
+        };
+        flushes
+            .min(self.recovery_points)
+            .min(self.retention)
+            .min(self.compaction)
+            .min(self.expiry)
+            .min(self.high_watermarks)
+    }
 }
 
 impl Chores {
@@ -77,34 +121,43 @@ impl Chores {
         let now = Instant::now();
         Self {
             broker,
-            high_watermarks: now,
-            recovery_points: now,
-            retention: now,
-            compaction: now,
-            purge: now,
-            expiry: now,
+            started: now,
+            high_watermarks: Some(now),
+            flushes: None,
+            recovery_points: None,
+            retention: None,
+            compaction: Some(now),
+            purge: Some(now),
+            expiry: Some(now),
         }
+    }
+
+    /// How long until the next round.
+    fn pause(&self) -> Duration {
+        Intervals::of(&self.broker.config.load())
+            .shortest()
+            .clamp(TICK_MIN, TICK)
     }
 
     fn round(&mut self) {
         let config = self.broker.config.load_full();
-        let ms = |value: i64| Duration::from_millis(u64::try_from(value).unwrap_or(0));
-        if due(
-            &mut self.high_watermarks,
-            ms(config.replica.high_watermark_checkpoint_interval_ms),
-        ) {
+        let intervals = Intervals::of(&config);
+        if due(&mut self.high_watermarks, intervals.high_watermarks) {
             self.checkpoint_high_watermarks();
         }
-        let interval = Duration::from_millis(u64::from(config.log.recovery_point_checkpoint_interval_ms));
-        let checkpoint = due(&mut self.recovery_points, interval);
-        self.flush(checkpoint);
-        if due(&mut self.retention, ms(config.log.retention_check_interval_ms)) {
-            self.retain();
+        if self.started.elapsed() >= ms(config.log.initial_task_delay_ms) {
+            let checkpoint = due(&mut self.recovery_points, intervals.recovery_points);
+            if due(&mut self.flushes, intervals.flushes) || checkpoint {
+                self.flush(checkpoint);
+            }
+            if due(&mut self.retention, intervals.retention) {
+                self.retain();
+            }
         }
-        if config.cleaner.enable && due(&mut self.compaction, ms(config.cleaner.backoff_ms)) {
+        if config.cleaner.enable && due(&mut self.compaction, intervals.compaction) {
             self.compact();
         }
-        if due(&mut self.expiry, EXPIRY_INTERVAL) {
+        if due(&mut self.expiry, intervals.expiry) {
             for replica in self.broker.replicas.all() {
                 replica.with(|p| p.log_mut().expire_producers(clock::now()));
             }
@@ -216,10 +269,50 @@ impl Chores {
 }
 
 /// True once per interval.
-fn due(last: &mut Instant, interval: Duration) -> bool {
-    if last.elapsed() < interval {
+fn due(last: &mut Option<Instant>, interval: Duration) -> bool {
+    if last.is_some_and(|last| last.elapsed() < interval) {
         return false;
     }
-    *last = Instant::now();
+    *last = Some(Instant::now());
     true
+}
+
+fn ms(value: i64) -> Duration {
+    Duration::from_millis(u64::try_from(value).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chore_is_due_once_per_interval_and_at_once_when_it_never_was() {
+        let mut last = None;
+        assert!(due(&mut last, Duration::from_secs(3_600)));
+        assert!(!due(&mut last, Duration::from_secs(3_600)));
+        assert!(due(&mut last, Duration::ZERO));
+    }
+
+    #[test]
+    fn the_configuration_tells_the_intervals() {
+        let load = |pairs: &[(&str, &str)]| {
+            let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            let overrides: Vec<_> = pairs.iter().map(own).collect();
+            let (config, _) = ServerConfig::load(None, std::iter::empty(), &overrides).unwrap();
+            Intervals::of(&config)
+        };
+        let unset = load(&[]);
+        assert_eq!(unset.flushes, Duration::ZERO, "each round looks");
+        assert_eq!(unset.expiry, Duration::from_secs(600));
+        assert!(
+            unset.shortest() >= TICK,
+            "nothing is wanted more often than a tick"
+        );
+        let set = load(&[
+            ("log.flush.scheduler.interval.ms", "200"),
+            ("producer.id.expiration.check.interval.ms", "100"),
+        ]);
+        assert_eq!(set.flushes, Duration::from_millis(200));
+        assert_eq!(set.shortest(), Duration::from_millis(100));
+    }
 }

@@ -20,6 +20,7 @@ use odradek_net::worker::WorkerPool;
 use slog::Logger;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::connection_limits::apply_connection_limits;
 use crate::metrics::Connections;
 use crate::replicas::error_chain;
 use exposition::NodeExposition;
@@ -133,6 +134,12 @@ impl Node {
                 None => std::future::pending().await,
             }
         };
+        let gave_up = async {
+            match &self.broker {
+                Some(parts) => parts.gave_up().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGTERM"),
             _ = interrupt.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGINT"),
@@ -141,6 +148,7 @@ impl Node {
                 return Err(ServerError(format!("the controller stopped: {reason}")));
             }
             other = other_cluster => return Err(self.on_other_cluster(&other)),
+            reason = gave_up => return Err(self.on_gave_up(&reason)),
         }
         Ok(())
     }
@@ -154,6 +162,16 @@ impl Node {
             self.cluster_id,
             other.controller,
             other.cluster_id
+        ))
+    }
+
+    fn on_gave_up(&self, reason: &str) -> ServerError {
+        let config = &self.ground.config;
+        ServerError(format!(
+            "this broker could not register with the controllers at {} within initial.broker.registration.timeout.ms={}: \
+             {reason}",
+            controller_addresses(config).join(", "),
+            config.controller.initial_registration_timeout_ms
         ))
     }
 
@@ -180,13 +198,11 @@ impl Ground {
         let connections = Arc::new(Connections::default());
         let budget =
             MemoryBudget::new(usize::try_from(config.odradek.request_memory_bytes_max).unwrap_or(usize::MAX));
-        let limit = |value: u32| usize::try_from(value).unwrap_or(usize::MAX);
+        let quotas = ConnectionQuotas::unlimited();
+        apply_connection_limits(&quotas, &config, &log);
         let context = ListenerContext {
             budget: budget.clone(),
-            quotas: ConnectionQuotas::new(
-                limit(config.socket.connections_max),
-                limit(config.socket.connections_per_ip_max),
-            ),
+            quotas,
             observer: connections.clone(),
             ..ListenerContext::new(workers.clone(), log.clone())
         };

@@ -20,6 +20,7 @@ use super::session::{FetcherSession, Key, Limits, Position};
 use super::{Followed, Shared};
 use crate::broker::Broker;
 use crate::clock;
+use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
 use crate::replica::{AppendRefusal, FollowerAppend};
 
@@ -178,6 +179,7 @@ impl Fetcher {
             request_timeout: Duration::from_millis(
                 u64::try_from(config.replica.socket_timeout_ms).unwrap_or(0),
             ),
+            connect_timeout: connect_timeout(&config),
             negotiate: false,
             ..ClientSettings::default()
         };

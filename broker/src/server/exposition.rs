@@ -93,7 +93,9 @@ impl Exposition for NodeExposition {
         };
         let unopened = exposed.broker.replicas.failures().unopened();
         if unopened > 0 {
-            return Err(format!("{unopened} partitions could not be opened; the log says why"));
+            return Err(format!(
+                "{unopened} partitions could not be opened; the log says why"
+            ));
         }
         let replicas = exposed.broker.replicas.all();
         let offline = replicas.iter().filter(|replica| replica.is_offline()).count();

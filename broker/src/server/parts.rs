@@ -26,6 +26,7 @@ use super::exposition::ExposedBroker;
 use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses};
 use crate::api::BrokerService;
 use crate::broker::{Broker, ImageCell};
+use crate::connection_limits::connect_timeout;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
 use crate::fetcher::Fetchers;
@@ -198,7 +199,11 @@ impl BrokerParts {
     /// Waits for the broker to give its registration up; says what stood in the way.
     pub(super) async fn gave_up(&self) -> String {
         let mut state = self.state.clone();
-        match state.wait_for(|state| matches!(state, BrokerState::GaveUp(_))).await.as_deref() {
+        match state
+            .wait_for(|state| matches!(state, BrokerState::GaveUp(_)))
+            .await
+            .as_deref()
+        {
             Ok(BrokerState::GaveUp(reason)) => reason.clone(),
             // Its life has ended otherwise.
             Ok(_) | Err(_) => std::future::pending().await,
@@ -309,11 +314,6 @@ fn new_broker(
         stopping: AtomicBool::new(false),
         log,
     })
-}
-
-/// How long this node waits for a connection that it opens itself.
-pub(crate) fn connect_timeout(config: &ServerConfig) -> Duration {
-    Duration::from_millis(u64::try_from(config.socket.connection_setup_timeout_ms).unwrap_or(0))
 }
 
 /// Metadata flows from its source to a thread of its own, which opens logs and so may block.
