@@ -14,6 +14,7 @@ use slog::Logger;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
 use crate::isr::IsrUpdates;
+use crate::lost_leaders::LostLeaders;
 use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
@@ -45,6 +46,8 @@ pub struct Broker {
     pub producer_ids: ProducerIds,
     /// Topics that brokers create themselves.
     pub topic_creation: TopicCreation,
+    /// Leaders that went away a moment ago.
+    pub lost_leaders: LostLeaders,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The metadata that handlers read.

@@ -14,6 +14,7 @@ pub mod fetcher;
 pub mod isr;
 pub mod lifecycle;
 pub mod logging;
+pub mod lost_leaders;
 pub mod maintenance;
 pub mod metadata;
 pub mod metrics;

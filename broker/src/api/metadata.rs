@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::{Call, Handler};
 use crate::authorized_operations::{NOT_ASKED, on_cluster, on_topic};
 use crate::broker::Broker;
+use crate::clock;
 use crate::names::{is_internal, text, topic_name, topic_name_problem};
 use crate::topic_creation::auto_create;
 
@@ -44,6 +45,7 @@ impl Handler for Metadata {
             image = broker.image();
         }
         let view = View {
+            broker: &broker,
             image: &image,
             call: &call,
             topic_operations: on_topic(request.include_topic_authorized_operations),
@@ -97,6 +99,7 @@ pub fn random_alive_broker(image: &MetadataImage) -> i32 {
 }
 
 struct View<'a> {
+    broker: &'a Broker,
     image: &'a MetadataImage,
     call: &'a Call,
     topic_operations: i32,
@@ -166,6 +169,11 @@ impl View<'_> {
                 Some(ErrorCode::LeaderNotAvailable)
             }
             error => error,
+        };
+        let (error, leader) = if self.broker.lost_leaders.doubts(leader, clock::mono_ms()) {
+            (Some(ErrorCode::LeaderNotAvailable), NO_NODE)
+        } else {
+            (error, leader)
         };
         MetadataResponsePartition::default()
             .with_error_code(odradek_common::error::wire_code(error))

@@ -127,9 +127,15 @@ impl Fetcher {
             }
         };
         match response {
-            Ok(response) => self.answered(&broker, &client, &wanted, response).await,
+            Ok(response) => {
+                broker.lost_leaders.found(self.leader);
+                self.answered(&broker, &client, &wanted, response).await
+            }
             Err(error) => {
                 slog::info!(self.log, "fetch failed"; "error" => %error);
+                if matches!(error, ClientError::Closed { .. }) {
+                    broker.lost_leaders.lost(self.leader, clock::mono_ms());
+                }
                 self.disconnect("a fetch failed");
                 Round::Pause(RECONNECT_PAUSE_MIN)
             }

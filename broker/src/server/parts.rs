@@ -32,6 +32,7 @@ use crate::coordinator::GroupCoordinators;
 use crate::fetcher::Fetchers;
 use crate::isr::IsrUpdates;
 use crate::lifecycle::{BrokerState, Lifecycle};
+use crate::lost_leaders::LostLeaders;
 use crate::maintenance::Maintenance;
 use crate::metadata::MetadataLoader;
 use crate::metrics::Metrics;
@@ -308,6 +309,7 @@ fn new_broker(
         isr: Arc::new(IsrUpdates::default()),
         producer_ids: ProducerIds::default(),
         topic_creation: TopicCreation::default(),
+        lost_leaders: LostLeaders::default(),
         metrics,
         image,
         broker_epoch: Arc::new(AtomicI64::new(-1)),
