@@ -40,6 +40,7 @@ pub struct Replica {
     pub traffic: Arc<TopicTraffic>,
     state: Mutex<State>,
     offline: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// Where a replica comes from.
@@ -189,6 +190,7 @@ impl Replica {
             traffic,
             state: Mutex::new(state),
             offline,
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -280,10 +282,12 @@ impl Replica {
             return Err(AppendRefusal::Api(ErrorCode::FencedLeaderEpoch.into()));
         }
         if !records.is_empty() {
-            match state.partition.log_mut().append_as_follower(now, records) {
-                Ok(_) => {}
-                Err(error) => return Err(error.into()),
+            let log = state.partition.log_mut();
+            if let Some(first_offset) = batch_around_start(log, records) {
+                log.truncate_fully_and_start_at(now, first_offset)
+                    .map_err(AppendRefusal::Log)?;
             }
+            log.append_as_follower(now, records)?;
         }
         state.partition.follower_high_watermark(leader.high_watermark);
         if leader.log_start_offset > state.partition.log().log_start_offset() {
@@ -347,13 +351,74 @@ impl Replica {
     /// # Errors
     /// Not the leader, or the follower is no replica.
     pub fn follower_fetched(&self, now: Now, fetch: FollowerFetch) -> Result<FetchProgress, ErrorCode> {
-        let mut state = self.state.lock();
-        let before = state.follower_log_start(fetch.replica);
-        let progress = state.partition.follower_fetched(now, fetch)?;
-        if progress.high_watermark_moved || before != state.follower_log_start(fetch.replica) {
-            wake(state);
+        note_fetch(self.state.lock(), now, fetch)
+    }
+
+    /// A follower's fetch request arrived. One that names another epoch, or comes from a log that has parted from this one,
+    /// tells nothing about what the follower holds of this log.
+    ///
+    /// # Errors
+    /// As [`Replica::follower_fetched`]; FENCED_LEADER_EPOCH and UNKNOWN_LEADER_EPOCH (KIP-320).
+    pub fn follower_asked(
+        &self,
+        now: Now,
+        fetch: FollowerFetch,
+        current_leader_epoch: i32,
+        last_fetched_epoch: i32,
+    ) -> Result<FetchProgress, ErrorCode> {
+        let state = self.state.lock();
+        state.partition.check_leader(current_leader_epoch)?;
+        let parted = state
+            .partition
+            .diverging_epoch(fetch.fetch_offset, last_fetched_epoch);
+        if parted.is_some() {
+            return Ok(FetchProgress::default());
         }
-        Ok(progress)
+        note_fetch(state, now, fetch)
+    }
+
+    /// The leader said where the logs part. Returns the log end offset then; `None` if this replica does not follow that
+    /// leader in that epoch any more, and keeps its log.
+    ///
+    /// # Errors
+    /// The log cannot be truncated.
+    pub fn truncate_as_follower(
+        &self,
+        now: Now,
+        (leader, leader_epoch): (NodeId, i32),
+        (epoch, end_offset): (i32, i64),
+    ) -> Result<Option<i64>, LogError> {
+        self.with(|p| {
+            if !p.follows(leader, leader_epoch) {
+                return Ok(None);
+            }
+            p.truncate_to_leader(now, epoch, end_offset).map(Some)
+        })
+    }
+
+    /// The leader's log ends before this one's end, or begins after it. `None` as for [`Replica::truncate_as_follower`].
+    ///
+    /// # Errors
+    /// The log cannot be truncated.
+    pub fn reset_as_follower(
+        &self,
+        now: Now,
+        (leader, leader_epoch): (NodeId, i32),
+        to: OutOfRange,
+    ) -> Result<Option<i64>, LogError> {
+        self.with(|p| {
+            if !p.follows(leader, leader_epoch) {
+                return Ok(None);
+            }
+            let log = p.log_mut();
+            match to {
+                OutOfRange::EndsAt(end) => log.truncate_to(now, end).map(Some),
+                OutOfRange::BeginsAt(start) => {
+                    log.truncate_fully_and_start_at(now, start)?;
+                    Ok(Some(start))
+                }
+            }
+        })
     }
 
     /// Runs a closure under the lock; wakes everyone who waits if the high watermark moved.
@@ -426,10 +491,17 @@ impl Replica {
 
     /// The replica leaves this node: everyone who waits is told.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
         self.offline.store(true, Ordering::Release);
         let mut state = self.state.lock();
         state.fail_produces(ErrorCode::NotLeaderOrFollower);
         wake(state);
+    }
+
+    /// True once the replica has left this node, or the node stops: what fails then is no failure of the disk.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     fn offline_error(&self) -> ApiError {
@@ -449,6 +521,28 @@ pub struct FollowerAppend {
     pub high_watermark: i64,
     /// The leader's log start offset.
     pub log_start_offset: i64,
+}
+
+/// How a leader's log misses a follower's log end offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutOfRange {
+    /// It ends here, before it.
+    EndsAt(i64),
+    /// It begins here, after it.
+    BeginsAt(i64),
+}
+
+fn note_fetch(
+    mut state: MutexGuard<'_, State>,
+    now: Now,
+    fetch: FollowerFetch,
+) -> Result<FetchProgress, ErrorCode> {
+    let before = state.follower_log_start(fetch.replica);
+    let progress = state.partition.follower_fetched(now, fetch)?;
+    if progress.high_watermark_moved || before != state.follower_log_start(fetch.replica) {
+        wake(state);
+    }
+    Ok(progress)
 }
 
 impl State {
@@ -478,6 +572,15 @@ impl State {
             _ = produce.answer.send(Err(code));
         }
     }
+}
+
+/// Where the first batch begins, if this log is empty and begins within it: DeleteRecords may set a leader's log start into
+/// a batch, which is only sent whole.
+fn batch_around_start(log: &Log, records: &[u8]) -> Option<i64> {
+    let end = log.log_end_offset();
+    let header = BatchHeader::parse(records).ok()?;
+    let around = header.base_offset < end && header.last_offset() >= end;
+    (around && header.base_offset >= 0 && log.log_start_offset() == end).then_some(header.base_offset)
 }
 
 fn offsets(partition: &Partition<Log>) -> Offsets {

@@ -128,6 +128,20 @@ impl Replicas {
         Err(ApiError::new(ErrorCode::UnknownTopicOrPartition, detail))
     }
 
+    /// As [`Replicas::hosted`], of the topic with that id and no namesake: the image that names a recreated topic is there
+    /// before its replicas are.
+    ///
+    /// # Errors
+    /// As [`Replicas::hosted`]; UNKNOWN_TOPIC_ID if the replica is of another topic.
+    pub fn hosted_of(&self, topic_id: &Uuid, topic: &str, partition: i32) -> Result<Arc<Replica>, ApiError> {
+        let replica = self.hosted(topic, partition)?;
+        if replica.topic_id == *topic_id {
+            return Ok(replica);
+        }
+        let detail = format!("{topic}-{partition} is of topic {}", replica.topic_id);
+        Err(ApiError::new(ErrorCode::UnknownTopicId, detail))
+    }
+
     /// The replica, if it leads.
     ///
     /// # Errors
@@ -153,8 +167,13 @@ impl Replicas {
         all
     }
 
-    /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, unless the disk is only full.
+    /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, unless the disk is only full, or the
+    /// replica has left this broker while somebody was at work in its log.
     pub fn log_failed(&self, replica: &Replica, error: &LogError) {
+        if replica.is_closed() {
+            slog::debug!(self.log, "a log was closed meanwhile"; "partition" => %replica.id, "error" => %error);
+            return;
+        }
         let path = self.directories[replica.log_dir].log_directory.path();
         if error.is_disk_full() {
             if self.failures.tell_full(replica.log_dir) {
@@ -464,3 +483,6 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 pub fn shown(path: &Path) -> String {
     path.display().to_string()
 }
+
+#[cfg(test)]
+mod tests;

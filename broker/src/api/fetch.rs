@@ -168,13 +168,13 @@ impl Target {
             TopicKey::Name(name) => Some(name.clone()),
             TopicKey::Id(id) => broker.image().topic_by_id(id).map(|topic| topic.name.clone()),
         };
-        let replica = match &topic {
-            Some(topic) => broker
-                .replicas
-                .hosted(topic, request.key.partition)
-                .map_err(|error| error.code),
-            None => Err(ErrorCode::UnknownTopicId),
+        let index = request.key.partition;
+        let replica = match (&topic, &request.key.topic) {
+            (Some(topic), TopicKey::Id(id)) => broker.replicas.hosted_of(id, topic, index),
+            (Some(topic), TopicKey::Name(_)) => broker.replicas.hosted(topic, index),
+            (None, _) => Err(ErrorCode::UnknownTopicId.into()),
         };
+        let replica = replica.map_err(|error| error.code);
         Self {
             request: request.clone(),
             topic,
@@ -232,24 +232,29 @@ impl Reading {
             return;
         };
         let now = clock::now();
+        // KAFKA-15221: a fetch that an earlier incarnation left on its way says nothing about what is left of it.
+        let image = self.broker.image();
+        let registered = image.brokers.get(&replica);
+        let is_stale = broker_epoch >= 0 && registered.is_some_and(|b| b.broker_epoch > broker_epoch);
         for target in &mut self.targets {
             let Ok(hosted) = &target.replica else { continue };
-            let parted = self.fetch.api_version >= DIVERGING_SINCE
-                && hosted
-                    .with(|p| {
-                        p.diverging_epoch(target.request.fetch_offset, target.request.last_fetched_epoch)
-                    })
-                    .is_some();
-            if parted {
+            if is_stale {
+                target.replica = Err(ErrorCode::NotLeaderOrFollower);
                 continue;
             }
+            let last_fetched_epoch = if self.fetch.api_version >= DIVERGING_SINCE {
+                target.request.last_fetched_epoch
+            } else {
+                -1
+            };
             let fetch = FollowerFetch {
                 replica,
                 broker_epoch,
                 fetch_offset: target.request.fetch_offset,
                 log_start_offset: target.request.log_start_offset,
             };
-            match hosted.follower_fetched(now, fetch) {
+            let current_leader_epoch = target.request.current_leader_epoch;
+            match hosted.follower_asked(now, fetch, current_leader_epoch, last_fetched_epoch) {
                 Ok(progress) if progress.may_expand => self.broker.isr.expand(hosted),
                 Ok(_) => {}
                 // Who knows no epoch cannot be ahead of this leader: it is no replica.

@@ -17,6 +17,7 @@ use odradek_common::time::Now;
 use odradek_config::TopicConfig;
 use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire;
+use uuid::Uuid;
 
 use super::{Call, Handler, Timed};
 use crate::broker::Broker;
@@ -143,10 +144,11 @@ impl Production {
         } else {
             Some(Arc::from(topic.name.0.as_str()))
         };
+        let topic_id = (self.api_version >= TOPIC_IDS_SINCE).then_some(&topic.topic_id);
         let mut partitions = Vec::with_capacity(topic.partition_data.len());
         for data in &topic.partition_data {
             let outcome = match &name {
-                Some(name) => self.append_partition(now, name, data),
+                Some(name) => self.append_partition(now, name, topic_id, data),
                 None => Err(ApiError::from(ErrorCode::UnknownTopicId).into()),
             };
             let (response, wait) = match outcome {
@@ -169,14 +171,9 @@ impl Production {
         &self,
         now: Now,
         topic: &Arc<str>,
+        topic_id: Option<&Uuid>,
         data: &PartitionProduceData,
-    ) -> Result<
-        (
-            PartitionProduceResponse,
-            Option<CommitWait>,
-        ),
-        Refusal,
-    > {
+    ) -> Result<(PartitionProduceResponse, Option<CommitWait>), Refusal> {
         if !(-1..=1).contains(&self.acks) {
             let detail = format!("acks must be -1, 0 or 1, not {}", self.acks);
             return Err(ApiError::new(ErrorCode::InvalidRequiredAcks, detail).into());
@@ -186,6 +183,10 @@ impl Production {
             return Err(ApiError::new(ErrorCode::InvalidTopicException, detail).into());
         }
         let replica = self.broker.replicas.leader(topic, data.index)?;
+        // The image that names a recreated topic is there before its replicas are.
+        if topic_id.is_some_and(|id| *id != replica.topic_id) {
+            return Err(ApiError::from(ErrorCode::UnknownTopicId).into());
+        }
         let records = data.records.as_deref().unwrap_or_default();
         let mut batch = BytesMut::from(records);
         let validated = validate_produce(&mut batch, &self.rules(now, &replica))?;

@@ -22,7 +22,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
-use crate::replica::{AppendRefusal, FollowerAppend};
+use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
 
 /// Fetch with topic ids and broker epochs.
 const FETCH_VERSION: i16 = 17;
@@ -317,17 +317,24 @@ impl Fetcher {
                     "partition" => %followed.replica.id, "error" => %error);
                 self.pause(broker, key);
             }
-            Err(AppendRefusal::Log(error)) => broker.replicas.log_failed(&followed.replica, &error),
+            Err(AppendRefusal::Log(error)) => {
+                broker.replicas.log_failed(&followed.replica, &error);
+                // A full disk is no reason to fetch the same records over and over at full speed.
+                self.pause(broker, key);
+            }
         }
     }
 
     fn truncate(&self, broker: &Broker, followed: &Followed, leader: &EpochEndOffset) {
         let before = followed.replica.offsets().log_end;
+        let follows = (self.leader, followed.leader_epoch);
+        let parts_at = (leader.epoch, leader.end_offset);
         match followed
             .replica
-            .with(|p| p.truncate_to_leader(clock::now(), leader.epoch, leader.end_offset))
+            .truncate_as_follower(clock::now(), follows, parts_at)
         {
-            Ok(end) => slog::info!(self.log, "log truncated to the leader's";
+            Ok(None) => {}
+            Ok(Some(end)) => slog::info!(self.log, "log truncated to the leader's";
                 "partition" => %followed.replica.id, "from" => before, "to" => end,
                 "leader_epoch" => leader.epoch, "leader_end" => leader.end_offset),
             Err(error) => broker.replicas.log_failed(&followed.replica, &error),
@@ -346,10 +353,8 @@ impl Fetcher {
             .list_offset(broker, client, id, followed.leader_epoch, LATEST)
             .await?;
         let offsets = followed.replica.offsets();
-        let truncated = if end < offsets.log_end {
-            followed
-                .replica
-                .with(|p| p.log_mut().truncate_to(clock::now(), end).map(|_| end))
+        let out_of_range = if end < offsets.log_end {
+            OutOfRange::EndsAt(end)
         } else {
             let start = self
                 .list_offset(broker, client, id, followed.leader_epoch, EARLIEST_LOCAL)
@@ -360,14 +365,16 @@ impl Fetcher {
                     offsets.log_end
                 ));
             }
-            followed.replica.with(|p| {
-                p.log_mut()
-                    .truncate_fully_and_start_at(clock::now(), start)
-                    .map(|()| start)
-            })
+            OutOfRange::BeginsAt(start)
         };
-        match truncated {
-            Ok(to) => slog::warn!(self.log, "log was out of the leader's range";
+        // Metadata may have moved on while the leader was asked: whoever leads by now keeps its log.
+        let follows = (self.leader, followed.leader_epoch);
+        match followed
+            .replica
+            .reset_as_follower(clock::now(), follows, out_of_range)
+        {
+            Ok(None) => {}
+            Ok(Some(to)) => slog::warn!(self.log, "log was out of the leader's range";
                 "partition" => %id, "from" => offsets.log_end, "to" => to),
             Err(error) => broker.replicas.log_failed(&followed.replica, &error),
         }

@@ -1,0 +1,201 @@
+//! Replicas over real logs: one node whose metadata each test writes by hand.
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use odradek_broker_core::partition::{FetchProgress, FollowerFetch};
+use odradek_broker_log::directory::LogDirectoryOptions;
+use odradek_common::metadata::PartitionImage;
+use odradek_common::records::builder::BatchBuilder;
+use tempfile::TempDir;
+
+use super::*;
+use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
+
+const NODE: i32 = 1;
+const OTHER: i32 = 2;
+
+struct Node {
+    _folder: TempDir,
+    config: ServerConfig,
+    replicas: Arc<Replicas>,
+    image: MetadataImage,
+}
+
+impl Node {
+    fn new() -> Self {
+        let (config, _) = ServerConfig::load(None, std::iter::empty(), &[]).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let folder = TempDir::new().unwrap();
+        let log_directory =
+            LogDirectory::open(folder.path(), LogDirectoryOptions::default(), log.clone()).unwrap();
+        let directories = vec![DataDirectory {
+            log_directory,
+            id: Uuid::from_u128(1),
+        }];
+        let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
+        Self {
+            _folder: folder,
+            config,
+            replicas: Replicas::new(NODE, directories, Metrics::new(), image, log),
+            image: MetadataImage::default(),
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut MetadataImage)) -> Vec<RoleEvent> {
+        let before = self.image.clone();
+        change(&mut self.image);
+        let delta = MetadataDelta::between(&before, &self.image);
+        self.replicas.publish(&delta, &self.image, &self.config)
+    }
+
+    /// A topic of one partition, led by `leader` in epoch 0.
+    fn create(&mut self, name: &str, leader: i32) -> Arc<Replica> {
+        let partition = PartitionImage {
+            replicas: vec![NODE, OTHER],
+            isr: vec![leader],
+            leader,
+            ..PartitionImage::default()
+        };
+        let topic = TopicImage {
+            name: name.into(),
+            id: Uuid::new_v4(),
+            partitions: vec![Arc::new(partition)],
+        };
+        self.change(|image| {
+            image.topic_names.insert(topic.id, name.into());
+            image.topics.insert(name.into(), Arc::new(topic));
+        });
+        self.replicas.get(name, 0).unwrap()
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.change(|image| {
+            let id = image.topic(name).unwrap().id;
+            image.topics.remove(name);
+            image.topic_names.remove(&id);
+        });
+    }
+}
+
+fn batch(base_offset: i64, records: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(base_offset);
+    for _ in 0..records {
+        builder.append(1_700_000_000_000, None, Some(b"value"), &[]);
+    }
+    builder.build()
+}
+
+/// What a fetch of the other node in epoch 0 brought beside the records.
+fn from_other(high_watermark: i64, log_start_offset: i64) -> FollowerAppend {
+    FollowerAppend {
+        leader: OTHER,
+        leader_epoch: 0,
+        high_watermark,
+        log_start_offset,
+    }
+}
+
+#[test]
+fn a_topic_deleted_under_a_writer_does_not_take_the_directory_offline() {
+    let mut node = Node::new();
+    let (gone, stays) = (node.create("gone", OTHER), node.create("stays", OTHER));
+    node.delete("gone");
+    // The fetch was under way when the topic was deleted.
+    match gone.append_as_follower(clock::now(), &batch(0, 3), from_other(0, 0)) {
+        Err(AppendRefusal::Log(error)) => node.replicas.log_failed(&gone, &error),
+        Err(AppendRefusal::Api(_)) | Ok(()) => panic!("the log is closed"),
+    }
+    assert!(!stays.is_offline());
+    stays
+        .append_as_follower(clock::now(), &batch(0, 3), from_other(0, 0))
+        .unwrap();
+}
+
+#[test]
+fn a_follower_begins_with_a_batch_that_the_leader_s_log_begins_in() {
+    // DeleteRecords moved the leader's log start into a batch, and a new follower can get only the whole of it.
+    let mut node = Node::new();
+    let replica = node.create("t", OTHER);
+    let now = clock::now();
+    replica
+        .with(|p| p.log_mut().truncate_fully_and_start_at(now, 105))
+        .unwrap();
+    replica
+        .append_as_follower(now, &batch(100, 10), from_other(110, 105))
+        .unwrap();
+    let offsets = replica.offsets();
+    assert_eq!(
+        (offsets.log_start, offsets.high_watermark, offsets.log_end),
+        (105, 110, 110)
+    );
+    // A log that has records refuses what overlaps them.
+    let overlap = replica.append_as_follower(now, &batch(108, 10), from_other(110, 105));
+    assert!(matches!(overlap, Err(AppendRefusal::Api(_))));
+    assert_eq!(replica.offsets().log_end, 110);
+}
+
+#[test]
+fn an_answer_that_leadership_has_overtaken_truncates_nothing() {
+    let mut node = Node::new();
+    let (leads, follows) = (node.create("leads", NODE), node.create("follows", OTHER));
+    let now = clock::now();
+    follows
+        .append_as_follower(now, &batch(0, 10), from_other(10, 0))
+        .unwrap();
+    let mut own = bytes::BytesMut::from(&batch(0, 10)[..]);
+    leads.append(now, &mut own, false).unwrap();
+    for to in [OutOfRange::EndsAt(4), OutOfRange::BeginsAt(40)] {
+        // It leads by now, or follows in a later epoch, or another node.
+        assert_eq!(leads.reset_as_follower(now, (OTHER, 0), to).unwrap(), None);
+        assert_eq!(follows.reset_as_follower(now, (OTHER, 1), to).unwrap(), None);
+        assert_eq!(follows.reset_as_follower(now, (3, 0), to).unwrap(), None);
+    }
+    assert_eq!(leads.truncate_as_follower(now, (OTHER, 0), (0, 4)).unwrap(), None);
+    assert_eq!(follows.truncate_as_follower(now, (3, 0), (0, 4)).unwrap(), None);
+    assert_eq!((leads.offsets().log_end, follows.offsets().log_end), (10, 10));
+    assert_eq!(
+        follows
+            .reset_as_follower(now, (OTHER, 0), OutOfRange::BeginsAt(40))
+            .unwrap(),
+        Some(40)
+    );
+}
+
+#[test]
+fn a_fetch_of_another_epoch_or_of_a_parted_log_does_not_count() {
+    let mut node = Node::new();
+    let replica = node.create("t", NODE);
+    let now = clock::now();
+    let mut own = bytes::BytesMut::from(&batch(0, 10)[..]);
+    replica.append(now, &mut own, false).unwrap();
+    let fetch = FollowerFetch {
+        replica: OTHER,
+        broker_epoch: 7,
+        fetch_offset: 10,
+        log_start_offset: 0,
+    };
+    assert_eq!(
+        replica.follower_asked(now, fetch, 1, 0),
+        Err(ErrorCode::UnknownLeaderEpoch)
+    );
+    assert_eq!(
+        replica.follower_asked(now, fetch, 0, 5),
+        Ok(FetchProgress::default())
+    );
+    let progress = |replica: &Replica| replica.with(|p| p.followers().next().map(|(_, f)| f.log_end_offset));
+    assert_eq!(progress(&replica), Some(-1));
+    assert!(replica.follower_asked(now, fetch, 0, 0).unwrap().may_expand);
+    assert_eq!(progress(&replica), Some(10));
+}
+
+#[test]
+fn a_topic_s_namesake_is_not_taken_for_it() {
+    let mut node = Node::new();
+    let replica = node.create("t", NODE);
+    assert!(node.replicas.hosted_of(&replica.topic_id, "t", 0).is_ok());
+    let recreated = node.replicas.hosted_of(&Uuid::new_v4(), "t", 0);
+    assert_eq!(
+        recreated.err().map(|error| error.code),
+        Some(ErrorCode::UnknownTopicId)
+    );
+}
