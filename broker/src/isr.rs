@@ -11,6 +11,7 @@ use odradek_common::error::ErrorCode;
 use odradek_common::ids::TopicPartition;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::broker::Broker;
@@ -21,6 +22,8 @@ use crate::replica::Replica;
 const ALTER_PARTITION_VERSION: i16 = 3;
 /// Time for one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before proposals whose outcome is open are sent again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Replicas whose ISR may change.
 #[derive(Default)]
@@ -38,13 +41,16 @@ impl IsrUpdates {
 
     /// Looks for laggards and sends what replicas propose, for ever.
     pub async fn run(self: Arc<Self>, broker: Arc<Broker>) {
+        let mut shrinks_due = Instant::now();
         loop {
             let lag_max = u64::try_from(broker.config.load().replica.lag_time_max_ms).unwrap_or(0);
             let pause = Duration::from_millis((lag_max / 2).max(1));
-            let timed_out = tokio::time::timeout(pause, self.wake.notified()).await.is_err();
+            // Expansions wake this as often as followers fetch, and must not keep shrinks from their time.
+            _ = tokio::time::timeout_at(shrinks_due, self.wake.notified()).await;
             let mut proposals = self.expansions(&broker);
-            if timed_out {
+            if Instant::now() >= shrinks_due {
                 proposals.extend(shrinks(&broker));
+                shrinks_due = Instant::now() + pause;
             }
             while !proposals.is_empty() {
                 proposals = send(&broker, proposals).await;
@@ -92,43 +98,71 @@ async fn send(
         Ok(response) if response.error_code == 0 => response,
         Ok(response) => {
             slog::warn!(broker.log, "ISR change not recorded"; "error" => response.error_code);
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
             return still_pending(proposals);
         }
         Err(error) => {
             slog::warn!(broker.log, "ISR change not recorded"; "error" => %error);
+            tokio::time::sleep(RETRY_PAUSE).await;
             return still_pending(proposals);
         }
     };
     let outcomes = outcomes(&response);
-    for (replica, proposal) in &proposals {
+    let mut open = Vec::new();
+    for (replica, proposal) in proposals {
         let Some(code) = outcomes.get(&(replica.topic_id, replica.id.partition)) else {
             continue;
         };
-        note(broker, replica, proposal, *code);
+        if note(broker, &replica, &proposal, *code) == Outcome::Open {
+            open.push((replica, proposal));
+        }
     }
-    Vec::new()
+    if !open.is_empty() {
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+    still_pending(open)
 }
 
-fn note(broker: &Broker, replica: &Replica, proposal: &IsrProposal, code: i16) {
+/// What an answer says of a proposal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It is recorded, or overtaken: it counts until the image that is on its way decides. Any refusal but those below may
+    /// answer the repetition of a request that was recorded, and members that were recorded must go on being waited for.
+    UpToTheImage,
+    /// The epochs were current, so that no controller has recorded it: the committed ISR stands.
+    Refused,
+    /// Whoever answered does not decide: it is to be sent again.
+    Open,
+}
+
+impl Outcome {
+    fn of(code: i16) -> Self {
+        match ErrorCode::try_from_code(code) {
+            Some(ErrorCode::IneligibleReplica | ErrorCode::InvalidRequest) => Self::Refused,
+            Some(ErrorCode::NotController) => Self::Open,
+            Some(_) | None => Self::UpToTheImage,
+        }
+    }
+}
+
+fn note(broker: &Broker, replica: &Replica, proposal: &IsrProposal, code: i16) -> Outcome {
+    let outcome = Outcome::of(code);
     let isr: Vec<i32> = proposal.isr.iter().map(|member| member.0).collect();
     if code == 0 {
         slog::info!(broker.log, "ISR changed"; "partition" => %replica.id, "isr" => ?isr);
-        return;
+        return outcome;
     }
-    // The image that proves the proposal stale is on its way, or the controller does not want this member.
     slog::info!(broker.log, "ISR change refused"; "partition" => %replica.id, "isr" => ?isr, "error" => code);
-    replica.with(|p| p.proposal_refused(clock::now(), proposal.partition_epoch));
-    let stale = ErrorCode::InvalidUpdateVersion.code();
-    if code != stale {
-        slog::debug!(broker.log, "the ISR stays as it was"; "partition" => %replica.id);
+    if outcome == Outcome::Refused {
+        replica.with(|p| p.proposal_refused(clock::now(), proposal.partition_epoch));
     }
+    outcome
 }
 
 fn still_pending(proposals: Vec<(Arc<Replica>, IsrProposal)>) -> Vec<(Arc<Replica>, IsrProposal)> {
     let again = |(replica, _): (Arc<Replica>, IsrProposal)| {
         let proposal = replica.with(|p| p.pending_proposal())?;
-        Some((replica, proposal))
+        (!replica.is_closed()).then_some((replica, proposal))
     };
     proposals.into_iter().filter_map(again).collect()
 }
@@ -168,4 +202,20 @@ fn outcomes(response: &AlterPartitionResponse) -> BTreeMap<(Uuid, i32), i16> {
                 .map(|p| ((topic.topic_id, p.partition_index), p.error_code))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_under_current_epochs_takes_a_proposal_back() {
+        let of = |code: ErrorCode| Outcome::of(code.code());
+        assert_eq!(of(ErrorCode::IneligibleReplica), Outcome::Refused);
+        // The first copy was recorded and its answer lost: the member is in the ISR, whatever the second copy is told.
+        assert_eq!(of(ErrorCode::InvalidUpdateVersion), Outcome::UpToTheImage);
+        assert_eq!(of(ErrorCode::FencedLeaderEpoch), Outcome::UpToTheImage);
+        assert_eq!(of(ErrorCode::NotController), Outcome::Open);
+        assert_eq!(Outcome::of(0), Outcome::UpToTheImage);
+    }
 }
