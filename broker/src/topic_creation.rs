@@ -119,9 +119,7 @@ fn topic(broker: &Broker, name: &str) -> CreatableTopic {
     };
     topic
         .with_num_partitions(config.offsets.topic_partitions)
-        .with_replication_factor(
-            config.internal_replication_factor("offsets.topic.replication.factor", alive),
-        )
+        .with_replication_factor(config.offsets_replication_factor(alive))
         .with_configs(vec![
             entry("cleanup.policy", "compact".to_owned()),
             entry("compression.type", "producer".to_owned()),

@@ -177,28 +177,16 @@ impl ServerConfig {
         Some(origin.to_string())
     }
 
-    /// The replication factor of an internal topic: what `key` says when it was set, else at most as many replicas
-    /// as brokers are alive, so that a small cluster can carry the topic.
-    pub fn internal_replication_factor(&self, key: &str, alive_brokers: usize) -> i16 {
-        let configured =
-            i16::try_from(self.effective.long(key)).expect("replication factors are 16-bit keys");
-        if self.was_set(key) {
+    /// The replication factor of the topic of committed offsets: what was set, else at most as many replicas as brokers
+    /// are alive, so that a small cluster can carry the topic.
+    pub fn offsets_replication_factor(&self, alive_brokers: usize) -> i16 {
+        let configured = self.offsets.topic_replication_factor;
+        if self.was_set("offsets.topic.replication.factor") {
             return configured;
         }
         configured
             .min(i16::try_from(alive_brokers).unwrap_or(i16::MAX))
             .max(1)
-    }
-
-    /// The min.insync.replicas of an internal topic with this many replicas: what `key` says when it was set, else
-    /// at most all of them.
-    pub fn internal_min_insync_replicas(&self, key: &str, replication_factor: i16) -> i32 {
-        let configured = self.effective.int(key);
-        if self.was_set(key) {
-            configured
-        } else {
-            configured.min(i32::from(replication_factor))
-        }
     }
 
     /// The text of any broker key, given or defaulted; `None` when it has neither.

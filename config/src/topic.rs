@@ -41,15 +41,6 @@ pub struct CleanupPolicy {
     pub compact: bool,
 }
 
-/// Replicas whose replication is throttled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ThrottledReplicas {
-    /// `*`
-    All,
-    /// Partition and broker of each.
-    Some(Vec<(i32, i32)>),
-}
-
 /// Resolved configuration of a topic; each field is named after its key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TopicConfig {
@@ -77,12 +68,8 @@ pub struct TopicConfig {
     pub timestamp_before_max_ms: i64,
     /// message.timestamp.after.max.ms
     pub timestamp_after_max_ms: i64,
-    /// leader.replication.throttled.replicas
-    pub leader_throttled_replicas: ThrottledReplicas,
-    /// follower.replication.throttled.replicas
-    pub follower_throttled_replicas: ThrottledReplicas,
-    /// remote.storage.enable
-    pub remote_storage: bool,
+    /// remote.storage.enable, only to refuse it
+    pub(crate) remote_storage: bool,
 }
 
 /// Codec and levels of a topic.
@@ -107,8 +94,6 @@ pub struct SegmentConfig {
     pub ms: i64,
     /// segment.jitter.ms
     pub jitter_ms: i64,
-    /// segment.index.bytes
-    pub index_bytes: u32,
     /// index.interval.bytes
     pub index_interval_bytes: u32,
     /// preallocate
@@ -249,18 +234,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn throttled(&self, name: &str) -> ThrottledReplicas {
-        let list = self.list(name);
-        if list == ["*"] {
-            return ThrottledReplicas::All;
-        }
-        let pair = |text: &String| {
-            let (partition, broker) = text.split_once(':')?;
-            Some((partition.parse().ok()?, broker.parse().ok()?))
-        };
-        ThrottledReplicas::Some(list.iter().filter_map(pair).collect())
-    }
-
     fn topic(&self) -> TopicConfig {
         let policy = self.list("cleanup.policy");
         let with = |name: &str| policy.iter().any(|member| member == name);
@@ -283,8 +256,6 @@ impl Resolver<'_> {
             },
             timestamp_before_max_ms: self.long("message.timestamp.before.max.ms"),
             timestamp_after_max_ms: self.long("message.timestamp.after.max.ms"),
-            leader_throttled_replicas: self.throttled("leader.replication.throttled.replicas"),
-            follower_throttled_replicas: self.throttled("follower.replication.throttled.replicas"),
             remote_storage: self.boolean("remote.storage.enable"),
         }
     }
@@ -314,7 +285,6 @@ impl Resolver<'_> {
             bytes,
             ms: self.long("segment.ms"),
             jitter_ms: self.long("segment.jitter.ms"),
-            index_bytes: self.unsigned("segment.index.bytes"),
             index_interval_bytes: self.unsigned("index.interval.bytes"),
             preallocate: self.boolean("preallocate"),
             file_delete_delay_ms: self.long("file.delete.delay.ms"),
@@ -370,7 +340,6 @@ mod tests {
             (topic.timestamp_before_max_ms, topic.timestamp_after_max_ms),
             (i64::MAX, 3_600_000)
         );
-        assert_eq!(topic.leader_throttled_replicas, ThrottledReplicas::Some(vec![]));
     }
 
     #[test]
@@ -411,20 +380,6 @@ mod tests {
     fn the_internal_segment_size_wins() {
         let overrides = [("segment.bytes", "2000000"), ("internal.segment.bytes", "1000")];
         assert_eq!(TopicConfig::resolve(overrides, &node("")).segment.bytes, 1000);
-    }
-
-    #[test]
-    fn throttled_replicas_are_pairs_or_all() {
-        let overrides = [
-            ("leader.replication.throttled.replicas", "0:1,2:3"),
-            ("follower.replication.throttled.replicas", "*"),
-        ];
-        let topic = TopicConfig::resolve(overrides, &node(""));
-        assert_eq!(
-            topic.leader_throttled_replicas,
-            ThrottledReplicas::Some(vec![(0, 1), (2, 3)])
-        );
-        assert_eq!(topic.follower_throttled_replicas, ThrottledReplicas::All);
     }
 
     #[test]

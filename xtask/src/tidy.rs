@@ -89,7 +89,7 @@ fn check_rust(file: &str, text: &str, findings: &mut Vec<Finding>) {
     }
 }
 
-fn files(root: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn files(root: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    root.canonicalize().expect("the workspace is where this crate was built")
+    root.canonicalize()
+        .expect("the workspace is where this crate was built")
 }
 
 #[test]
@@ -14,6 +15,13 @@ fn the_tree_is_tidy() {
         .iter()
         .map(|f| format!("{}: {}", f.file, f.problem))
         .collect();
+    assert!(findings.is_empty(), "\n{}", shown.join("\n"));
+}
+
+#[test]
+fn every_typed_setting_is_read_outside_of_config() {
+    let findings = xtask::settings::check(&root()).unwrap();
+    let shown: Vec<&str> = findings.iter().map(|f| f.problem.as_str()).collect();
     assert!(findings.is_empty(), "\n{}", shown.join("\n"));
 }
 

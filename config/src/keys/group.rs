@@ -3,7 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast, Codec, NonEmptyListOf, OneOfIgnoreCase};
 use crate::key::keys;
-use crate::keys::reasons::{CONSUMER, MEMORY, STREAMS, WORKERS};
+use crate::keys::reasons::{CLASSIC, CONSUMER, LINGER, MEMORY, STREAMS, WORKERS};
 
 keys! { GROUP: Broker;
     /// Shortest session timeout that a member of a classic group may ask for.
@@ -16,11 +16,11 @@ keys! { GROUP: Broker;
     "group.max.size": Int = "2147483647", AtLeast(1), ReadOnly, Used;
     /// Group protocols that the coordinator offers.
     "group.coordinator.rebalance.protocols": List = "classic,consumer,streams",
-        NonEmptyListOf(&["consumer", "classic", "share", "streams"]), ReadOnly, Used;
+        NonEmptyListOf(&["consumer", "classic", "share", "streams"]), ReadOnly, CLASSIC;
     /// Threads of the group coordinator.
     "group.coordinator.threads": Int = "4", AtLeast(1), ReadOnly, WORKERS;
     /// How long the coordinator may collect records before it appends them; -1 lets the load decide.
-    "group.coordinator.append.linger.ms": Int = "-1", AtLeast(-1), ReadOnly, Used;
+    "group.coordinator.append.linger.ms": Int = "-1", AtLeast(-1), ReadOnly, LINGER;
     /// Threads for the slow chores of the group coordinator.
     "group.coordinator.background.threads": Int = "2", AtLeast(1), ReadOnly, WORKERS;
     /// Largest write buffer that the group coordinator keeps for reuse.

@@ -3,7 +3,9 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast, Between, BetweenDouble, GzipLevel, ListOf, NonEmptyList, OneOf};
 use crate::key::keys;
-use crate::keys::reasons::{JBOD, TIERED};
+use crate::keys::reasons::{
+    CLEANER_BUFFERS, CLEANER_MEMORY, CLEANER_SPEED, CLEANER_THREADS, INDEX, JBOD, LOG_START, RECOVERY, TIERED,
+};
 
 keys! { LOG: Broker;
     /// Directories that hold the partitions, separated by commas; without it log.dir is used.
@@ -59,7 +61,7 @@ keys! { LOG: Broker;
     /// What happens to old records: delete, compact, or both.
     "log.cleanup.policy": List = "delete", ListOf(&["compact", "delete"]), ClusterWide, Used;
     /// Largest offset index of a segment.
-    "log.index.size.max.bytes": Int = "10485760", AtLeast(4), ClusterWide, Used;
+    "log.index.size.max.bytes": Int = "10485760", AtLeast(4), ClusterWide, INDEX;
     /// Bytes of records between two entries of the offset index.
     "log.index.interval.bytes": Int = "4096", AtLeast(0), ClusterWide, Used;
     /// Records after which a partition is flushed to disk.
@@ -72,7 +74,7 @@ keys! { LOG: Broker;
     /// How often recovery points are written down.
     "log.flush.offset.checkpoint.interval.ms": Int = "60000", AtLeast(0), ReadOnly, Used;
     /// How often log start offsets are written down.
-    "log.flush.start.offset.checkpoint.interval.ms": Int = "60000", AtLeast(0), ReadOnly, Used;
+    "log.flush.start.offset.checkpoint.interval.ms": Int = "60000", AtLeast(0), ReadOnly, LOG_START;
     /// Pause between taking a segment out of a log and deleting its file.
     "log.segment.delete.delay.ms": Long = "60000", AtLeast(0), ClusterWide, Used;
     /// Whether the file of a new segment is given its full size at once.
@@ -89,19 +91,19 @@ keys! { LOG: Broker;
     /// How long a broker tries to report a failed log directory before it stops.
     "log.dir.failure.timeout.ms": Long = "30000", AtLeast(1), ReadOnly, JBOD;
     /// Threads for each log directory that recover logs at start and flush them at stop.
-    "num.recovery.threads.per.data.dir": Int = "2", AtLeast(1), ClusterWide, Used;
+    "num.recovery.threads.per.data.dir": Int = "2", AtLeast(1), ClusterWide, RECOVERY;
     /// Whether compaction runs.
     "log.cleaner.enable": Boolean = "true", Any, ReadOnly, Used;
     /// Threads that compact logs.
-    "log.cleaner.threads": Int = "1", AtLeast(0), ClusterWide, Used;
+    "log.cleaner.threads": Int = "1", AtLeast(0), ClusterWide, CLEANER_THREADS;
     /// Bytes that compaction may read and write in one second.
-    "log.cleaner.io.max.bytes.per.second": Double = "1.7976931348623157E308", Any, ClusterWide, Used;
+    "log.cleaner.io.max.bytes.per.second": Double = "1.7976931348623157E308", Any, ClusterWide, CLEANER_SPEED;
     /// Memory for the table of keys over all compaction threads.
-    "log.cleaner.dedupe.buffer.size": Long = "134217728", Any, ClusterWide, Used;
+    "log.cleaner.dedupe.buffer.size": Long = "134217728", Any, ClusterWide, CLEANER_MEMORY;
     /// Memory for the read and write buffers over all compaction threads.
-    "log.cleaner.io.buffer.size": Int = "524288", AtLeast(0), ClusterWide, Used;
+    "log.cleaner.io.buffer.size": Int = "524288", AtLeast(0), ClusterWide, CLEANER_BUFFERS;
     /// How full the table of keys may get; a fuller one cleans more at a time with more collisions.
-    "log.cleaner.io.buffer.load.factor": Double = "0.9", Any, ClusterWide, Used;
+    "log.cleaner.io.buffer.load.factor": Double = "0.9", Any, ClusterWide, CLEANER_MEMORY;
     /// Pause of a compaction thread when no log needs it.
     "log.cleaner.backoff.ms": Long = "15000", AtLeast(0), ClusterWide, Used;
     /// Share of a log that is not yet compacted from which on it is compacted.

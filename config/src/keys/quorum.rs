@@ -3,7 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast};
 use crate::key::keys;
-use crate::keys::reasons::RAFT;
+use crate::keys::reasons::{ELECTION, LINGER, RAFT, RETRY, SNAPSHOT};
 
 keys! { QUORUM: Broker;
     /// The controllers that vote, as id@host:port, separated by commas.
@@ -13,21 +13,21 @@ keys! { QUORUM: Broker;
     /// How long a candidate waits for votes before it starts another election.
     "controller.quorum.election.timeout.ms": Int = "1000", AtLeast(0), ReadOnly, Used;
     /// How long a voter goes without word from the leader before it stands for election.
-    "controller.quorum.fetch.timeout.ms": Int = "2000", AtLeast(0), ReadOnly, Used;
+    "controller.quorum.fetch.timeout.ms": Int = "2000", AtLeast(0), ReadOnly, ELECTION;
     /// Longest random pause before the next election after one that nobody won.
-    "controller.quorum.election.backoff.max.ms": Int = "1000", AtLeast(0), ReadOnly, Used;
+    "controller.quorum.election.backoff.max.ms": Int = "1000", AtLeast(0), ReadOnly, ELECTION;
     /// How long the leader may collect records before it writes them to disk.
-    "controller.quorum.append.linger.ms": Int = "25", AtLeast(0), ReadOnly, Used;
+    "controller.quorum.append.linger.ms": Int = "25", AtLeast(0), ReadOnly, LINGER;
     /// How long a node waits for an answer from a controller.
     "controller.quorum.request.timeout.ms": Int = "2000", AtLeast(0), ReadOnly, Used;
     /// Pause before a request to the quorum is tried again.
-    "controller.quorum.retry.backoff.ms": Int = "20", AtLeast(0), ReadOnly, Used;
+    "controller.quorum.retry.backoff.ms": Int = "20", AtLeast(0), ReadOnly, RETRY;
     /// Whether a new controller joins the voters by itself.
     "controller.quorum.auto.join.enable": Boolean = "false", Any, ReadOnly, Used;
     /// Most bytes of metadata records in one answer to a node that catches up.
     "controller.quorum.fetch.max.bytes": Int = "1048576", AtLeast(1), ReadOnly, Used;
     /// Most bytes of a metadata snapshot in one answer.
-    "controller.quorum.fetch.snapshot.max.bytes": Int = "1048576", AtLeast(1), ReadOnly, Used;
+    "controller.quorum.fetch.snapshot.max.bytes": Int = "1048576", AtLeast(1), ReadOnly, SNAPSHOT;
     /// Directory of the metadata quorum; without it the first directory of log.dirs.
     "metadata.log.dir": String = -, Any, ReadOnly, Used;
     /// A snapshot of the metadata is taken after this many bytes of records.

@@ -7,6 +7,22 @@ pub(crate) const WORKERS: State = AcceptedNotYet("threads are counted by odradek
 pub(crate) const MEMORY: State = AcceptedNotYet("memory is bounded by odradek.request.memory.max.bytes");
 pub(crate) const PURGATORY: State = AcceptedNotYet("waiting requests are removed as soon as they are done");
 pub(crate) const RAFT: State = AcceptedNotYet("the metadata log is compacted by snapshots alone");
+pub(crate) const ELECTION: State =
+    AcceptedNotYet("all times of an election follow from controller.quorum.election.timeout.ms");
+pub(crate) const LINGER: State = AcceptedNotYet("records that arrive during a write share the next one");
+pub(crate) const RETRY: State = AcceptedNotYet("pauses between requests to the quorum are fixed");
+pub(crate) const SNAPSHOT: State = AcceptedNotYet("a snapshot of the metadata travels in one piece");
+pub(crate) const INDEX: State = AcceptedNotYet("indexes have no files of their own that could be full");
+pub(crate) const LOG_START: State = AcceptedNotYet("log start offsets are written down whenever they move");
+pub(crate) const RECOVERY: State = AcceptedNotYet("logs are recovered one after the other");
+pub(crate) const FETCHERS: State = AcceptedNotYet("one task fetches from each leader");
+pub(crate) const BUFFERS: State = AcceptedNotYet("the system sizes the buffers of connections to leaders");
+pub(crate) const CLEANER_THREADS: State = AcceptedNotYet("one thread compacts");
+pub(crate) const CLEANER_MEMORY: State =
+    AcceptedNotYet("one run of compaction remembers a million keys at most");
+pub(crate) const CLEANER_BUFFERS: State = AcceptedNotYet("the buffers of compaction have one size");
+pub(crate) const CLEANER_SPEED: State = AcceptedNotYet("compaction is not throttled");
+pub(crate) const CLASSIC: State = AcceptedNotYet("the classic group protocol is the only one yet");
 pub(crate) const METRICS: State = AcceptedNotYet("metrics leave through odradek.metrics.listener");
 pub(crate) const TELEMETRY: State = AcceptedNotYet("client telemetry is not there yet");
 pub(crate) const PLUGINS: State = AcceptedNotYet("there are no Java classes to load");

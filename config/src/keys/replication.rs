@@ -3,7 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast};
 use crate::key::keys;
-use crate::keys::reasons::{JBOD, PLUGINS, PURGATORY, TIERED};
+use crate::keys::reasons::{BUFFERS, FETCHERS, JBOD, PLUGINS, PURGATORY, TIERED};
 
 keys! { REPLICATION: Broker;
     /// Replicas of each partition of a topic that is created without saying how many.
@@ -13,7 +13,7 @@ keys! { REPLICATION: Broker;
     /// How long a follower waits for the answer to a fetch.
     "replica.socket.timeout.ms": Int = "30000", Any, ReadOnly, Used;
     /// Size of the kernel's receive buffer of a follower's connection to a leader.
-    "replica.socket.receive.buffer.bytes": Int = "65536", Any, ReadOnly, Used;
+    "replica.socket.receive.buffer.bytes": Int = "65536", Any, ReadOnly, BUFFERS;
     /// Bytes that a follower asks for from one partition; the first batch comes even when it is larger.
     "replica.fetch.max.bytes": Int = "1048576", AtLeast(0), ReadOnly, Used;
     /// Longest time a leader may hold a follower's fetch until data arrives.
@@ -25,7 +25,7 @@ keys! { REPLICATION: Broker;
     /// Pause before a follower fetches a partition again after an error.
     "replica.fetch.backoff.ms": Int = "1000", AtLeast(0), ReadOnly, Used;
     /// Fetching tasks that a broker runs for each broker it follows.
-    "num.replica.fetchers": Int = "1", AtLeast(1), ClusterWide, Used;
+    "num.replica.fetchers": Int = "1", AtLeast(1), ClusterWide, FETCHERS;
     /// How often high watermarks are written down.
     "replica.high.watermark.checkpoint.interval.ms": Long = "5000", Any, ReadOnly, Used;
     /// Class that chooses the replica a consumer reads from.

@@ -50,7 +50,7 @@ keys! { SERVER: Broker;
     /// Most connections that are accepted in one second.
     "max.connection.creation.rate": Int = "2147483647", AtLeast(0), ClusterWide, Used;
     /// How many requests may wait to be processed before the network stops reading more.
-    "queued.max.requests": Int = "500", AtLeast(1), ReadOnly, Used;
+    "queued.max.requests": Int = "500", AtLeast(1), ReadOnly, MEMORY;
     /// Bytes of requests that may wait to be processed before the network stops reading more.
     "queued.max.request.bytes": Long = "-1", Any, ReadOnly, MEMORY;
     /// Threads that move bytes between sockets and request queues.

@@ -3,7 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast, Between, BetweenDouble, GzipLevel, ListOf, OneOf, ThrottledReplicas};
 use crate::key::keys;
-use crate::keys::reasons::{QUOTAS, TIERED};
+use crate::keys::reasons::{INDEX, QUOTAS, TIERED};
 
 keys! { TOPIC: Topic;
     /// What happens to old records: delete, compact, or both.
@@ -93,7 +93,7 @@ keys! { TOPIC: Topic;
     "segment.bytes": Int = "1073741824", AtLeast(1_048_576), ClusterWide, Used
         ; <- "log.segment.bytes" * 1;
     /// Largest offset index of a segment.
-    "segment.index.bytes": Int = "10485760", AtLeast(4), ClusterWide, Used
+    "segment.index.bytes": Int = "10485760", AtLeast(4), ClusterWide, INDEX
         ; <- "log.index.size.max.bytes" * 1;
     /// Longest random time that is taken off segment.ms so that segments do not all roll at once.
     "segment.jitter.ms": Long = "0", AtLeast(0), ClusterWide, Used

@@ -6,7 +6,6 @@ use odradek_common::ids::NodeId;
 use odradek_common::metadata::SecurityProtocol;
 
 use super::values::Values;
-use crate::keys;
 use crate::listener::{HostPort, Listener, Voter};
 
 /// What a process does.
@@ -55,7 +54,7 @@ pub struct ListenerSettings {
     /// The listener that brokers use among themselves; on a node that is only a controller it need not exist.
     pub inter_broker_listener_name: String,
     /// What each listener name stands for.
-    pub security_protocols: BTreeMap<String, SecurityProtocol>,
+    pub(crate) security_protocols: BTreeMap<String, SecurityProtocol>,
 }
 
 impl ListenerSettings {
@@ -90,22 +89,12 @@ pub struct QuorumSettings {
     pub bootstrap_servers: Vec<HostPort>,
     /// controller.quorum.election.timeout.ms
     pub election_timeout_ms: u32,
-    /// controller.quorum.fetch.timeout.ms
-    pub fetch_timeout_ms: u32,
-    /// controller.quorum.election.backoff.max.ms
-    pub election_backoff_max_ms: u32,
-    /// controller.quorum.append.linger.ms
-    pub append_linger_ms: u32,
     /// controller.quorum.request.timeout.ms
     pub request_timeout_ms: u32,
-    /// controller.quorum.retry.backoff.ms
-    pub retry_backoff_ms: u32,
     /// controller.quorum.auto.join.enable
     pub auto_join: bool,
     /// controller.quorum.fetch.max.bytes
     pub fetch_bytes_max: u32,
-    /// controller.quorum.fetch.snapshot.max.bytes
-    pub fetch_snapshot_bytes_max: u32,
     /// metadata.log.max.record.bytes.between.snapshots
     pub snapshot_after_bytes: i64,
     /// metadata.log.max.snapshot.interval.ms; 0 switches snapshots by time off
@@ -122,14 +111,9 @@ impl QuorumSettings {
             voters,
             bootstrap_servers,
             election_timeout_ms: values.unsigned("controller.quorum.election.timeout.ms"),
-            fetch_timeout_ms: values.unsigned("controller.quorum.fetch.timeout.ms"),
-            election_backoff_max_ms: values.unsigned("controller.quorum.election.backoff.max.ms"),
-            append_linger_ms: values.unsigned("controller.quorum.append.linger.ms"),
             request_timeout_ms: values.unsigned("controller.quorum.request.timeout.ms"),
-            retry_backoff_ms: values.unsigned("controller.quorum.retry.backoff.ms"),
             auto_join: values.boolean("controller.quorum.auto.join.enable"),
             fetch_bytes_max: values.unsigned("controller.quorum.fetch.max.bytes"),
-            fetch_snapshot_bytes_max: values.unsigned("controller.quorum.fetch.snapshot.max.bytes"),
             snapshot_after_bytes: values.long("metadata.log.max.record.bytes.between.snapshots"),
             snapshot_interval_ms: values.long("metadata.log.max.snapshot.interval.ms"),
         }
@@ -193,8 +177,6 @@ pub struct SocketSettings {
     pub connections_per_ip_overrides: BTreeMap<String, u32>,
     /// max.connection.creation.rate, in connections per second
     pub connection_creation_rate_max: u32,
-    /// queued.max.requests
-    pub queued_requests_max: u32,
     /// socket.connection.setup.timeout.ms
     pub connection_setup_timeout_ms: i64,
     /// request.timeout.ms
@@ -220,7 +202,6 @@ impl SocketSettings {
             connections_per_ip_max: values.unsigned("max.connections.per.ip"),
             connections_per_ip_overrides: overrides.iter().filter_map(|text| host_and_count(text)).collect(),
             connection_creation_rate_max: values.unsigned("max.connection.creation.rate"),
-            queued_requests_max: values.unsigned("queued.max.requests"),
             connection_setup_timeout_ms: values.long("socket.connection.setup.timeout.ms"),
             request_timeout_ms: values.int("request.timeout.ms"),
             fetch_bytes_max: values.unsigned("fetch.max.bytes"),
@@ -246,8 +227,6 @@ pub struct ReplicaSettings {
     pub lag_time_max_ms: i64,
     /// replica.socket.timeout.ms
     pub socket_timeout_ms: i32,
-    /// replica.socket.receive.buffer.bytes
-    pub socket_receive_buffer_bytes: i32,
     /// replica.fetch.max.bytes
     pub fetch_bytes_max: u32,
     /// replica.fetch.wait.max.ms
@@ -258,8 +237,6 @@ pub struct ReplicaSettings {
     pub fetch_response_bytes_max: u32,
     /// replica.fetch.backoff.ms
     pub fetch_backoff_ms: u32,
-    /// num.replica.fetchers
-    pub fetchers: u32,
     /// replica.high.watermark.checkpoint.interval.ms
     pub high_watermark_checkpoint_interval_ms: i64,
 }
@@ -269,13 +246,11 @@ impl ReplicaSettings {
         ReplicaSettings {
             lag_time_max_ms: values.long("replica.lag.time.max.ms"),
             socket_timeout_ms: values.int("replica.socket.timeout.ms"),
-            socket_receive_buffer_bytes: values.int("replica.socket.receive.buffer.bytes"),
             fetch_bytes_max: values.unsigned("replica.fetch.max.bytes"),
             fetch_wait_max_ms: values.int("replica.fetch.wait.max.ms"),
             fetch_bytes_min: values.int("replica.fetch.min.bytes"),
             fetch_response_bytes_max: values.unsigned("replica.fetch.response.max.bytes"),
             fetch_backoff_ms: values.unsigned("replica.fetch.backoff.ms"),
-            fetchers: values.unsigned("num.replica.fetchers"),
             high_watermark_checkpoint_interval_ms: values
                 .long("replica.high.watermark.checkpoint.interval.ms"),
         }
@@ -316,12 +291,8 @@ pub struct LogSettings {
     pub flush_scheduler_interval_ms: i64,
     /// log.flush.offset.checkpoint.interval.ms
     pub recovery_point_checkpoint_interval_ms: u32,
-    /// log.flush.start.offset.checkpoint.interval.ms
-    pub log_start_checkpoint_interval_ms: u32,
     /// log.initial.task.delay.ms
     pub initial_task_delay_ms: i64,
-    /// num.recovery.threads.per.data.dir
-    pub recovery_threads_per_dir: u32,
 }
 
 impl LogSettings {
@@ -330,10 +301,7 @@ impl LogSettings {
             retention_check_interval_ms: values.long("log.retention.check.interval.ms"),
             flush_scheduler_interval_ms: values.long("log.flush.scheduler.interval.ms"),
             recovery_point_checkpoint_interval_ms: values.unsigned("log.flush.offset.checkpoint.interval.ms"),
-            log_start_checkpoint_interval_ms: values
-                .unsigned("log.flush.start.offset.checkpoint.interval.ms"),
             initial_task_delay_ms: values.long("log.initial.task.delay.ms"),
-            recovery_threads_per_dir: values.unsigned("num.recovery.threads.per.data.dir"),
         }
     }
 }
@@ -343,16 +311,6 @@ impl LogSettings {
 pub struct CleanerSettings {
     /// log.cleaner.enable
     pub enable: bool,
-    /// log.cleaner.threads
-    pub threads: u32,
-    /// log.cleaner.io.max.bytes.per.second
-    pub io_bytes_per_second_max: f64,
-    /// log.cleaner.dedupe.buffer.size
-    pub dedupe_buffer_bytes: i64,
-    /// log.cleaner.io.buffer.size
-    pub io_buffer_bytes: u32,
-    /// log.cleaner.io.buffer.load.factor
-    pub io_buffer_load_factor: f64,
     /// log.cleaner.backoff.ms
     pub backoff_ms: i64,
 }
@@ -361,11 +319,6 @@ impl CleanerSettings {
     pub(super) fn read(values: &Values) -> CleanerSettings {
         CleanerSettings {
             enable: values.boolean("log.cleaner.enable"),
-            threads: values.unsigned("log.cleaner.threads"),
-            io_bytes_per_second_max: values.double("log.cleaner.io.max.bytes.per.second"),
-            dedupe_buffer_bytes: values.long("log.cleaner.dedupe.buffer.size"),
-            io_buffer_bytes: values.unsigned("log.cleaner.io.buffer.size"),
-            io_buffer_load_factor: values.double("log.cleaner.io.buffer.load.factor"),
             backoff_ms: values.long("log.cleaner.backoff.ms"),
         }
     }
@@ -382,10 +335,6 @@ pub struct GroupSettings {
     pub initial_rebalance_delay_ms: i32,
     /// group.max.size
     pub size_max: u32,
-    /// group.coordinator.rebalance.protocols, in lower case
-    pub rebalance_protocols: Vec<String>,
-    /// group.coordinator.append.linger.ms; -1 lets the load decide
-    pub append_linger_ms: i32,
 }
 
 impl GroupSettings {
@@ -395,8 +344,6 @@ impl GroupSettings {
             session_timeout_max_ms: values.int("group.max.session.timeout.ms"),
             initial_rebalance_delay_ms: values.int("group.initial.rebalance.delay.ms"),
             size_max: values.unsigned("group.max.size"),
-            rebalance_protocols: values.list("group.coordinator.rebalance.protocols"),
-            append_linger_ms: values.int("group.coordinator.append.linger.ms"),
         }
     }
 }
@@ -416,8 +363,8 @@ pub struct OffsetSettings {
     pub retention_check_interval_ms: i64,
     /// offsets.topic.num.partitions
     pub topic_partitions: i32,
-    /// offsets.topic.replication.factor; see [`super::ServerConfig::internal_replication_factor`]
-    pub topic_replication_factor: i16,
+    /// offsets.topic.replication.factor; see [`super::ServerConfig::offsets_replication_factor`]
+    pub(crate) topic_replication_factor: i16,
     /// offsets.topic.segment.bytes
     pub topic_segment_bytes: u32,
     /// offsets.topic.compression.codec: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd
@@ -433,7 +380,8 @@ impl OffsetSettings {
             retention_ms: values.long("offsets.retention.minutes") * 60_000,
             retention_check_interval_ms: values.long("offsets.retention.check.interval.ms"),
             topic_partitions: values.int("offsets.topic.num.partitions"),
-            topic_replication_factor: short(values, "offsets.topic.replication.factor"),
+            topic_replication_factor: i16::try_from(values.int("offsets.topic.replication.factor"))
+                .expect("short keys are validated as 16-bit"),
             topic_segment_bytes: values.unsigned("offsets.topic.segment.bytes"),
             topic_compression_codec: values.int("offsets.topic.compression.codec"),
         }
@@ -447,48 +395,14 @@ pub struct TransactionSettings {
     pub producer_id_expiration_ms: u32,
     /// producer.id.expiration.check.interval.ms
     pub producer_id_expiration_check_interval_ms: u32,
-    /// transactional.id.expiration.ms
-    pub transactional_id_expiration_ms: u32,
-    /// transaction.max.timeout.ms
-    pub timeout_max_ms: u32,
-    /// transaction.abort.timed.out.transaction.cleanup.interval.ms
-    pub abort_timed_out_interval_ms: u32,
-    /// transaction.remove.expired.transaction.cleanup.interval.ms
-    pub remove_expired_interval_ms: u32,
-    /// transaction.partition.verification.enable
-    pub partition_verification: bool,
-    /// transaction.state.log.num.partitions
-    pub topic_partitions: i32,
-    /// transaction.state.log.replication.factor; see [`super::ServerConfig::internal_replication_factor`]
-    pub topic_replication_factor: i16,
-    /// transaction.state.log.min.isr
-    pub topic_min_insync_replicas: i32,
-    /// transaction.state.log.segment.bytes
-    pub topic_segment_bytes: u32,
-    /// transaction.state.log.load.buffer.size
-    pub load_buffer_bytes: u32,
 }
 
 impl TransactionSettings {
     pub(super) fn read(values: &Values) -> TransactionSettings {
-        let unsigned = |name| values.unsigned(name);
         TransactionSettings {
-            producer_id_expiration_ms: unsigned("producer.id.expiration.ms"),
-            producer_id_expiration_check_interval_ms: unsigned("producer.id.expiration.check.interval.ms"),
-            transactional_id_expiration_ms: unsigned("transactional.id.expiration.ms"),
-            timeout_max_ms: unsigned("transaction.max.timeout.ms"),
-            abort_timed_out_interval_ms: unsigned(
-                "transaction.abort.timed.out.transaction.cleanup.interval.ms",
-            ),
-            remove_expired_interval_ms: unsigned(
-                "transaction.remove.expired.transaction.cleanup.interval.ms",
-            ),
-            partition_verification: values.boolean("transaction.partition.verification.enable"),
-            topic_partitions: values.int("transaction.state.log.num.partitions"),
-            topic_replication_factor: short(values, "transaction.state.log.replication.factor"),
-            topic_min_insync_replicas: values.int("transaction.state.log.min.isr"),
-            topic_segment_bytes: unsigned("transaction.state.log.segment.bytes"),
-            load_buffer_bytes: unsigned("transaction.state.log.load.buffer.size"),
+            producer_id_expiration_ms: values.unsigned("producer.id.expiration.ms"),
+            producer_id_expiration_check_interval_ms: values
+                .unsigned("producer.id.expiration.check.interval.ms"),
         }
     }
 }
@@ -514,9 +428,4 @@ impl OdradekSettings {
             request_memory_bytes_max: values.long("odradek.request.memory.max.bytes"),
         }
     }
-}
-
-fn short(values: &Values, name: &'static str) -> i16 {
-    debug_assert!(keys::broker_key(name).is_some_and(|key| key.kind == crate::key::Kind::Short));
-    i16::try_from(values.long(name)).expect("short keys are validated as 16-bit")
 }

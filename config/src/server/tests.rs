@@ -64,14 +64,8 @@ fn without_a_file_a_node_is_its_own_cluster() {
     );
     assert_eq!(config.quorum.voters[0].to_string(), "1@127.0.0.1:9093");
     assert!(!config.was_set("node.id"));
-    assert_eq!(
-        config.internal_replication_factor("offsets.topic.replication.factor", 1),
-        1
-    );
-    assert_eq!(
-        config.internal_replication_factor("offsets.topic.replication.factor", 9),
-        3
-    );
+    assert_eq!(config.offsets_replication_factor(1), 1);
+    assert_eq!(config.offsets_replication_factor(9), 3);
 }
 
 #[test]
@@ -113,10 +107,7 @@ fn layers_override_each_other_in_order() {
 #[test]
 fn an_explicit_replication_factor_is_not_lowered() {
     let config = good("offsets.topic.replication.factor=3");
-    assert_eq!(
-        config.internal_replication_factor("offsets.topic.replication.factor", 1),
-        3
-    );
+    assert_eq!(config.offsets_replication_factor(1), 3);
 }
 
 #[test]
