@@ -129,6 +129,7 @@ async fn compaction_keeps_offsets_and_lets_readers_pass() {
     let cleaner = [
         ("log.cleaner.backoff.ms", "100"),
         ("log.retention.check.interval.ms", "100"),
+        ("log.initial.task.delay.ms", "0"),
     ];
     let cluster = TestCluster::start(1, &cleaner).await;
     let connection = cluster.connect(1).await;
