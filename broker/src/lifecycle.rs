@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::broker::Broker;
 use crate::names::text;
+use crate::replicas::Replicas;
 
 const REGISTRATION_VERSION: i16 = 4;
 const HEARTBEAT_VERSION: i16 = 1;
@@ -243,11 +244,13 @@ impl Lifecycle {
             return Beat::Ended;
         }
         let offset = *broker.replicas.applied().borrow();
+        let (offline, none_left) = offline_dirs(&broker.replicas);
         let request = BrokerHeartbeatRequest::default()
             .with_broker_id(BrokerId(broker.node_id))
             .with_broker_epoch(broker.epoch())
             .with_current_metadata_offset(offset)
-            .with_want_fence(false)
+            .with_want_fence(none_left)
+            .with_offline_log_dirs(offline)
             .with_want_shut_down(wants_to_stop);
         let timeout = if wants_to_stop {
             STOPPING_TIMEOUT
@@ -308,6 +311,17 @@ impl Lifecycle {
         let session = self.broker.config.load().controller.broker_session_timeout_ms;
         Duration::from_millis(u64::try_from(session / 2).unwrap_or(1))
     }
+}
+
+/// Directories that failed while others serve, whose leaderships the controller moves; or whether there is none left, and
+/// the broker is to be fenced.
+fn offline_dirs(replicas: &Replicas) -> (Vec<Uuid>, bool) {
+    let directories = replicas.directories();
+    let failed = replicas.failures().offline();
+    if failed.len() == directories.len() {
+        return (Vec::new(), true);
+    }
+    (failed.into_iter().map(|at| directories[at].id).collect(), false)
 }
 
 enum Beat {

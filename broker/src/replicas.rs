@@ -184,6 +184,9 @@ impl Replicas {
         }
         slog::error!(self.log, "log directory failed"; "partition" => %replica.id, "error" => error_chain(error),
             "path" => %path.display());
+        // A second fsync may succeed although the first one lost data: no stop of this process is clean any more.
+        self.directories[replica.log_dir].log_directory.mark_failed();
+        self.failures.gone_offline(replica.log_dir);
         for other in self.all().iter().filter(|other| other.log_dir == replica.log_dir) {
             other.set_offline();
         }

@@ -169,6 +169,11 @@ impl LogDirectory {
         &self.shared.path
     }
 
+    /// The disk failed: what it says from now on is not believed, and this stop leaves no clean note. The next start recovers.
+    pub fn mark_failed(&self) {
+        self.shared.failed.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the last stop was clean, or this is the first start. False means unclean: see KIP-966.
     #[must_use]
     pub fn is_clean_start(&self) -> bool {

@@ -16,6 +16,7 @@ const FULL_TOLD: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct LogFailures {
     unopened: Mutex<BTreeSet<(Uuid, i32)>>,
+    offline: Mutex<BTreeSet<usize>>,
     full_told: Mutex<BTreeMap<usize, Instant>>,
 }
 
@@ -59,6 +60,17 @@ impl LogFailures {
             true
         });
         delta
+    }
+
+    /// A log directory failed and stays offline.
+    pub fn gone_offline(&self, log_dir: usize) {
+        self.offline.lock().insert(log_dir);
+    }
+
+    /// The log directories that failed.
+    #[must_use]
+    pub fn offline(&self) -> Vec<usize> {
+        self.offline.lock().iter().copied().collect()
     }
 
     /// Whether it is time to say that a log directory is full.

@@ -199,3 +199,21 @@ fn a_topic_s_namesake_is_not_taken_for_it() {
         Some(ErrorCode::UnknownTopicId)
     );
 }
+
+#[test]
+fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
+    let mut node = Node::new();
+    let replica = node.create("t", OTHER);
+    assert!(node.replicas.failures().offline().is_empty());
+    let error = LogError::Directory {
+        path: "d".into(),
+        attempt: "flush segment 0".to_owned(),
+        source: std::io::Error::from_raw_os_error(5),
+    };
+    node.replicas.log_failed(&replica, &error);
+    assert!(replica.is_offline());
+    assert_eq!(node.replicas.failures().offline(), [0]);
+    node.replicas.close_clean();
+    let directory = &node.replicas.directories()[0].log_directory;
+    assert!(!directory.close_clean().unwrap(), "the next start must recover");
+}
