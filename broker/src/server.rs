@@ -85,7 +85,7 @@ impl Node {
         let recorder = exposition::install_recorder()?;
         let ground = Ground::new(config.clone(), log)?;
         let bound = bind_all(&config)?;
-        let metrics_socket = exposition::bind(&config).await?;
+        let metrics_socket = exposition::bind(&config, &ground.log).await?;
         let (for_controllers, for_brokers): (Vec<_>, Vec<_>) = bound
             .into_iter()
             .partition(|(name, _)| config.listeners.is_controller(name));

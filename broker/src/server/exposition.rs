@@ -1,5 +1,6 @@
 //! What the metrics listener shows of this node, and when it counts as healthy and ready.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use crate::lifecycle::BrokerState;
 use crate::metrics::http::{self, Exposition};
 use crate::metrics::scrape::{self, Exporter};
 use crate::metrics::{Connections, UPKEEP_INTERVAL, catalogue};
+
+const METRICS_LISTENER: &str = "odradek.metrics.listener";
 
 /// The broker as far as it is shown.
 pub(crate) struct ExposedBroker {
@@ -46,16 +49,26 @@ pub(crate) fn install_recorder() -> Result<PrometheusHandle, ServerError> {
     Ok(handle)
 }
 
-/// Opens the metrics listener's socket, if there is one.
-pub(crate) async fn bind(config: &ServerConfig) -> Result<Option<(TcpListener, SocketAddr)>, ServerError> {
+/// Opens the metrics listener's socket, if there is one. A file written for Kafka does not name it, so a second such node on
+/// a machine starts without.
+pub(crate) async fn bind(
+    config: &ServerConfig,
+    log: &Logger,
+) -> Result<Option<(TcpListener, SocketAddr)>, ServerError> {
     let Some(address) = &config.odradek.metrics_listener else {
         return Ok(None);
     };
-    let bound = http::bind(address).await.map_err(|error| {
-        let what = format!("cannot open odradek.metrics.listener={address}; choose a free address");
-        ServerError::because(&what, &error)
-    })?;
-    Ok(Some(bound))
+    let error = match http::bind(address).await {
+        Ok(bound) => return Ok(Some(bound)),
+        Err(error) => error,
+    };
+    if config.was_set(METRICS_LISTENER) || error.kind() != ErrorKind::AddrInUse {
+        let what = format!("cannot open {METRICS_LISTENER}={address}; choose a free address");
+        return Err(ServerError::because(&what, &error));
+    }
+    slog::warn!(log, "no metrics, /healthz and /readyz: their default address is in use; set odradek.metrics.listener";
+        "address" => address);
+    Ok(None)
 }
 
 impl NodeExposition {
