@@ -68,6 +68,13 @@ impl Broker {
         self.image.load_full()
     }
 
+    /// True if this image has the registration of this start.
+    #[must_use]
+    pub fn is_caught_up(&self, image: &MetadataImage) -> bool {
+        let epoch = self.epoch();
+        epoch >= 0 && image.offset >= epoch
+    }
+
     /// Answers parked fetches with what there is, from now on.
     pub fn stop_parking(&self) {
         self.stopping.store(true, Ordering::Release);

@@ -97,7 +97,7 @@ impl MetadataLoader {
 
     fn hand_on(&self, delta: &MetadataDelta, image: &Arc<MetadataImage>) {
         let config = self.broker.config.load_full();
-        let events = self.broker.replicas.publish(delta, image, &config);
+        let events = self.broker.replicas.publish(delta, image, &config, self.broker.is_caught_up(image));
         for event in &events {
             self.log_event(event);
         }

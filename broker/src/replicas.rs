@@ -7,6 +7,7 @@ mod failures;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use odradek_broker_core::partition::{PartitionSettings, RoleChange};
 use odradek_broker_log::config::{CleanupPolicy, LogConfig, MessageTimestampType};
@@ -61,6 +62,8 @@ pub struct Replicas {
     metrics: Arc<Metrics>,
     image: Arc<ImageCell>,
     hosted: RwLock<Hosted>,
+    /// Set once the metadata has this start's registration.
+    serving: AtomicBool,
     applied: watch::Sender<i64>,
     failures: LogFailures,
 }
@@ -83,6 +86,7 @@ impl Replicas {
             metrics,
             image,
             hosted: RwLock::default(),
+            serving: AtomicBool::new(false),
             applied,
             failures: LogFailures::default(),
         })
@@ -198,7 +202,9 @@ impl Replicas {
         delta: &MetadataDelta,
         image: &MetadataImage,
         config: &ServerConfig,
+        caught_up: bool,
     ) -> Vec<RoleEvent> {
+        let begins = caught_up && !self.serving.swap(true, Ordering::AcqRel);
         let mut events = Vec::new();
         for topic in delta.deleted_topics.values() {
             for index in 0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX) {
@@ -208,10 +214,47 @@ impl Replicas {
         for topic in delta.topics.values() {
             self.publish_topic(topic, image, config, &mut events);
         }
+        if begins {
+            self.begin(image, &mut events);
+        }
         self.publish_configs(delta, image, config);
         self.publish_brokers(delta, image, &events);
         self.applied.send_replace(image.offset);
         events
+    }
+
+    /// The metadata has this start's registration: from here on roles are taken. Before, the image is history, and a
+    /// leadership out of history would acknowledge what the present leader does not have.
+    fn begin(&self, image: &MetadataImage, events: &mut Vec<RoleEvent>) {
+        for replica in self.all() {
+            if let Some(after) = image.partition(&replica.id.topic, replica.id.partition).cloned() {
+                self.apply(&replica, &PartitionChange { before: None, after }, events);
+            }
+        }
+        for directory in &self.directories {
+            self.delete_strays(&directory.log_directory, image);
+        }
+    }
+
+    /// Removes partitions of topics that were deleted, or placed elsewhere, while this broker was away.
+    fn delete_strays(&self, directory: &LogDirectory, image: &MetadataImage) {
+        let is_stray = |identity: &PartitionIdentity| {
+            let placed = image
+                .topic_by_id(&identity.topic_id)
+                .and_then(|topic| topic.partition(identity.partition));
+            placed.is_none_or(|partition| !partition.replicas.contains(&self.node_id))
+        };
+        for identity in directory.unopened().into_iter().filter(is_stray) {
+            let folder = identity.folder();
+            match directory.delete_unopened(&identity) {
+                Ok(()) => {
+                    slog::warn!(self.log, "partition removed: its topic was deleted or placed elsewhere \
+                    while this broker was away"; "folder" => folder, "topic_id" => %identity.topic_id)
+                }
+                Err(error) => slog::error!(self.log, "cannot remove a partition that is placed elsewhere";
+                    "folder" => folder, "error" => error_chain(&error)),
+            }
+        }
     }
 
     fn publish_topic(
@@ -245,7 +288,9 @@ impl Replicas {
             match replica {
                 Ok(replica) => {
                     self.failures.settled(topic.id, *index);
-                    self.apply(&replica, change, events);
+                    if self.serving.load(Ordering::Acquire) {
+                        self.apply(&replica, change, events);
+                    }
                 }
                 Err(error) if !self.failures.not_opened(topic.id, *index) => {
                     slog::debug!(self.log, "still cannot open a partition's log";

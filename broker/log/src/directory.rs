@@ -194,6 +194,14 @@ impl LogDirectory {
             .collect()
     }
 
+    /// The partitions of [`LogDirectory::partitions`] that no log was opened for since the start.
+    pub fn unopened(&self) -> Vec<PartitionIdentity> {
+        let unopened = self.shared.partitions.lock().unopened.clone();
+        let mut partitions = self.partitions();
+        partitions.retain(|identity| unopened.contains(&identity.folder()));
+        partitions
+    }
+
     /// Opens the log of a partition, creating it if absent.
     ///
     /// A folder of the same name that belongs to another topic id is set aside and removed at the next purge.

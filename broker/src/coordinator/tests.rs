@@ -68,7 +68,7 @@ impl Node {
         let before = self.image.clone();
         change(&mut self.image);
         let delta = MetadataDelta::between(&before, &self.image);
-        let events = self.replicas.publish(&delta, &self.image, &self.config);
+        let events = self.replicas.publish(&delta, &self.image, &self.config, true);
         self.groups.apply(&self.replicas, &self.image, &delta, &events);
     }
 

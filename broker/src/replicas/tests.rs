@@ -19,6 +19,7 @@ struct Node {
     config: ServerConfig,
     replicas: Arc<Replicas>,
     image: MetadataImage,
+    caught_up: bool,
 }
 
 impl Node {
@@ -38,6 +39,7 @@ impl Node {
             config,
             replicas: Replicas::new(NODE, directories, Metrics::new(), image, log),
             image: MetadataImage::default(),
+            caught_up: true,
         }
     }
 
@@ -45,7 +47,8 @@ impl Node {
         let before = self.image.clone();
         change(&mut self.image);
         let delta = MetadataDelta::between(&before, &self.image);
-        self.replicas.publish(&delta, &self.image, &self.config)
+        self.replicas
+            .publish(&delta, &self.image, &self.config, self.caught_up)
     }
 
     /// A topic of one partition, led by `leader` in epoch 0.
@@ -216,4 +219,68 @@ fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
     node.replicas.close_clean();
     let directory = &node.replicas.directories()[0].log_directory;
     assert!(!directory.close_clean().unwrap(), "the next start must recover");
+}
+
+#[test]
+fn history_gives_no_leadership() {
+    let mut node = Node::new();
+    node.caught_up = false;
+    // What the image said before this start: the node led alone.
+    let replica = node.create("t", NODE);
+    assert!(!replica.is_leader());
+    // With its registration the node learns who leads now.
+    node.caught_up = true;
+    let events = node.change(|image| {
+        let topic = Arc::make_mut(image.topics.get_mut("t").unwrap());
+        let partition = Arc::make_mut(&mut topic.partitions[0]);
+        (
+            partition.leader,
+            partition.leader_epoch,
+            partition.partition_epoch,
+        ) = (OTHER, 1, 1);
+    });
+    assert!(matches!(events[..], [RoleEvent::Follows(_, OTHER, 1)]));
+    assert!(!replica.is_leader());
+}
+
+#[test]
+fn an_unchanged_leadership_begins_with_the_registration() {
+    let mut node = Node::new();
+    node.caught_up = false;
+    let replica = node.create("t", NODE);
+    node.caught_up = true;
+    assert_eq!(node.change(|_| ()).len(), 1);
+    assert!(replica.is_leader());
+    assert!(node.change(|_| ()).is_empty());
+}
+
+#[test]
+fn partitions_of_topics_deleted_meanwhile_are_removed() {
+    let mut node = Node::new();
+    let replica = node.create("gone", OTHER);
+    let stray = PartitionIdentity::new("gone", replica.topic_id, 0);
+    let path = node.replicas.directories()[0].log_directory.path().to_owned();
+    replica
+        .append_as_follower(clock::now(), &batch(0, 3), from_other(0, 0))
+        .unwrap();
+    node.replicas.close_clean();
+    drop((replica, node.replicas));
+    // The next start: the topic is not in the metadata any more.
+    let log = Logger::root(slog::Discard, slog::o!());
+    let log_directory = LogDirectory::open(&path, LogDirectoryOptions::default(), log.clone()).unwrap();
+    assert_eq!(log_directory.unopened(), [stray]);
+    let directories = vec![DataDirectory {
+        log_directory,
+        id: Uuid::from_u128(1),
+    }];
+    let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
+    let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log);
+    replicas.publish(
+        &MetadataDelta::default(),
+        &MetadataImage::default(),
+        &node.config,
+        true,
+    );
+    assert!(replicas.directories()[0].log_directory.unopened().is_empty());
+    assert!(!path.join("gone-0").exists());
 }
