@@ -118,6 +118,7 @@ pub struct Format<'a> {
 /// A directory is formatted already, or the disk fails.
 pub fn format(format: &Format<'_>) -> Result<MetaProperties, FormatError> {
     let mut metadata = None;
+    let mut unfinished = false;
     for directory in directories(format.log_dirs, format.metadata_log_dir) {
         let properties = match MetaProperties::read(&directory)? {
             Some(found) if !format.ignore_formatted => {
@@ -134,7 +135,10 @@ pub fn format(format: &Format<'_>) -> Result<MetaProperties, FormatError> {
                 )?;
                 found
             }
-            None => new_properties(format, &directory),
+            None => {
+                unfinished |= directory == format.metadata_log_dir;
+                new_properties(format, &directory)
+            }
         };
         if directory == format.metadata_log_dir {
             metadata = Some(properties);
@@ -143,7 +147,8 @@ pub fn format(format: &Format<'_>) -> Result<MetaProperties, FormatError> {
         }
     }
     let properties = metadata.expect("the metadata directory is among the directories");
-    if format.controller && !QuorumStore::exists(format.metadata_log_dir) {
+    // An earlier attempt may have made the store and failed before anything was in it, for want of room.
+    if format.controller && (unfinished || !QuorumStore::exists(format.metadata_log_dir)) {
         found_quorum(format)?;
     }
     // Written last: a directory with this file is whole.
@@ -173,7 +178,7 @@ fn found_quorum(format: &Format<'_>) -> Result<(), FormatError> {
         source,
     })?;
     let mut store = QuorumStore::open(format.metadata_log_dir)?;
-    if format.initial_voters.is_empty() {
+    if format.initial_voters.is_empty() || store.restore()?.snapshot.is_some() {
         return Ok(());
     }
     let voters: Vec<NodeId> = format.initial_voters.iter().map(|voter| voter.node_id).collect();
@@ -394,6 +399,17 @@ mod tests {
         format(&asked).expect("formats");
         assert!(matches!(format(&asked), Err(FormatError::Formatted { .. })));
         assert!(matches!(prepare(&rules(&dirs, &voters)), Ok(Start::Ready(_))));
+    }
+
+    #[test]
+    fn what_a_vain_attempt_left_is_finished() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dirs = [root.path().to_path_buf()];
+        drop(QuorumStore::open(&dirs[0]).expect("opens"));
+        let voters = [voter(1)];
+        prepare(&rules(&dirs, &voters)).expect("formats");
+        let store = QuorumStore::open(&dirs[0]).expect("opens");
+        assert!(store.restore().expect("reads").snapshot.is_some());
     }
 
     #[test]
