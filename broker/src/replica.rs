@@ -665,7 +665,9 @@ fn wake(mut state: MutexGuard<'_, State>) {
         partition, produces, ..
     } = &mut *state;
     let is_done = |produce: &mut PendingProduce| {
-        partition.check_committed(produce.leader_epoch, produce.offset) != Ok(false)
+        // A caller that is gone waits for nothing.
+        produce.answer.is_closed()
+            || partition.check_committed(produce.leader_epoch, produce.offset) != Ok(false)
     };
     for produce in produces.extract_if(.., is_done) {
         let outcome = partition

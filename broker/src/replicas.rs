@@ -186,6 +186,17 @@ impl Replicas {
             }
             return;
         }
+        if error.is_out_of_descriptors() {
+            slog::error!(self.log, "no file descriptors left: raise the limit of open files (ulimit -n)";
+                "partition" => %replica.id, "error" => error_chain(error));
+            return;
+        }
+        if let LogError::Corrupt { .. } = error {
+            // The damage is this partition's alone; its other replicas serve.
+            slog::error!(self.log, "a log is corrupt and offline"; "partition" => %replica.id, "error" => error_chain(error));
+            replica.set_offline();
+            return;
+        }
         slog::error!(self.log, "log directory failed"; "partition" => %replica.id, "error" => error_chain(error),
             "path" => %path.display());
         // A second fsync may succeed although the first one lost data: no stop of this process is clean any more.

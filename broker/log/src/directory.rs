@@ -233,6 +233,8 @@ impl LogDirectory {
     /// Removes a partition: its folder is renamed at once, its files go after `file.delete.delay.ms`. The log is closed.
     pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
         log.closed = true;
+        // Even if the folder cannot be moved away, the log is not open any more.
+        self.shared.note_closed(&log.identity.folder());
         self.discard(
             &log.identity.folder(),
             Some(log.key),

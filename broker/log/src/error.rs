@@ -49,6 +49,17 @@ impl LogError {
         }
     }
 
+    /// Whether the process has no file descriptors left, which passes.
+    #[must_use]
+    pub fn is_out_of_descriptors(&self) -> bool {
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        match self {
+            Self::Directory { source, .. } => matches!(source.raw_os_error(), Some(EMFILE | ENFILE)),
+            Self::Locked { .. } | Self::Corrupt { .. } | Self::Closed(_) => false,
+        }
+    }
+
     /// Whether the disk has no room left, which a produce may retry.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {

@@ -107,16 +107,17 @@ async fn finish(
 ) -> Result<i64, ErrorCode> {
     loop {
         let progress = Arc::new(Notify::new());
-        let registration = replica.await_change(&progress);
+        let _registration = Registration {
+            replica,
+            id: replica.await_change(&progress),
+        };
         let low_watermark = low_watermark(broker, replica)?;
         if low_watermark >= offset {
-            replica.forget_reader(registration);
             return Ok(low_watermark);
         }
         let timed_out = tokio::time::timeout_at(deadline, progress.notified())
             .await
             .is_err();
-        replica.forget_reader(registration);
         if timed_out {
             return Err(ErrorCode::RequestTimedOut);
         }
@@ -133,4 +134,16 @@ fn low_watermark(broker: &Broker, replica: &Replica) -> Result<i64, ErrorCode> {
             .map(|(_, p)| p.log_start_offset);
         Ok(followers.fold(p.log().log_start_offset(), i64::min))
     })
+}
+
+/// A place in a replica's list of readers, given up when the wait ends, however it ends.
+struct Registration<'a> {
+    replica: &'a Replica,
+    id: u64,
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        self.replica.forget_reader(self.id);
+    }
 }
