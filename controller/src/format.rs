@@ -55,6 +55,12 @@ pub enum FormatError {
         /// The metadata directory.
         directory: PathBuf,
     },
+    /// There is a metadata log, but nothing says whose.
+    #[error("{} has a metadata log, but meta.properties, which says whose it is, is gone: restore the file from a backup, or from another of log.dirs with directory.id of its own", directory.display())]
+    MetaPropertiesLost {
+        /// The metadata directory.
+        directory: PathBuf,
+    },
     /// The directories are of a node, but its metadata log is gone.
     #[error("{} belongs to node {node_id} of cluster {cluster_id}, but its metadata log is gone: restore it from a backup, or remove this node from the quorum, empty the directory and let it join again", directory.display())]
     LogLost {
@@ -66,6 +72,9 @@ pub enum FormatError {
         cluster_id: String,
     },
 }
+
+/// The index that founding a quorum ends with; later ones are of a quorum at work.
+const FOUNDING_INDEX: u64 = 1;
 
 /// What to do about a directory or file that cannot be used, with a separator in front; empty if the system says it all.
 pub(crate) fn advice(error: &io::Error) -> &'static str {
@@ -277,6 +286,16 @@ fn resume(rules: &StartRules<'_>, known: &MetaProperties) -> Result<Start, Forma
 }
 
 fn begin(rules: &StartRules<'_>) -> Result<Start, FormatError> {
+    if QuorumStore::exists(rules.metadata_log_dir) {
+        let restored = QuorumStore::open(rules.metadata_log_dir)?.restore()?;
+        let ahead = restored
+            .snapshot
+            .is_some_and(|snapshot| snapshot.index > FOUNDING_INDEX);
+        if ahead || !restored.state.entries.is_empty() {
+            let directory = rules.metadata_log_dir.to_path_buf();
+            return Err(FormatError::MetaPropertiesLost { directory });
+        }
+    }
     let sole_voter = matches!(rules.initial_voters, [voter] if voter.node_id == rules.node_id);
     if rules.controller && sole_voter {
         let cluster_id = rules

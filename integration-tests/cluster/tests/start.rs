@@ -388,6 +388,25 @@ async fn directories_of_two_clusters_are_named_with_both_ids() {
     );
 }
 
+#[tokio::test]
+async fn a_metadata_log_without_meta_properties_founds_no_other_cluster() {
+    let directory = TempDir::new().expect("a temporary directory can be made");
+    let ports = [free_port(), free_port()];
+    let config = combined(
+        directory.path(),
+        "controller.quorum.voters=1@localhost:9093",
+        ports,
+    );
+    let start = || Server::start(directory.path(), odradek(&["server", &config]));
+    let server = start();
+    works(&server.serves(&format!("localhost:{}", ports[0])).await).await;
+    drop(server);
+    let logs = directory.path().join("logs");
+    fs::remove_file(logs.join("meta.properties")).expect("a running node has one");
+    let said = start().refusal().await;
+    assert_says(&said, &[&logs.display().to_string(), "meta.properties", "backup"]);
+}
+
 /// A small file system in memory, where this process may mount one.
 struct SmallDisk(PathBuf);
 
