@@ -106,10 +106,13 @@ async fn create_and_wait(broker: &Arc<Broker>, name: &str) {
 
 fn topic(broker: &Broker, name: &str) -> CreatableTopic {
     let topic = CreatableTopic::default().with_name(topic_name(name));
-    if name != OFFSETS_TOPIC {
-        return topic.with_num_partitions(-1).with_replication_factor(-1);
-    }
     let config = broker.config.load();
+    if name != OFFSETS_TOPIC {
+        // As in Kafka the broker's configuration says, and the controllers' only for clients that leave it open.
+        return topic
+            .with_num_partitions(config.topics.num_partitions)
+            .with_replication_factor(config.topics.default_replication_factor);
+    }
     let image = broker.image();
     let alive = image.brokers.values().filter(|b| !b.fenced).count();
     let entry = |key: &'static str, value: String| {

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use kafka_protocol::messages::DescribeQuorumRequest;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData as Wanted, TopicData as WantedTopic};
 use kafka_protocol::messages::describe_quorum_response::{PartitionData, ReplicaState};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{DescribeQuorumRequest, MetadataRequest};
 use odradek_cluster_tests::asks::{OK, creatable, topic_name};
 use odradek_cluster_tests::cluster::free_port;
 use odradek_cluster_tests::connection::Connection;
@@ -54,6 +55,7 @@ impl Isolated {
                 .controllers
                 .iter()
                 .map(|node| format!("{}@{}", node.id, controller_address(node)));
+            append(controller, "default.replication.factor", "1");
             append(
                 controller,
                 "controller.quorum.voters",
@@ -314,6 +316,15 @@ async fn isolated_roles_start_in_any_order_and_outlive_the_active_controller_and
     let successor = cluster.active_controller().await;
     assert_ne!(successor.id, active.id);
     cluster.connect(1).await.create_topic("later", 1, 3, &[]).await;
+    // The broker's sample says three replicas, whatever the controllers say.
+    let asked = MetadataRequestTopic::default().with_name(Some(topic_name("asked-for")));
+    let request = MetadataRequest::default()
+        .with_topics(Some(vec![asked]))
+        .with_allow_auto_topic_creation(true);
+    cluster.connect(1).await.ask_at(9, request).await;
+    cluster.connect(1).await.await_leaders("asked-for", 1).await;
+    let partition = cluster.connect(1).await.partition("asked-for", 0).await;
+    assert_eq!(partition.replica_nodes.len(), 3, "{partition:?}");
     active.start().await;
 
     for broker in &cluster.brokers {
