@@ -21,6 +21,7 @@ use crate::metrics::error_codes::ErrorCodes;
 
 pub mod alter_replica_log_dirs;
 pub mod api_versions;
+pub mod consumer_group_heartbeat;
 pub mod delete_groups;
 pub mod delete_records;
 pub mod describe_cluster;
@@ -126,6 +127,7 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
         counted_row::<describe_log_dirs::DescribeLogDirs>(),
         row::<delete_groups::DeleteGroups>(),
+        row::<consumer_group_heartbeat::ConsumerGroupHeartbeat>(),
         row::<offset_delete::OffsetDelete>(),
         counted_row::<describe_cluster::DescribeCluster>(),
         row::<describe_producers::DescribeProducers>(),
@@ -178,7 +180,6 @@ pub static UNSUPPORTED: &[(ApiKey, &str)] = &[
     (ApiKey::DescribeTransactions, TRANSACTIONS),
     (ApiKey::ListTransactions, TRANSACTIONS),
     (ApiKey::AllocateProducerIds, CONTROLLER),
-    (ApiKey::ConsumerGroupHeartbeat, NEW_GROUPS),
     (ApiKey::ConsumerGroupDescribe, NEW_GROUPS),
     (ApiKey::ControllerRegistration, CONTROLLER),
     (ApiKey::GetTelemetrySubscriptions, TELEMETRY),

@@ -65,7 +65,11 @@ fn find(image: &MetadataImage, listener: &str, key_type: i8, key: &str) -> Found
         GROUP => {}
         TRANSACTION => {
             let detail = "this version has no coordinator of transactions";
-            return Err(ApiError::new(ErrorCode::CoordinatorNotAvailable, detail));
+            // The one code that librdkafka and the Java client both take as final: others are asked again until time is up.
+            return Err(ApiError::new(
+                ErrorCode::TransactionalIdAuthorizationFailed,
+                detail,
+            ));
         }
         other => {
             let detail = format!("there are no coordinators of type {other}");
@@ -208,7 +212,7 @@ mod tests {
         let image = image(3, false);
         assert_eq!(
             code(find(&image, "CLIENTS", TRANSACTION, "t")),
-            Some(ErrorCode::CoordinatorNotAvailable)
+            Some(ErrorCode::TransactionalIdAuthorizationFailed)
         );
         assert_eq!(
             code(find(&image, "CLIENTS", 2, "g:topic:0")),
