@@ -10,6 +10,7 @@ use odradek_common::metadata::MetadataImage;
 use odradek_config::ServerConfig;
 use parking_lot::Mutex;
 use slog::Logger;
+use tokio::sync::Notify;
 
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
@@ -54,6 +55,8 @@ pub struct Broker {
     pub image: Arc<ImageCell>,
     /// The broker epoch of the registration; -1 before.
     pub broker_epoch: Arc<AtomicI64>,
+    /// Told when the registration's epoch is known.
+    pub registered: Notify,
     /// Set once the broker stops: parked fetches are answered, nothing parks any more.
     pub stopping: AtomicBool,
 }

@@ -154,6 +154,7 @@ impl Lifecycle {
             let problem = match self.try_register().await {
                 Ok(epoch) => {
                     self.broker.broker_epoch.store(epoch, Ordering::Release);
+                    self.broker.registered.notify_one();
                     slog::info!(self.broker.log, "broker registered"; "broker_epoch" => epoch);
                     self.state.send_replace(BrokerState::Fenced);
                     return true;

@@ -55,12 +55,16 @@ impl MetadataLoader {
 
     /// Publishes until the source ends. Opening logs blocks: run it on a thread that serves nobody.
     pub async fn run(mut self, mut updates: MetadataReceiver) {
+        let broker = self.broker.clone();
         loop {
             tokio::select! {
                 update = updates.recv() => match update {
                     Some(update) => self.publish(update),
                     None => return,
                 },
+                () = broker.registered.notified() => {
+                    self.hand_on(&MetadataDelta::default(), &Arc::new(self.image.clone()));
+                }
                 () = tokio::time::sleep(REOPEN_INTERVAL), if self.broker.replicas.failures().unopened() > 0 => {
                     self.reopen();
                 }
@@ -97,7 +101,10 @@ impl MetadataLoader {
 
     fn hand_on(&self, delta: &MetadataDelta, image: &Arc<MetadataImage>) {
         let config = self.broker.config.load_full();
-        let events = self.broker.replicas.publish(delta, image, &config, self.broker.is_caught_up(image));
+        let events = self
+            .broker
+            .replicas
+            .publish(delta, image, &config, self.broker.is_caught_up(image));
         for event in &events {
             self.log_event(event);
         }

@@ -215,8 +215,13 @@ impl Replicas {
         config: &ServerConfig,
         caught_up: bool,
     ) -> Vec<RoleEvent> {
-        let begins = caught_up && !self.serving.swap(true, Ordering::AcqRel);
         let mut events = Vec::new();
+        if !self.serving.load(Ordering::Acquire) {
+            if caught_up {
+                self.begin(image, config, &mut events);
+            }
+            return events;
+        }
         for topic in delta.deleted_topics.values() {
             for index in 0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX) {
                 self.remove(&topic.name, topic.id, index, &mut events);
@@ -225,26 +230,27 @@ impl Replicas {
         for topic in delta.topics.values() {
             self.publish_topic(topic, image, config, &mut events);
         }
-        if begins {
-            self.begin(image, &mut events);
-        }
         self.publish_configs(delta, image, config);
         self.publish_brokers(delta, image, &events);
         self.applied.send_replace(image.offset);
         events
     }
 
-    /// The metadata has this start's registration: from here on roles are taken. Before, the image is history, and a
-    /// leadership out of history would acknowledge what the present leader does not have.
-    fn begin(&self, image: &MetadataImage, events: &mut Vec<RoleEvent>) {
-        for replica in self.all() {
-            if let Some(after) = image.partition(&replica.id.topic, replica.id.partition).cloned() {
-                self.apply(&replica, &PartitionChange { before: None, after }, events);
-            }
+    /// The metadata has this start's registration: from here on logs are opened and roles are taken.
+    ///
+    /// Before, the image is history. A leadership out of history would acknowledge what the present leader does not have,
+    /// and a topic out of history would claim the folder of the one that was created under its name since.
+    fn begin(&self, image: &MetadataImage, config: &ServerConfig, events: &mut Vec<RoleEvent>) {
+        self.serving.store(true, Ordering::Release);
+        let everything = MetadataDelta::between(&MetadataImage::default(), image);
+        for topic in everything.topics.values() {
+            self.publish_topic(topic, image, config, events);
         }
         for directory in &self.directories {
             self.delete_strays(&directory.log_directory, image);
         }
+        // The heartbeat that carries this offset is what the controller unfences for.
+        self.applied.send_replace(image.offset);
     }
 
     /// Removes partitions of topics that were deleted, or placed elsewhere, while this broker was away.
@@ -299,9 +305,7 @@ impl Replicas {
             match replica {
                 Ok(replica) => {
                     self.failures.settled(topic.id, *index);
-                    if self.serving.load(Ordering::Acquire) {
-                        self.apply(&replica, change, events);
-                    }
+                    self.apply(&replica, change, events);
                 }
                 Err(error) if !self.failures.not_opened(topic.id, *index) => {
                     slog::debug!(self.log, "still cannot open a partition's log";

@@ -52,7 +52,7 @@ impl Node {
     }
 
     /// A topic of one partition, led by `leader` in epoch 0.
-    fn create(&mut self, name: &str, leader: i32) -> Arc<Replica> {
+    fn create(&mut self, name: &str, leader: i32) -> Option<Arc<Replica>> {
         let partition = PartitionImage {
             replicas: vec![NODE, OTHER],
             isr: vec![leader],
@@ -68,7 +68,7 @@ impl Node {
             image.topic_names.insert(topic.id, name.into());
             image.topics.insert(name.into(), Arc::new(topic));
         });
-        self.replicas.get(name, 0).unwrap()
+        self.replicas.get(name, 0)
     }
 
     fn delete(&mut self, name: &str) {
@@ -101,7 +101,10 @@ fn from_other(high_watermark: i64, log_start_offset: i64) -> FollowerAppend {
 #[test]
 fn a_topic_deleted_under_a_writer_does_not_take_the_directory_offline() {
     let mut node = Node::new();
-    let (gone, stays) = (node.create("gone", OTHER), node.create("stays", OTHER));
+    let (gone, stays) = (
+        node.create("gone", OTHER).unwrap(),
+        node.create("stays", OTHER).unwrap(),
+    );
     node.delete("gone");
     // The fetch was under way when the topic was deleted.
     match gone.append_as_follower(clock::now(), &batch(0, 3), from_other(0, 0)) {
@@ -118,7 +121,7 @@ fn a_topic_deleted_under_a_writer_does_not_take_the_directory_offline() {
 fn a_follower_begins_with_a_batch_that_the_leader_s_log_begins_in() {
     // DeleteRecords moved the leader's log start into a batch, and a new follower can get only the whole of it.
     let mut node = Node::new();
-    let replica = node.create("t", OTHER);
+    let replica = node.create("t", OTHER).unwrap();
     let now = clock::now();
     replica
         .with(|p| p.log_mut().truncate_fully_and_start_at(now, 105))
@@ -140,7 +143,10 @@ fn a_follower_begins_with_a_batch_that_the_leader_s_log_begins_in() {
 #[test]
 fn an_answer_that_leadership_has_overtaken_truncates_nothing() {
     let mut node = Node::new();
-    let (leads, follows) = (node.create("leads", NODE), node.create("follows", OTHER));
+    let (leads, follows) = (
+        node.create("leads", NODE).unwrap(),
+        node.create("follows", OTHER).unwrap(),
+    );
     let now = clock::now();
     follows
         .append_as_follower(now, &batch(0, 10), from_other(10, 0))
@@ -167,7 +173,7 @@ fn an_answer_that_leadership_has_overtaken_truncates_nothing() {
 #[test]
 fn a_fetch_of_another_epoch_or_of_a_parted_log_does_not_count() {
     let mut node = Node::new();
-    let replica = node.create("t", NODE);
+    let replica = node.create("t", NODE).unwrap();
     let now = clock::now();
     let mut own = bytes::BytesMut::from(&batch(0, 10)[..]);
     replica.append(now, &mut own, false).unwrap();
@@ -194,7 +200,7 @@ fn a_fetch_of_another_epoch_or_of_a_parted_log_does_not_count() {
 #[test]
 fn a_topic_s_namesake_is_not_taken_for_it() {
     let mut node = Node::new();
-    let replica = node.create("t", NODE);
+    let replica = node.create("t", NODE).unwrap();
     assert!(node.replicas.hosted_of(&replica.topic_id, "t", 0).is_ok());
     let recreated = node.replicas.hosted_of(&Uuid::new_v4(), "t", 0);
     assert_eq!(
@@ -206,7 +212,7 @@ fn a_topic_s_namesake_is_not_taken_for_it() {
 #[test]
 fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
     let mut node = Node::new();
-    let replica = node.create("t", OTHER);
+    let replica = node.create("t", OTHER).unwrap();
     assert!(node.replicas.failures().offline().is_empty());
     let error = LogError::Directory {
         path: "d".into(),
@@ -222,12 +228,11 @@ fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
 }
 
 #[test]
-fn history_gives_no_leadership() {
+fn history_opens_no_log_and_gives_no_leadership() {
     let mut node = Node::new();
     node.caught_up = false;
     // What the image said before this start: the node led alone.
-    let replica = node.create("t", NODE);
-    assert!(!replica.is_leader());
+    assert!(node.create("t", NODE).is_none());
     // With its registration the node learns who leads now.
     node.caught_up = true;
     let events = node.change(|image| {
@@ -240,24 +245,24 @@ fn history_gives_no_leadership() {
         ) = (OTHER, 1, 1);
     });
     assert!(matches!(events[..], [RoleEvent::Follows(_, OTHER, 1)]));
-    assert!(!replica.is_leader());
+    assert!(!node.replicas.get("t", 0).unwrap().is_leader());
 }
 
 #[test]
 fn an_unchanged_leadership_begins_with_the_registration() {
     let mut node = Node::new();
     node.caught_up = false;
-    let replica = node.create("t", NODE);
+    node.create("t", NODE);
     node.caught_up = true;
     assert_eq!(node.change(|_| ()).len(), 1);
-    assert!(replica.is_leader());
+    assert!(node.replicas.get("t", 0).unwrap().is_leader());
     assert!(node.change(|_| ()).is_empty());
 }
 
 #[test]
 fn partitions_of_topics_deleted_meanwhile_are_removed() {
     let mut node = Node::new();
-    let replica = node.create("gone", OTHER);
+    let replica = node.create("gone", OTHER).unwrap();
     let stray = PartitionIdentity::new("gone", replica.topic_id, 0);
     let path = node.replicas.directories()[0].log_directory.path().to_owned();
     replica

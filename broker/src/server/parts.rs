@@ -313,6 +313,7 @@ fn new_broker(
         metrics,
         image,
         broker_epoch: Arc::new(AtomicI64::new(-1)),
+        registered: tokio::sync::Notify::new(),
         stopping: AtomicBool::new(false),
         log,
     })
