@@ -82,6 +82,8 @@ fn is_registered(shared: &Shared) -> bool {
         .is_some_and(|controller| {
             controller.incarnation_id == shared.incarnation_id
                 && controller.endpoints == shared.settings.endpoints
+                // The leader knows the directory from raft messages, and may have had none when this node registered.
+                && !controller.directory_id.is_nil()
         })
 }
 

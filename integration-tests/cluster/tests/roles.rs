@@ -364,7 +364,10 @@ async fn the_quorum_is_described_on_brokers_and_by_the_leader() {
     let partition = eventually("everybody has caught up", LIMIT, async || {
         let partition = quorum(&on_broker).await.map_err(|code| format!("error {code}"))?;
         let replicas = || partition.current_voters.iter().chain(&partition.observers);
-        let caught_up = replicas().all(|replica| replica.log_end_offset == partition.high_watermark);
+        // A controller that was named as id@host:port tells its directory when it registers.
+        let caught_up = replicas().all(|replica| {
+            replica.log_end_offset == partition.high_watermark && !replica.replica_directory_id.is_nil()
+        });
         let known = ids(&partition.current_voters) == [100, 101, 102] && ids(&partition.observers) == [1, 2];
         holds(known && caught_up, format!("{partition:?}"))?;
         Ok(partition)
