@@ -207,8 +207,17 @@ mod tests {
     fn an_epoch_that_goes_on_after_a_vain_leadership_keeps_its_start() {
         // Simulation, seed 2794: the epoch seemed to begin at 68, and a follower that had to truncate below never learned it.
         let mut epochs = epochs(&[(1, 0), (3, 68)]);
-        assert!(epochs.assign(1, 68), "records of epoch 1 again, from a leader that never heard of epoch 3");
-        assert_eq!(epochs.entries(), [EpochEntry { epoch: 1, start_offset: 0 }]);
+        assert!(
+            epochs.assign(1, 68),
+            "records of epoch 1 again, from a leader that never heard of epoch 3"
+        );
+        assert_eq!(
+            epochs.entries(),
+            [EpochEntry {
+                epoch: 1,
+                start_offset: 0
+            }]
+        );
     }
 
     #[test]

@@ -220,7 +220,10 @@ mod tests {
         // A child that another test forks holds the lock too, until it runs its own program.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while is_supervised(&layout) {
-            assert!(std::time::Instant::now() < deadline, "the lock outlives its owner");
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the lock outlives its owner"
+            );
             std::thread::yield_now();
         }
     }
