@@ -185,9 +185,7 @@ async fn every_advertised_version_is_answered() {
     survey.of(FindCoordinatorRequest::default()).await;
     survey.of(JoinGroupRequest::default()).await;
     survey.of(HeartbeatRequest::default()).await;
-    survey
-        .of(kafka_protocol::messages::ConsumerGroupHeartbeatRequest::default())
-        .await;
+    survey.of(ConsumerGroupHeartbeatRequest::default()).await;
     survey.of(LeaveGroupRequest::default()).await;
     survey.of(SyncGroupRequest::default()).await;
     survey.of(DescribeGroupsRequest::default()).await;
