@@ -234,7 +234,7 @@ class Scene:
         if not self.whole():
             self.wait_in_sync(180)
             end = time.monotonic()
-        interop.wait_for("acks at the end", 60, lambda: all(a and a[-1] > end for a in self.load.acks))
+        self.wait_for_acks(end)
         topic_gap, partition_gap = self.load.gaps(killed, time.monotonic())
         kill = {"mode": mode, "round": number, "nodes": which, "controller": controller in which, "led": sum(led.values()),
                 "gap_s": round(topic_gap, 3), "partition_gap_s": round(partition_gap, 3),
@@ -243,6 +243,16 @@ class Scene:
             kill["ready_s"] = round(ready, 3)
         self.kills.append(kill)
         print("  ".join(f"{k}={v}" for k, v in kill.items()), flush=True)
+
+    def wait_for_acks(self, since):
+        """Until every partition has acknowledged a record after `since`; says what the producer has if that does not come."""
+        try:
+            interop.wait_for("acks at the end", 60, lambda: self.load.error or all(a and a[-1] > since for a in self.load.acks))
+        except TimeoutError as error:
+            silent = [p for p, a in enumerate(self.load.acks) if not a or a[-1] <= since]
+            raise RuntimeError(f"no acknowledgement from partitions {silent} for 60 s; {self.load.failures}") from error
+        if self.load.error:
+            raise RuntimeError(f"the producer ended: {self.load.error}")
 
     def finish(self):
         self.load.ending.set()

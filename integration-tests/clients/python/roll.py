@@ -47,7 +47,7 @@ class Roll(chaos.Scene):
             raise RuntimeError(f"odradek roll ended with {roll.returncode}: {lines[-1][1] if lines else 'it said nothing'}")
         self.check_program(binary)
         end = time.monotonic()
-        interop.wait_for("acks after the last node", 60, lambda: all(a and a[-1] > end for a in self.load.acks))
+        self.wait_for_acks(end)
         stops = [(at, int(found.group(1))) for at, line in lines if (found := re.match(r"node (\d+): safe to stop", line))]
         if len(stops) != self.system.count:
             raise RuntimeError(f"{len(stops)} nodes were stopped, not {self.system.count}")
@@ -82,7 +82,7 @@ class Roll(chaos.Scene):
         self.wait_in_sync(120)
         back = time.monotonic()
         self.home()
-        interop.wait_for("acks at the end", 60, lambda: all(a and a[-1] > back for a in self.load.acks))
+        self.wait_for_acks(back)
         self.note(direction, i, begin, time.monotonic(), exit=status, stop_s=round(stopped - begin, 3))
 
     def note(self, direction, node, begin, until, **more):
