@@ -4,6 +4,7 @@
 //! is read while answers pile up, while the connection is throttled, or without memory budget; anything that is no request closes
 //! the connection. Does not know the transport (any `AsyncRead + AsyncWrite`, so TLS comes in below) and does not log.
 
+mod buffers;
 pub(crate) mod receive;
 pub(crate) mod transmit;
 
@@ -21,7 +22,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use self::receive::{Filled, ReceiveBuffer, Refusal};
 use self::transmit::TransmitQueue;
 use crate::budget::MemoryBudget;
-use crate::service::{ConnectionInfo, ConnectionObserver, Reply, Response, ResponseFuture, Service};
+use crate::service::{
+    ConnectionInfo, ConnectionObserver, Reply, RequestFrame, Response, ResponseFuture, Service,
+};
 
 /// Requests of one connection that may be unanswered at a time.
 pub const IN_FLIGHT_REQUESTS_MAX: usize = 64;
@@ -84,6 +87,9 @@ pub(crate) struct Connection<T> {
     receive: ReceiveBuffer,
     transmit: TransmitQueue,
     slots: VecDeque<Slot>,
+    /// Requests that are started together, and their replies: empty between two rounds.
+    together: Vec<RequestFrame>,
+    replies: Vec<Reply>,
     muted_until: Option<Instant>,
     /// Set when the peer has closed its half: answers may leave until then.
     ended: Option<Instant>,
@@ -107,6 +113,8 @@ impl<T: Transport> Connection<T> {
             receive,
             transmit: TransmitQueue::default(),
             slots: VecDeque::new(),
+            together: Vec::new(),
+            replies: Vec::new(),
             muted_until: None,
             ended: None,
             draining: None,
@@ -195,22 +203,52 @@ impl<T: Transport> Connection<T> {
     fn start_requests(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
         let mut started = false;
         while self.may_start(now) {
-            let service = &*self.context.service;
-            let frame = self
-                .receive
-                .next_frame(service, now)
-                .map_err(CloseReason::Refused)?;
-            let Some(frame) = frame else { break };
+            let service = Arc::clone(&self.context.service);
+            let taken = self.take_together(&*service, now);
+            // What was whole before a fault is still answered.
+            if self.together.is_empty() {
+                return taken.map(|()| started).map_err(CloseReason::Refused);
+            }
             started = true;
-            let slot = match service.call(&self.info, frame) {
-                Reply::Done(response) => Slot::Ready(response),
-                Reply::Pending(future) => first_poll(future, false, cx),
-                Reply::PendingOverlap(future) => first_poll(future, true, cx),
-            };
-            self.slots.push_back(slot);
+            if self.together.len() == 1
+                && let Some(frame) = self.together.pop()
+            {
+                self.replies.push(service.call(&self.info, frame));
+            } else {
+                service.call_together(&self.info, &mut self.together, &mut self.replies);
+            }
+            for reply in self.replies.drain(..) {
+                self.slots.push_back(match reply {
+                    Reply::Done(response) => Slot::Ready(response),
+                    Reply::Pending(future) => first_poll(future, false, cx),
+                    Reply::PendingOverlap(future) => first_poll(future, true, cx),
+                });
+            }
             self.queue_ready(now);
+            taken.map_err(CloseReason::Refused)?;
         }
         Ok(started)
+    }
+
+    /// Takes the next request, and with it those of the same overlapping API that are here already.
+    fn take_together(&mut self, service: &dyn Service, now: Instant) -> Result<(), Refusal> {
+        let room = IN_FLIGHT_REQUESTS_MAX - self.slots.len();
+        while self.together.len() < room {
+            let fits = match (self.together.first(), self.receive.complete_api_key()) {
+                (None, _) => true,
+                (Some(first), Some(next)) => first.api_key == next && service.overlaps(next),
+                (Some(_), None) => false,
+            };
+            let Some(frame) = fits
+                .then(|| self.receive.next_frame(service, now))
+                .transpose()?
+                .flatten()
+            else {
+                break;
+            };
+            self.together.push(frame);
+        }
+        Ok(())
     }
 
     fn may_start(&self, now: Instant) -> bool {
@@ -258,6 +296,7 @@ impl<T: Transport> Connection<T> {
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
         self.exhausted = false;
         if !self.may_read(now) {
+            self.receive.rest();
             return Ok(false);
         }
         self.receive

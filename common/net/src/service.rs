@@ -44,7 +44,8 @@ pub trait Service: Send + Sync + 'static {
 
     /// Whether a request of this API may start while earlier ones of the same API group are still waiting for their answer.
     ///
-    /// Meant for Produce alone. All other requests of a connection run one after another.
+    /// Meant for Produce alone. All other requests of a connection run one after another. The frame of an overlapping request lies
+    /// in a buffer that many connections share: whoever answers it lets go of the frame before waiting for anything.
     fn overlaps(&self, api_key: i16) -> bool {
         let _ = api_key;
         false
@@ -56,6 +57,21 @@ pub trait Service: Send + Sync + 'static {
     /// starts, so work done before its first yield keeps that order too. Futures run on the connection's worker thread and are
     /// dropped when the connection dies, so they must leave a consistent state at each await.
     fn call(&self, connection: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply;
+
+    /// Starts requests of one overlapping API that have arrived together, in their order: one reply each, in that order.
+    ///
+    /// As if each had been given to [`Service::call`], which the default does; a service that can do work for many at once
+    /// does it here.
+    fn call_together(
+        &self,
+        connection: &Arc<ConnectionInfo>,
+        requests: &mut Vec<RequestFrame>,
+        replies: &mut Vec<Reply>,
+    ) {
+        for request in requests.drain(..) {
+            replies.push(self.call(connection, request));
+        }
+    }
 
     /// The connection is gone: the peer went away, was refused, or the listener stopped. Called once per accepted connection.
     fn disconnected(&self, connection: &Arc<ConnectionInfo>) {

@@ -1,28 +1,31 @@
-//! Bytes on their way in: a buffer that grows with what has really arrived, and the frames in it.
+//! Bytes on their way in, and the frames in them.
 //!
-//! Promises that a declared length allocates nothing, that every byte held is paid for from the memory budget, and that a frame is
-//! refused as soon as its first bytes show that it is none. Does not decide when to read.
+//! A connection reads into a buffer that its thread lends it (`buffers.rs`) and hands out whole frames without copying them, save
+//! those that may be held for long. Between two readings it holds what has really arrived, and no more. Promises that a declared
+//! length allocates nothing, that every byte held is paid for from the memory budget, and that a frame is refused as soon as its
+//! first bytes show that it is none. Does not decide when to read.
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll};
 use std::{fmt, io};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use odradek_common::schema::{SchemaError, check_request};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
+use super::buffers;
 use crate::budget::MemoryBudget;
 use crate::service::{PRIVATE_API_KEY_MIN, RequestFrame, Service};
 use crate::wire::{self, FIXED_HEADER_BYTES, LENGTH_BYTES, RequestHeader};
 
-/// The least that is read at once; also what a waiting request with a small frame pins.
+/// The least that is read at once.
 const READ_BYTES_MIN: usize = 4 << 10;
-/// The most that is read at once between frames.
-const READ_BYTES_MAX: usize = 256 << 10;
 /// The most that is read at once inside a large frame.
 const GROWTH_BYTES_MAX: usize = 1 << 20;
+/// So much of an incomplete frame keeps the lent buffer, if there is memory for the rest of it; less moves to a place of its own.
+const KEPT_BYTES_MIN: usize = 16 << 10;
 /// Bytes of the shortest request: a header of version 1 with no client id.
 const REQUEST_BYTES_MIN: usize = FIXED_HEADER_BYTES + 2;
 /// The API key of ApiVersions, which is served in every version.
@@ -119,7 +122,8 @@ pub(crate) struct ReceiveBuffer {
     budget: MemoryBudget,
     account: u64,
     request_max_bytes: usize,
-    read_bytes: usize,
+    /// What the empty rest of a kept buffer has taken from the budget.
+    rest_bytes: usize,
     first_frame: bool,
 }
 
@@ -131,7 +135,7 @@ impl ReceiveBuffer {
             budget,
             account,
             request_max_bytes,
-            read_bytes: READ_BYTES_MIN,
+            rest_bytes: 0,
             first_frame: true,
         }
     }
@@ -153,11 +157,12 @@ impl ReceiveBuffer {
         transport: &mut T,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Filled>> {
-        let wanted = self.wanted_bytes();
+        self.budget.give_back(std::mem::take(&mut self.rest_bytes));
+        let wanted = self.make_room();
         let Some(granted) = self.grant(wanted, cx) else {
+            self.rest();
             return Poll::Ready(Ok(Filled::Exhausted));
         };
-        self.bytes.reserve(granted);
         let read = {
             let mut target = (&mut self.bytes).limit(granted);
             pin!(transport.read_buf(&mut target)).poll(cx)
@@ -167,7 +172,6 @@ impl ReceiveBuffer {
             Poll::Ready(Err(_)) | Poll::Pending => 0,
         };
         self.budget.give_back(granted - received);
-        self.adapt(granted, received);
         match read {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(Filled::End)),
             Poll::Ready(Ok(received)) => Poll::Ready(Ok(Filled::Bytes(received))),
@@ -224,8 +228,15 @@ impl ReceiveBuffer {
         let lease = self.budget.lease(end);
         self.budget.end_overdraft(self.account);
         self.first_frame = false;
-        let mut frame = self.bytes.split_to(end).freeze();
-        let mut body = frame.split_off(LENGTH_BYTES);
+        let frame = self.bytes.split_to(end);
+        let overlaps = self.frame_overlaps(service, &frame);
+        let mut body = if overlaps {
+            frame.freeze()
+        } else {
+            // Whoever waits long with a request must not hold the whole buffer.
+            Bytes::copy_from_slice(&frame)
+        };
+        body.advance(LENGTH_BYTES);
         let frame_size = body.len();
         let header = parse_header(&mut body)?;
         let RequestHeader {
@@ -273,19 +284,28 @@ impl ReceiveBuffer {
         ))
     }
 
-    /// How much to read: as much again as has arrived of a frame, and no more than it lacks if that is much.
-    fn wanted_bytes(&self) -> usize {
-        let missing = self
-            .frame_end()
-            .map_or(0, |end| end.saturating_sub(self.bytes.len()));
-        let growth = self.bytes.len().clamp(self.read_bytes, GROWTH_BYTES_MAX);
-        let wanted = growth.min(missing.max(self.read_bytes));
-        let spare = self.bytes.capacity() - self.bytes.len();
-        if (READ_BYTES_MIN / 4..wanted).contains(&spare) && missing <= spare {
-            spare
-        } else {
-            wanted
+    /// Requests of overlapping APIs are done with their frames before anything waits.
+    fn frame_overlaps(&self, service: &dyn Service, frame: &[u8]) -> bool {
+        let key = [frame[LENGTH_BYTES], frame[LENGTH_BYTES + 1]];
+        service.overlaps(i16::from_be_bytes(key))
+    }
+
+    /// Sees to a place for bytes to come; how many fit. Of a large frame it grows as the frame arrives, not as it declares.
+    fn make_room(&mut self) -> usize {
+        let length = self.bytes.len();
+        let missing = self.frame_end().map_or(0, |end| end.saturating_sub(length));
+        let enough = missing.max(READ_BYTES_MIN).min(length.max(buffers::BUFFER_BYTES));
+        if self.bytes.capacity() - length < enough && !self.bytes.try_reclaim(enough) {
+            if length + enough <= buffers::BUFFER_BYTES {
+                let mut lent = buffers::take();
+                lent.extend_from_slice(&self.bytes);
+                buffers::give(std::mem::replace(&mut self.bytes, lent));
+            } else {
+                let growth = length.clamp(READ_BYTES_MIN, GROWTH_BYTES_MAX);
+                self.bytes.reserve(growth.min(enough));
+            }
         }
+        self.bytes.capacity() - length
     }
 
     fn grant(&mut self, wanted: usize, cx: &Context<'_>) -> Option<usize> {
@@ -314,28 +334,35 @@ impl ReceiveBuffer {
         (granted > 0).then_some(granted)
     }
 
-    fn adapt(&mut self, granted: usize, received: usize) {
-        if received == granted {
-            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
-        } else if received > 0 && received < self.read_bytes / 4 {
-            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+    /// Nothing is read now: an idle connection holds no buffer and no overdraft, one with a piece of a frame holds little more
+    /// than that piece, or has paid for it.
+    pub(crate) fn rest(&mut self) {
+        if self.rest_bytes > 0 {
+            return;
         }
-    }
-
-    /// An idle connection holds no buffer and no overdraft.
-    fn rest(&mut self) {
-        if self.bytes.is_empty() {
-            self.bytes = BytesMut::new();
+        let length = self.bytes.len();
+        let spare = self.bytes.capacity() - length;
+        if length == 0 {
             self.budget.end_overdraft(self.account);
+        } else if spare == 0 {
+            return;
+        } else if length >= KEPT_BYTES_MIN {
+            self.rest_bytes = self.budget.take(spare, spare);
+            if self.rest_bytes > 0 {
+                return;
+            }
         }
+        let piece = BytesMut::from(&self.bytes[..]);
+        buffers::give(std::mem::replace(&mut self.bytes, piece));
     }
 }
 
 impl Drop for ReceiveBuffer {
     fn drop(&mut self) {
         self.budget.stop_waiting(self.account);
-        self.budget.give_back(self.bytes.len());
+        self.budget.give_back(self.bytes.len() + self.rest_bytes);
         self.budget.end_overdraft(self.account);
+        buffers::give(std::mem::take(&mut self.bytes));
     }
 }
 

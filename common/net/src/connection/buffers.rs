@@ -1,0 +1,75 @@
+//! Receive buffers that connections of one thread lend each other: a connection has one only while bytes arrive on it, so a
+//! few serve thousands, and the same few stay warm in the cache.
+//!
+//! Promises that a buffer is never lent while a frame cut from it is alive, and that no more than [`POOLED_MAX`] wait idle.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+/// Size of a new buffer: what is read at once between frames.
+pub(super) const BUFFER_BYTES: usize = 256 << 10;
+/// A buffer that grew beyond this for a large frame is not kept.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+/// Idle buffers of one thread.
+const POOLED_MAX: usize = 4;
+
+thread_local! {
+    static POOL: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer of at least [`BUFFER_BYTES`].
+pub(super) fn take() -> BytesMut {
+    POOL.with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| BytesMut::with_capacity(BUFFER_BYTES))
+}
+
+/// Gives a buffer back; what frames still use, or is too small or too large, is left to them or freed.
+pub(super) fn give(mut buffer: BytesMut) {
+    buffer.clear();
+    // Reclaiming fails while any frame shares the memory.
+    if !buffer.try_reclaim(BUFFER_BYTES) || buffer.capacity() > BUFFER_BYTES_MAX {
+        return;
+    }
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < POOLED_MAX {
+            pool.push(buffer);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_once_its_last_frame_is_gone() {
+        let mut buffer = take();
+        let place = buffer.as_ptr();
+        buffer.extend_from_slice(b"frame one, frame two");
+        let one = buffer.split_to(9).freeze();
+        let two = buffer.split_to(11).freeze();
+        give(buffer);
+        let other = take();
+        assert_ne!(other.as_ptr(), place, "frames are alive");
+        give(other);
+        assert_eq!((&one[..], &two[..]), (&b"frame one"[..], &b", frame two"[..]));
+
+        let mut buffer = take();
+        let place = buffer.as_ptr();
+        buffer.extend_from_slice(b"frame");
+        drop(buffer.split_to(5).freeze());
+        give(buffer);
+        assert_eq!(take().as_ptr(), place, "nobody uses it any more");
+    }
+
+    #[test]
+    fn few_buffers_wait_and_none_that_grew_too_large() {
+        let lent: Vec<BytesMut> = (0..2 * POOLED_MAX).map(|_| take()).collect();
+        lent.into_iter().for_each(give);
+        give(BytesMut::with_capacity(2 * BUFFER_BYTES_MAX));
+        give(BytesMut::with_capacity(16));
+        let pooled = POOL.with_borrow(|pool| pool.iter().map(BytesMut::capacity).collect::<Vec<_>>());
+        assert_eq!(pooled, [BUFFER_BYTES; POOLED_MAX]);
+    }
+}
