@@ -16,8 +16,8 @@ use odradek_net::service::{ConnectionInfo, Reply, RequestFrame, Response, Respon
 use odradek_net::wire;
 
 use crate::broker::Broker;
-use crate::metrics::ApiTimer;
 use crate::metrics::error_codes::ErrorCodes;
+use crate::metrics::requests::ApiTimer;
 
 pub mod alter_replica_log_dirs;
 pub mod api_versions;
@@ -103,10 +103,7 @@ pub struct Api {
 /// Every API of the broker listener, in the order of their keys.
 pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
     let mut apis = vec![
-        Api {
-            run: produce::run,
-            ..row::<produce::Produce>()
-        },
+        produce::row(),
         row::<fetch::Fetch>(),
         row::<list_offsets::ListOffsets>(),
         counted_row::<metadata::Metadata>(),
@@ -203,8 +200,20 @@ pub static UNSUPPORTED: &[(ApiKey, &str)] = &[
 /// The row of an API.
 #[must_use]
 pub fn api(api_key: i16) -> Option<&'static Api> {
-    let at = APIS.binary_search_by_key(&api_key, |api| api.key as i16).ok()?;
-    Some(&APIS[at])
+    Some(&APIS[place(api_key)?])
+}
+
+/// Where the row of an API is in [`APIS`]. Asked several times a request, so it is a look-up and no search.
+#[must_use]
+pub fn place(api_key: i16) -> Option<usize> {
+    static PLACES: LazyLock<Vec<Option<u8>>> = LazyLock::new(|| {
+        let place = |key: i16| APIS.iter().position(|api| api.key as i16 == key);
+        let last = APIS.last().map_or(0, |api| api.key as i16);
+        (0..=last)
+            .map(|key| place(key).and_then(|place| u8::try_from(place).ok()))
+            .collect()
+    });
+    PLACES.get(usize::try_from(api_key).ok()?)?.map(usize::from)
 }
 
 fn row<H: Handler>() -> Api {
@@ -289,7 +298,7 @@ pub fn start(mut answer: ResponseFuture, timer: ApiTimer) -> Reply {
     // A future that is pending here is polled again by the connection, with its own waker.
     match answer.as_mut().poll(&mut context) {
         Poll::Ready(response) => {
-            timer.done_locally();
+            timer.done();
             Reply::Done(response)
         }
         Poll::Pending => Reply::Pending(Box::pin(Timed {
@@ -354,17 +363,7 @@ impl Service for BrokerService {
         let Some(api) = api(request.api_key) else {
             return Reply::Done(Response::Close(format!("unknown API {}", request.api_key)));
         };
-        let timer =
-            self.broker
-                .metrics
-                .start(api.key, request.api_version, request.received_at, Instant::now());
-        let call = Call {
-            connection: connection.clone(),
-            api_key: api.key,
-            api_version: request.api_version,
-            correlation_id: request.correlation_id,
-            client_id: request.client_id.clone(),
-        };
+        let (call, timer) = self.begin(api.key, connection, &request, Instant::now());
         if api.key == ApiKey::ApiVersions && !self.supports(request.api_key, request.api_version) {
             self.broker
                 .metrics
@@ -372,5 +371,40 @@ impl Service for BrokerService {
             return Reply::Done(api_versions::unsupported(call.correlation_id));
         }
         (api.run)(self.broker.clone(), call, request, timer)
+    }
+
+    fn call_together(
+        &self,
+        connection: &Arc<ConnectionInfo>,
+        requests: &mut Vec<RequestFrame>,
+        replies: &mut Vec<Reply>,
+    ) {
+        let now = Instant::now();
+        let incoming = requests.drain(..).map(|frame| {
+            debug_assert!(self.overlaps(frame.api_key), "only produces are started together");
+            let (call, timer) = self.begin(ApiKey::Produce, connection, &frame, now);
+            produce::Incoming { call, frame, timer }
+        });
+        produce::run_together(&self.broker, incoming.collect(), replies);
+    }
+}
+
+impl BrokerService {
+    fn begin(
+        &self,
+        api_key: ApiKey,
+        connection: &Arc<ConnectionInfo>,
+        request: &RequestFrame,
+        now: Instant,
+    ) -> (Call, ApiTimer) {
+        let call = Call {
+            connection: connection.clone(),
+            api_key,
+            api_version: request.api_version,
+            correlation_id: request.correlation_id,
+            client_id: request.client_id.clone(),
+        };
+        let timer = ApiTimer::start(api_key, request.api_version, request.received_at, now);
+        (call, timer)
     }
 }

@@ -1,18 +1,20 @@
-//! What the broker counts. Request counters and histograms live in the Prometheus recorder; whatever has the life of a topic,
-//! a partition or a group is read from its owner at each scrape (`metrics/scrape.rs`), so that nothing outlives it.
+//! What the broker counts. Requests are counted by thread (`metrics/requests.rs`), other events in the Prometheus recorder;
+//! whatever has the life of a topic, a partition or a group is read from its owner at each scrape (`metrics/scrape.rs`), so
+//! that nothing outlives it.
 
 pub mod catalogue;
 pub mod error_codes;
 pub mod http;
+pub mod requests;
 pub mod scrape;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, counter};
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::PartitionImage;
@@ -21,11 +23,9 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use self::error_codes::ErrorCodes;
-use crate::api::APIS;
 
 /// Handles that are registered once, and counters of topics.
 pub struct Metrics {
-    apis: BTreeMap<i16, OnceLock<Arc<ApiMetrics>>>,
     topics: RwLock<HashMap<Arc<str>, Weak<TopicTraffic>>>,
     replication_out: Counter,
     /// Bytes that followers of this broker have fetched.
@@ -40,16 +40,6 @@ pub struct Metrics {
 /// When the first record was written that a group has not committed, by topic id, partition and offset. It holds what the
 /// last scrape needed: a group that stands still is not looked up in the log again and again.
 type UncommittedTimestamps = HashMap<(Uuid, i32, i64), Option<i64>>;
-
-/// The series of one API, which exist from its first request on.
-struct ApiMetrics {
-    name: &'static str,
-    requests: Mutex<BTreeMap<i16, Counter>>,
-    queue: Histogram,
-    local: Histogram,
-    remote: Histogram,
-    total: Histogram,
-}
 
 /// One topic's counters on this broker.
 #[derive(Debug, Default)]
@@ -74,9 +64,7 @@ impl Metrics {
     /// Registers everything with the recorder.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        let apis = APIS.iter().map(|api| (api.key as i16, OnceLock::new())).collect();
         Arc::new(Self {
-            apis,
             topics: RwLock::new(HashMap::new()),
             replication_out: counter!(catalogue::REPLICATION_BYTES_OUT),
             replication_in: counter!(catalogue::REPLICATION_BYTES_IN),
@@ -86,20 +74,6 @@ impl Metrics {
             unclean_leader_elections: counter!(catalogue::UNCLEAN_LEADER_ELECTIONS),
             uncommitted: Mutex::default(),
         })
-    }
-
-    /// A request begins.
-    #[must_use]
-    pub fn start(&self, api: ApiKey, version: i16, received_at: Instant, now: Instant) -> ApiTimer {
-        let metrics = self.apis[&(api as i16)].get_or_init(|| Arc::new(ApiMetrics::new(api)));
-        metrics.count(version);
-        metrics.queue.record(now.saturating_duration_since(received_at));
-        ApiTimer {
-            metrics: metrics.clone(),
-            received_at,
-            started_at: now,
-            parked_at: None,
-        }
     }
 
     /// A request, or a part of it, was refused.
@@ -171,28 +145,6 @@ impl Metrics {
     }
 }
 
-impl ApiMetrics {
-    fn new(key: ApiKey) -> Self {
-        let name: &'static str = api_name(key);
-        let phase =
-            |phase: &'static str| histogram!(catalogue::REQUEST_SECONDS, "api" => name, "phase" => phase);
-        Self {
-            name,
-            requests: Mutex::new(BTreeMap::new()),
-            queue: phase("queue"),
-            local: phase("local"),
-            remote: phase("remote"),
-            total: phase("total"),
-        }
-    }
-
-    fn count(&self, version: i16) {
-        let mut requests = self.requests.lock();
-        let register = || counter!(catalogue::REQUESTS, "api" => self.name, "version" => version.to_string());
-        requests.entry(version).or_insert_with(register).increment(1);
-    }
-}
-
 /// An API's name as Kafka spells it, for labels.
 #[must_use]
 pub fn api_name(key: ApiKey) -> &'static str {
@@ -217,43 +169,6 @@ pub fn error_name(code: ErrorCode) -> String {
         name.push(c.to_ascii_uppercase());
     }
     name
-}
-
-/// Measures one request.
-pub struct ApiTimer {
-    metrics: Arc<ApiMetrics>,
-    received_at: Instant,
-    started_at: Instant,
-    parked_at: Option<Instant>,
-}
-
-impl ApiTimer {
-    /// The answer was ready at once.
-    pub fn done_locally(self) {
-        self.done();
-    }
-
-    /// From here on the request waits: for replication, for records, for the controller.
-    #[must_use]
-    pub fn parked(mut self) -> Self {
-        self.parked_at = Some(Instant::now());
-        self
-    }
-
-    /// The answer is ready.
-    pub fn done(self) {
-        let now = Instant::now();
-        let parked_at = self.parked_at.unwrap_or(now);
-        self.metrics
-            .local
-            .record(parked_at.saturating_duration_since(self.started_at));
-        self.metrics
-            .remote
-            .record(now.saturating_duration_since(parked_at));
-        self.metrics
-            .total
-            .record(now.saturating_duration_since(self.received_at));
-    }
 }
 
 /// Counts connections of every listener.

@@ -6,15 +6,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
 use odradek_broker_core::partition::{
     FetchProgress, FollowerFetch, IsrProposal, Partition, PartitionSettings, RoleChange,
 };
 use odradek_broker_core::producer_state::AppendOrigin;
+use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::config::LogConfig;
 use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::{AppendError, LogError, ReadError};
-use odradek_broker_log::log::{AppendInfo, Log};
+use odradek_broker_log::log::Log;
 use odradek_broker_log::read::{LogSlice, MinOneBatch};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
@@ -38,6 +40,7 @@ pub struct Replica {
     pub log_dir: usize,
     /// Counts what producers and consumers move.
     pub traffic: Arc<TopicTraffic>,
+    config: ArcSwap<TopicConfig>,
     state: Mutex<State>,
     offline: AtomicBool,
     closed: AtomicBool,
@@ -59,7 +62,6 @@ pub struct ReplicaOrigin {
 
 struct State {
     partition: Partition<Log>,
-    config: Arc<TopicConfig>,
     readers: Vec<(u64, Arc<Notify>)>,
     next_reader: u64,
     produces: Vec<PendingProduce>,
@@ -129,16 +131,14 @@ pub struct ReadRequest {
 /// Resolves when records are committed, or tells why they will not be.
 pub type CommitWait = oneshot::Receiver<Result<(), ErrorCode>>;
 
-/// A successful append that waits for replication, or not.
+/// An append that the replica has taken on.
 pub struct Appended {
-    /// What the log says.
-    pub info: AppendInfo,
     /// Epoch of the leader that appended.
     pub leader_epoch: i32,
     /// Start of the log at that moment.
     pub log_start_offset: i64,
-    /// For acks=all: resolves when the records are committed.
-    pub committed: Option<CommitWait>,
+    /// Why the batches without an outcome are not in the log.
+    pub failed: Option<LogError>,
 }
 
 /// Why an append was refused.
@@ -177,7 +177,6 @@ impl Replica {
         let partition = Partition::new(id.clone(), node_id, settings, log);
         let state = State {
             partition,
-            config,
             readers: Vec::new(),
             next_reader: 0,
             produces: Vec::new(),
@@ -188,6 +187,7 @@ impl Replica {
             topic_id,
             log_dir,
             traffic,
+            config: ArcSwap::new(config),
             state: Mutex::new(state),
             offline,
             closed: AtomicBool::new(false),
@@ -211,7 +211,8 @@ impl Replica {
         let mut state = self.state.lock();
         state.partition.set_settings(settings);
         state.partition.log_mut().set_config(log);
-        state.config = config;
+        drop(state);
+        self.config.store(config);
     }
 
     /// The partition leaves this broker for good: its log is removed.
@@ -225,43 +226,51 @@ impl Replica {
 
     /// The topic's configuration.
     #[must_use]
-    pub fn config(&self) -> Arc<TopicConfig> {
-        self.state.lock().config.clone()
+    pub fn config(&self) -> arc_swap::Guard<Arc<TopicConfig>> {
+        self.config.load()
     }
 
-    /// Appends one batch as leader.
+    /// Appends batches as leader, in order; what became of each is said in it, unless the log failed before its turn.
+    ///
+    /// With `waits`, acks=all: there must be enough replicas, and for each batch that is in the log now, or was already, a
+    /// wait for its commit is put there.
     ///
     /// # Errors
-    /// Not the leader, not enough replicas, refused by the log's producer state, or the directory failed.
+    /// Not the leader, not enough replicas, or the directory failed.
     pub fn append(
         &self,
         now: Now,
-        batch: &mut BytesMut,
-        wait_for_commit: bool,
+        batches: &mut [LeaderBatch<'_>],
+        waits: Option<&mut Vec<Option<CommitWait>>>,
     ) -> Result<Appended, AppendRefusal> {
         if self.is_offline() {
             return Err(AppendRefusal::Api(self.offline_error()));
         }
         let mut state = self.state.lock();
-        state
-            .partition
-            .check_leader(-1)
-            .map_err(|code| AppendRefusal::Api(code.into()))?;
-        if wait_for_commit {
+        state.partition.check_leader(-1).map_err(|code| {
+            let detail = format!("this broker does not lead {}", self.id);
+            AppendRefusal::Api(ApiError::new(code, detail))
+        })?;
+        if waits.is_some() {
             state.partition.check_min_isr().map_err(AppendRefusal::Api)?;
         }
         let leader_epoch = state.partition.image().leader_epoch;
         let log = state.partition.log_mut();
-        let info = log.append_as_leader(now, leader_epoch, batch, AppendOrigin::Client)?;
+        let failed = log
+            .append_as_leader(now, leader_epoch, batches, AppendOrigin::Client)
+            .err();
         state.partition.appended(now);
         let log_start_offset = state.partition.log().log_start_offset();
-        let committed = wait_for_commit.then(|| state.await_commit(leader_epoch, info.last_offset + 1));
+        if let Some(waits) = waits {
+            let last_offsets = batches.iter().map(LeaderBatch::last_offset);
+            waits
+                .extend(last_offsets.map(|last| last.map(|last| state.await_commit(leader_epoch, last + 1))));
+        }
         wake(state);
         Ok(Appended {
-            info,
             leader_epoch,
             log_start_offset,
-            committed,
+            failed,
         })
     }
 

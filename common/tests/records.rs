@@ -10,7 +10,7 @@ use kafka_protocol::records::{
     RecordEncodeOptions, TimestampType as ReferenceTimestampType,
 };
 use odradek_common::records::batch::{
-    self, BatchError, BatchHeader, HEADER_SIZE_BYTES, TimestampType, batches, verify_crc,
+    self, BatchError, BatchHead, BatchHeader, HEADER_SIZE_BYTES, TimestampType, batches, verify_crc,
 };
 use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::{
@@ -232,14 +232,17 @@ fn header_tells_its_fields() {
 }
 
 #[test]
-fn patches_keep_the_crc() {
-    let mut batch = build(&sample(3), BatchBuilder::new(0)).to_vec();
-    batch::set_base_offset(&mut batch, 1 << 40);
-    batch::set_partition_leader_epoch(&mut batch, 8);
-    verify_crc(&batch).unwrap();
-    batch::set_log_append_time(&mut batch, 42);
-    verify_crc(&batch).unwrap();
-    let header = BatchHeader::parse(&batch).unwrap();
+fn a_changed_head_fits_its_records() {
+    let batch = build(&sample(3), BatchBuilder::new(0));
+    let section = &batch[HEADER_SIZE_BYTES..];
+    let whole = |head: &BatchHead| [head.bytes(), section].concat();
+    let mut head = BatchHead::of(&batch).unwrap();
+    head.place(1 << 40, 8);
+    verify_crc(&whole(&head)).unwrap();
+    head.set_log_append_time(42, section);
+    let at_append = whole(&head);
+    verify_crc(&at_append).unwrap();
+    let header = BatchHeader::parse(&at_append).unwrap();
     assert_eq!(
         (
             header.base_offset,
@@ -249,15 +252,13 @@ fn patches_keep_the_crc() {
         (1 << 40, 8, 42)
     );
     assert_eq!(header.timestamp_type(), TimestampType::LogAppendTime);
-    assert!(
-        decode(&batch)
-            .unwrap()
-            .iter()
-            .all(|record| record.timestamp == 42)
-    );
-    batch::set_create_time(&mut batch, 99);
-    verify_crc(&batch).unwrap();
-    assert_eq!(decode(&batch).unwrap(), sample(3));
+    let records = decode(&at_append).unwrap();
+    assert!(records.iter().all(|record| record.timestamp == 42));
+    head.set_create_time(99, section);
+    let at_create = whole(&head);
+    verify_crc(&at_create).unwrap();
+    assert_eq!(decode(&at_create).unwrap(), sample(3));
+    assert!(BatchHead::of(&batch[..HEADER_SIZE_BYTES - 1]).is_err());
 }
 
 #[test]

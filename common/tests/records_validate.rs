@@ -8,7 +8,7 @@ use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::{Compression, compress};
 use odradek_common::records::record::{decoded_section, records};
 use odradek_common::records::validate::{
-    ProduceRules, RECORD_ERRORS_MAX, Refusal, recompress, validate_produce,
+    ProduceRules, ProducedBatch, RECORD_ERRORS_MAX, Refusal, recompress, validate_produce,
 };
 use proptest::prelude::*;
 
@@ -69,9 +69,9 @@ fn with_section(codec: Compression, count: i32, section: &[u8]) -> Vec<u8> {
     patched(batch, 23, &(count - 1).to_be_bytes())
 }
 
-fn refusal(mut batch: Vec<u8>, rules: &ProduceRules) -> Refusal {
+fn refusal(batch: Vec<u8>, rules: &ProduceRules) -> Refusal {
     let before = batch.clone();
-    let refusal = validate_produce(&mut batch, rules).unwrap_err();
+    let refusal = validate_produce(&batch, rules).unwrap_err();
     assert_eq!(batch, before, "a refused batch is not changed");
     refusal
 }
@@ -80,13 +80,17 @@ fn code(batch: Vec<u8>, rules: &ProduceRules) -> ErrorCode {
     refusal(batch, rules).code
 }
 
+/// What the log is given: the changed head and the producer's records.
+fn appended(sent: &[u8], produced: &ProducedBatch) -> Vec<u8> {
+    [produced.head.bytes(), &sent[HEADER_SIZE_BYTES..]].concat()
+}
+
 #[test]
 fn good_batches_pass_unchanged() {
     for codec in CODECS {
         let sent = good(codec);
-        let mut batch = sent.clone();
-        let produced = validate_produce(&mut batch, &rules()).unwrap();
-        assert_eq!(batch, sent, "{codec:?}");
+        let produced = validate_produce(&sent, &rules()).unwrap();
+        assert_eq!(appended(&sent, &produced), sent, "{codec:?}");
         assert_eq!(produced.header, BatchHeader::parse(&sent).unwrap());
         assert_eq!(produced.log_append_time_ms, -1);
     }
@@ -95,13 +99,13 @@ fn good_batches_pass_unchanged() {
 #[test]
 fn log_append_time_is_set() {
     for codec in CODECS {
-        let mut batch = good(codec);
         let rules = ProduceRules {
             timestamp_type: TimestampType::LogAppendTime,
             now_ms: 55,
             ..rules()
         };
-        let produced = validate_produce(&mut batch, &rules).unwrap();
+        let produced = validate_produce(&good(codec), &rules).unwrap();
+        let batch = appended(&good(codec), &produced);
         assert_eq!(
             (produced.log_append_time_ms, produced.header.max_timestamp),
             (55, 55)
@@ -115,10 +119,10 @@ fn log_append_time_is_set() {
 #[test]
 fn a_wrong_greatest_timestamp_is_corrected() {
     for codec in CODECS {
-        let mut batch = patched(good(codec), 35, &5i64.to_be_bytes());
-        let produced = validate_produce(&mut batch, &rules()).unwrap();
+        let batch = patched(good(codec), 35, &5i64.to_be_bytes());
+        let produced = validate_produce(&batch, &rules()).unwrap();
         assert_eq!(produced.header.max_timestamp, NOW_MS);
-        assert_eq!(batch, good(codec));
+        assert_eq!(appended(&batch, &produced), good(codec));
     }
 }
 
@@ -168,7 +172,7 @@ fn size_crc_and_codec_have_their_codes() {
         code(batch.clone(), &rules_at(batch.len() - 1)),
         ErrorCode::MessageTooLarge
     );
-    assert!(validate_produce(&mut batch.clone(), &rules_at(batch.len())).is_ok());
+    assert!(validate_produce(&batch.clone(), &rules_at(batch.len())).is_ok());
     let mut corrupt = batch.clone();
     *corrupt.last_mut().unwrap() ^= 1;
     assert_eq!(code(corrupt, &rules()), ErrorCode::CorruptMessage);
@@ -180,7 +184,7 @@ fn size_crc_and_codec_have_their_codes() {
         code(good(Compression::Zstd), &no_zstd),
         ErrorCode::UnsupportedCompressionType
     );
-    assert!(validate_produce(&mut good(Compression::Lz4), &no_zstd).is_ok());
+    assert!(validate_produce(&good(Compression::Lz4), &no_zstd).is_ok());
     assert_eq!(
         code(patched(batch, 22, &[5]), &rules()),
         ErrorCode::UnsupportedCompressionType
@@ -212,7 +216,7 @@ fn counts_and_deltas_must_agree() {
         // Offset deltas 0, 0.
         let record = [12, 0, 0, 0, 1, 1, 0];
         assert!(
-            validate_produce(&mut with_section(codec, 1, &record), &rules()).is_ok(),
+            validate_produce(&with_section(codec, 1, &record), &rules()).is_ok(),
             "{codec:?}"
         );
         let twice = refusal(with_section(codec, 2, &record.repeat(2)), &rules());
@@ -287,7 +291,7 @@ fn clients_write_no_control_batches_and_no_negative_sequences() {
     );
     let with_producer = |sequence| batch_of(builder(Compression::Lz4).producer(5, 0, sequence), &[1]);
     assert_eq!(code(with_producer(-1), &rules()), ErrorCode::InvalidRecord);
-    assert!(validate_produce(&mut with_producer(0), &rules()).is_ok());
+    assert!(validate_produce(&with_producer(0), &rules()).is_ok());
 }
 
 #[test]
@@ -310,7 +314,7 @@ fn compacted_topics_need_keys() {
             "{}",
             refusal.message
         );
-        assert!(validate_produce(&mut good(codec), &compacted).is_ok());
+        assert!(validate_produce(&good(codec), &compacted).is_ok());
     }
     let mut many = builder(Compression::None);
     for _ in 0..RECORD_ERRORS_MAX + 5 {
@@ -334,7 +338,7 @@ fn timestamps_have_limits() {
     };
     for codec in CODECS {
         let edges = [NOW_MS - 1000, NOW_MS + 2000, -1];
-        assert!(validate_produce(&mut batch_of(builder(codec), &edges), &limited).is_ok());
+        assert!(validate_produce(&batch_of(builder(codec), &edges), &limited).is_ok());
         for (bad, at) in [
             (NOW_MS - 1001, 1),
             (NOW_MS + 2001, 1),
@@ -352,7 +356,7 @@ fn timestamps_have_limits() {
         timestamp_type: TimestampType::LogAppendTime,
         ..limited
     };
-    assert!(validate_produce(&mut batch_of(builder(Compression::None), &[0, i64::MAX]), &append).is_ok());
+    assert!(validate_produce(&batch_of(builder(Compression::None), &[0, i64::MAX]), &append).is_ok());
 }
 
 #[test]
@@ -364,11 +368,10 @@ fn a_producer_does_not_set_log_append_time() {
     let sent = batch_of(builder(Compression::Gzip).log_append_time(NOW_MS), &[NOW_MS - 5]);
     assert_eq!(code(sent.clone(), &append), ErrorCode::InvalidTimestamp);
     // A CreateTime topic takes the records' own timestamps.
-    let mut batch = sent;
-    let produced = validate_produce(&mut batch, &rules()).unwrap();
+    let produced = validate_produce(&sent, &rules()).unwrap();
     assert_eq!(produced.header.timestamp_type(), TimestampType::CreateTime);
     assert_eq!(produced.header.max_timestamp, NOW_MS - 5);
-    verify_crc(&batch).unwrap();
+    verify_crc(&appended(&sent, &produced)).unwrap();
 }
 
 #[test]
@@ -408,7 +411,7 @@ proptest! {
         let mut section = good(Compression::None)[HEADER_SIZE_BYTES..].to_vec();
         let at = at.index(section.len());
         section[at] = byte;
-        let verdict = |codec| validate_produce(&mut with_section(codec, 3, &section), &rules()).map(|_| ());
+        let verdict = |codec| validate_produce(&with_section(codec, 3, &section), &rules()).map(|_| ());
         let (plain, streamed) = (verdict(Compression::None), verdict(codec));
         prop_assert_eq!(plain.is_ok(), streamed.is_ok(), "{:?} and {:?}", plain, streamed);
         prop_assert_eq!(plain.map_err(|r| r.code), streamed.map_err(|r| r.code));
@@ -423,11 +426,11 @@ proptest! {
         if at < HEADER_SIZE_BYTES {
             let mut header_only = batch.clone();
             header_only[at] = byte;
-            let _ = validate_produce(&mut header_only, &rules());
+            let _ = validate_produce(&header_only, &rules());
         }
         if at >= 21 {
-            let mut batch = patched(batch, at, &[byte]);
-            if validate_produce(&mut batch, &rules()).is_ok() {
+            let batch = patched(batch, at, &[byte]);
+            if validate_produce(&batch, &rules()).is_ok() {
                 let (header, section) = decoded_section(&batch, 1 << 24).unwrap();
                 prop_assert!(records(&header, &section).all(|record| record.is_ok()));
                 batch::verify_crc(&batch).unwrap();

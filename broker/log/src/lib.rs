@@ -10,6 +10,7 @@
 //! Blocking: every call may do disk I/O, none awaits. The caller keeps a [`log::Log`] behind its partition's lock and does
 //! [`read::LogSlice::read`], [`checkpoint::FlushPlan::sync`] and [`compact::CompactionPlan::run`] outside of it.
 
+pub mod append;
 pub mod checkpoint;
 pub mod compact;
 pub mod config;

@@ -17,11 +17,12 @@ use odradek_common::records::batch::BatchHeader;
 use odradek_common::time::Now;
 use slog::{info, warn};
 
+use crate::append::marker_of;
 use crate::checkpoint::{Persistence, State};
 use crate::config::LogConfig;
 use crate::directory::DirectoryShared;
 use crate::error::LogError;
-use crate::log::{Log, PartitionIdentity, marker_of};
+use crate::log::{Log, PartitionIdentity};
 use crate::read::RecentBatches;
 use crate::scan::{RECOVERY_WINDOW_BYTES, Scan, ScanError};
 use crate::segment::{Footer, Segment, base_offset_of, segment_path};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use odradek_broker_core::producer_state::AppendOrigin;
 use odradek_common::records::batch::batches;
 use odradek_common::records::builder::BatchBuilder;
@@ -13,9 +13,11 @@ use odradek_common::time::Now;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::append::{AppendInfo, LeaderBatch};
 use crate::config::LogConfig;
 use crate::directory::{LogDirectory, LogDirectoryOptions};
-use crate::log::{AppendInfo, Log, PartitionIdentity};
+use crate::error::AppendError;
+use crate::log::{Log, PartitionIdentity};
 use crate::read::MinOneBatch;
 
 mod compaction;
@@ -24,6 +26,7 @@ mod lookup;
 mod producers;
 mod recovery;
 mod retention;
+mod together;
 mod truncation;
 
 const NOW: Now = Now {
@@ -126,10 +129,7 @@ impl Fixture {
     }
 
     fn append_batch(&mut self, epoch: i32, batch: Bytes) -> AppendInfo {
-        let info = self
-            .log
-            .append_as_leader(NOW, epoch, &mut BytesMut::from(batch), AppendOrigin::Client)
-            .unwrap();
+        let info = append_one(&mut self.log, epoch, &batch, AppendOrigin::Client).unwrap();
         self.log.set_high_watermark(self.log.log_end_offset());
         info
     }
@@ -148,6 +148,17 @@ impl Fixture {
         names.sort();
         names
     }
+}
+
+fn append_one(
+    log: &mut Log,
+    epoch: i32,
+    batch: &[u8],
+    origin: AppendOrigin,
+) -> Result<AppendInfo, AppendError> {
+    let mut batches = [LeaderBatch::whole(batch)?];
+    log.append_as_leader(NOW, epoch, &mut batches, origin)?;
+    batches[0].take_outcome().expect("the log did not fail")
 }
 
 fn contents(log: &Log) -> Vec<(i64, Vec<u8>)> {

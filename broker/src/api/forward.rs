@@ -16,8 +16,8 @@ use odradek_net::wire;
 
 use super::{Api, Call, forward_row};
 use crate::broker::Broker;
-use crate::metrics::ApiTimer;
 use crate::metrics::error_codes::ErrorCodes;
+use crate::metrics::requests::ApiTimer;
 
 /// The forwarded APIs.
 #[must_use]

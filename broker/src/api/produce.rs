@@ -1,77 +1,209 @@
-//! Produce: one batch per partition, appended in the order of the requests, acknowledged as the request asks.
+//! Produce: one batch per partition, appended in the order of the requests, acknowledged as each request asks.
+//!
+//! Requests that a connection has received together are appended together: each partition is locked once and its batches go
+//! to the file in one write. The records are not copied on the way; see `odradek_broker_log::append`.
+
+mod request;
+mod response;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
-};
-use kafka_protocol::messages::{BrokerId, ProduceRequest, ProduceResponse};
+use kafka_protocol::messages::{ApiKey, ProduceRequest};
+use odradek_broker_log::append::{AppendInfo, LeaderBatch};
+use odradek_broker_log::error::{AppendError, LogError};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::records::batch::TimestampType;
 use odradek_common::records::compression::Compression;
-use odradek_common::records::validate::{ProduceRules, Refusal, recompress, validate_produce};
+use odradek_common::records::validate::{ProduceRules, ProducedBatch, Refusal, recompress, validate_produce};
 use odradek_common::time::Now;
 use odradek_config::TopicConfig;
-use odradek_net::service::{Reply, RequestFrame, Response};
+use odradek_net::service::{Reply, RequestFrame, Response, ResponseFrame};
 use odradek_net::wire;
-use uuid::Uuid;
+use smallvec::SmallVec;
 
-use super::{Call, Handler, Timed};
+use self::request::{Cut, Item, Preamble, Reader, TopicRef};
+use self::response::{
+    Accepted, Endpoint, LEADER_HINTS_SINCE, PartitionAnswer, ProduceAnswer, Refused, TopicAnswer, TopicLabel,
+};
+use super::{Api, Call, Timed};
 use crate::broker::Broker;
 use crate::clock;
-use crate::metrics::ApiTimer;
-use crate::names::{is_internal, text};
+use crate::metrics::requests::ApiTimer;
+use crate::names::is_internal;
 use crate::replica::{AppendRefusal, CommitWait, Replica};
 
 /// First version with zstd.
 const ZSTD_SINCE: i16 = 7;
-/// First version with `current_leader` and `node_endpoints` (KIP-951).
-const LEADER_HINTS_SINCE: i16 = 10;
-/// First version that names topics by id (KIP-516).
-const TOPIC_IDS_SINCE: i16 = 13;
+/// Requests and partitions of one turn that need no allocation. A larger turn has its work to spread one over; room for it would
+/// be moved around by every small one.
+const INLINE: usize = 1;
 
-/// The handler; [`run`] takes its place in the table, because appends happen before the first await.
-pub struct Produce;
-
-impl Handler for Produce {
-    type Request = ProduceRequest;
-
-    async fn handle(broker: Arc<Broker>, call: Call, request: ProduceRequest) -> ProduceResponse {
-        Production::append(&broker, &call, &request).acknowledge().await
+/// The row of the table. Appends happen before the first await, so that they keep the order of the requests.
+#[must_use]
+pub fn row() -> Api {
+    Api {
+        key: ApiKey::Produce,
+        versions: wire::served_versions::<ProduceRequest>(),
+        forwarded: false,
+        run: |broker, call, frame, timer| {
+            let mut replies = Vec::with_capacity(1);
+            let incoming = Incoming { call, frame, timer };
+            run_together(&broker, SmallVec::from_iter([incoming]), &mut replies);
+            replies.pop().expect("every request has a reply")
+        },
     }
 }
 
-/// Appends at once, then answers, waits for replication, or stays silent (acks=0).
-pub fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply {
-    let request = match wire::decode_request::<ProduceRequest>(&frame) {
-        Ok(request) => request,
-        Err(error) => return Reply::Done(Response::Close(error.to_string())),
-    };
-    let (version, correlation_id) = (call.api_version, call.correlation_id);
-    let production = Production::append(&broker, &call, &request);
-    let acks = request.acks;
-    drop(request);
-    drop(frame);
-    if acks == 0 {
-        timer.done_locally();
-        return Reply::Done(production.silent());
+/// A request as it came.
+pub struct Incoming {
+    /// The request apart from its body.
+    pub call: Call,
+    /// Its body.
+    pub frame: RequestFrame,
+    /// Its measurement.
+    pub timer: ApiTimer,
+}
+
+/// Appends what all requests bring, then answers each: at once, after replication, or not at all (acks=0).
+pub fn run_together(broker: &Arc<Broker>, incoming: SmallVec<[Incoming; INLINE]>, replies: &mut Vec<Reply>) {
+    let mut productions: SmallVec<[Result<Production, Cut>; INLINE]> = SmallVec::new();
+    let mut parts = Parts::new();
+    let now = clock::now();
+    for incoming in &incoming {
+        let at = productions.len();
+        productions.push(Production::read(broker, now, at, incoming, &mut parts));
     }
-    if production.is_complete() {
-        timer.done_locally();
-        return Reply::Done(super::encode::<ProduceRequest>(
-            version,
-            correlation_id,
-            &production.respond(),
-        ));
+    append(broker, now, parts, &mut productions);
+    for (incoming, production) in incoming.into_iter().zip(productions) {
+        // The memory of the request is given back before its answer waits.
+        let Incoming { call, timer, .. } = incoming;
+        replies.push(match production {
+            Ok(production) => production.reply(broker, call, timer),
+            Err(cut) => Reply::Done(Response::Close(cut.to_string())),
+        });
     }
-    let answer = async move {
-        let response = production.acknowledge().await;
-        super::encode::<ProduceRequest>(version, correlation_id, &response)
+}
+
+/// One partition of one request, valid and to be appended.
+struct Part<'a> {
+    /// Place of the request in the turn.
+    request: usize,
+    /// Places of topic and partition in its answer.
+    topic: usize,
+    partition: usize,
+    replica: Arc<Replica>,
+    acks_all: bool,
+    log_append_time_ms: i64,
+    batch: LeaderBatch<'a>,
+}
+
+type Parts<'a> = SmallVec<[Part<'a>; INLINE]>;
+
+/// Appends partition by partition. Batches of one partition keep the order of their requests.
+fn append(broker: &Broker, now: Now, mut parts: Parts<'_>, productions: &mut [Result<Production, Cut>]) {
+    if parts.len() > 1 {
+        // Stable: what is of one partition stays in order.
+        parts.sort_by_key(|part| Arc::as_ptr(&part.replica));
+    }
+    let mut parts = parts.into_iter().peekable();
+    while let Some(first) = parts.next() {
+        let mut run: Parts<'_> = SmallVec::from_iter([first]);
+        while let Some(next) = parts
+            .next_if(|next| Arc::ptr_eq(&next.replica, &run[0].replica) && next.acks_all == run[0].acks_all)
+        {
+            run.push(next);
+        }
+        append_run(broker, now, run, productions);
+    }
+}
+
+/// What is needed to answer for a part.
+struct Place {
+    request: usize,
+    topic: usize,
+    partition: usize,
+    log_append_time_ms: i64,
+}
+
+fn append_run(broker: &Broker, now: Now, run: Parts<'_>, productions: &mut [Result<Production, Cut>]) {
+    let (replica, acks_all) = (run[0].replica.clone(), run[0].acks_all);
+    let mut places: SmallVec<[Place; INLINE]> = SmallVec::new();
+    let mut batches: SmallVec<[LeaderBatch<'_>; INLINE]> = SmallVec::new();
+    for part in run {
+        places.push(Place {
+            request: part.request,
+            topic: part.topic,
+            partition: part.partition,
+            log_append_time_ms: part.log_append_time_ms,
+        });
+        batches.push(part.batch);
+    }
+    let mut waits = Vec::new();
+    let appended = replica.append(now, &mut batches, acks_all.then_some(&mut waits));
+    let mut waits = waits.into_iter();
+    let (log_start_offset, failed) = match appended {
+        Ok(appended) => (
+            appended.log_start_offset,
+            appended.failed.map(|error| log_failed(broker, &replica, &error)),
+        ),
+        Err(AppendRefusal::Api(error)) => (-1, Some(error)),
+        Err(AppendRefusal::Log(error)) => (-1, Some(log_failed(broker, &replica, &error))),
     };
-    Reply::pending_overlap(Timed::new(Box::pin(answer), timer))
+    for (place, mut batch) in places.into_iter().zip(batches) {
+        let wait = waits.next().flatten();
+        let Ok(production) = &mut productions[place.request] else {
+            unreachable!("a request that could not be read has no parts");
+        };
+        let outcome = match batch.take_outcome() {
+            Some(Ok(info)) => Ok(accepted(
+                &replica,
+                &batch,
+                &info,
+                place.log_append_time_ms,
+                log_start_offset,
+            )),
+            Some(Err(error)) => Err(match AppendRefusal::from(error) {
+                AppendRefusal::Api(error) => error.into(),
+                AppendRefusal::Log(error) => log_failed(broker, &replica, &error).into(),
+            }),
+            None => Err(failed
+                .clone()
+                .expect("a batch without an outcome has met a failure")
+                .into()),
+        };
+        production.settle(broker, &place, &replica.id.topic, outcome);
+        if let Some(wait) = wait {
+            production.waits.push((place.topic, place.partition, wait));
+        }
+    }
+}
+
+fn accepted(
+    replica: &Replica,
+    batch: &LeaderBatch<'_>,
+    info: &AppendInfo,
+    log_append_time_ms: i64,
+    log_start_offset: i64,
+) -> Accepted {
+    if !info.duplicate {
+        let records = u64::try_from(batch.header().record_count).unwrap_or(0);
+        replica.traffic.appended(records, info.size_bytes);
+    }
+    Accepted {
+        base_offset: info.first_offset,
+        log_append_time_ms: if info.duplicate {
+            info.log_append_time
+        } else {
+            log_append_time_ms
+        },
+        log_start_offset,
+    }
+}
+
+fn log_failed(broker: &Broker, replica: &Replica, error: &LogError) -> ApiError {
+    broker.replicas.log_failed(replica, error);
+    ApiError::new(ErrorCode::KafkaStorageError, error.to_string())
 }
 
 /// The codec that takes the place of the producer's (compression.type), if it is another one.
@@ -99,129 +231,123 @@ fn refuse_transaction(has_transactional_id: bool) -> ApiError {
     ApiError::new(ErrorCode::TransactionalIdAuthorizationFailed, detail)
 }
 
-/// One request after its appends.
+/// One request and what has become of it.
 struct Production {
-    broker: Arc<Broker>,
     api_version: i16,
-    listener: Arc<str>,
     acks: i16,
-    has_transactional_id: bool,
     timeout: Duration,
-    topics: Vec<TopicProduceResponse>,
-    /// Names of `topics`, as far as they are known: newer versions carry ids alone.
-    names: Vec<Option<Arc<str>>>,
-    /// Topic and partition positions in `topics`, with what must be waited for.
-    waits: Vec<(usize, usize, CommitWait)>,
+    answer: ProduceAnswer,
+    /// Topic and partition positions in `answer`, with what must be waited for.
+    waits: SmallVec<[(usize, usize, CommitWait); 1]>,
 }
 
 impl Production {
-    fn append(broker: &Arc<Broker>, call: &Call, request: &ProduceRequest) -> Self {
-        let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-        let mut production = Self {
-            broker: broker.clone(),
-            api_version: call.api_version,
-            listener: call.connection.listener.clone(),
-            acks: request.acks,
-            has_transactional_id: request.transactional_id.is_some(),
-            timeout,
-            topics: Vec::new(),
-            names: Vec::new(),
-            waits: Vec::new(),
-        };
-        let now = clock::now();
-        for topic in &request.topic_data {
-            production.append_topic(now, topic);
-        }
-        production
-    }
-
-    fn append_topic(&mut self, now: Now, topic: &TopicProduceData) {
-        let name = if self.api_version >= TOPIC_IDS_SINCE {
-            self.broker
-                .image()
-                .topic_by_id(&topic.topic_id)
-                .map(|topic| topic.name.clone())
-        } else {
-            Some(Arc::from(topic.name.0.as_str()))
-        };
-        let topic_id = (self.api_version >= TOPIC_IDS_SINCE).then_some(&topic.topic_id);
-        let mut partitions = Vec::with_capacity(topic.partition_data.len());
-        for data in &topic.partition_data {
-            let outcome = match &name {
-                Some(name) => self.append_partition(now, name, topic_id, data),
-                None => Err(ApiError::from(ErrorCode::UnknownTopicId).into()),
-            };
-            let (response, wait) = match outcome {
-                Ok((response, wait)) => (response, wait),
-                Err(refusal) => (self.refused(name.as_deref(), data.index, &refusal), None),
-            };
-            if let Some(wait) = wait {
-                self.waits.push((self.topics.len(), partitions.len(), wait));
-            }
-            partitions.push(response);
-        }
-        let response = TopicProduceResponse::default()
-            .with_name(topic.name.clone())
-            .with_partition_responses(partitions);
-        self.topics.push(response.with_topic_id(topic.topic_id));
-        self.names.push(name);
-    }
-
-    fn append_partition(
-        &self,
+    /// Reads a request; what is valid in it goes to `parts`, everything else is refused at once.
+    fn read<'a>(
+        broker: &Broker,
         now: Now,
-        topic: &Arc<str>,
-        topic_id: Option<&Uuid>,
-        data: &PartitionProduceData,
-    ) -> Result<(PartitionProduceResponse, Option<CommitWait>), Refusal> {
-        if !(-1..=1).contains(&self.acks) {
-            let detail = format!("acks must be -1, 0 or 1, not {}", self.acks);
+        request: usize,
+        incoming: &'a Incoming,
+        parts: &mut Parts<'a>,
+    ) -> Result<Self, Cut> {
+        let api_version = incoming.call.api_version;
+        let (preamble, mut reader) = Reader::begin(api_version, &incoming.frame.body)?;
+        let mut production = Self {
+            api_version,
+            acks: preamble.acks,
+            timeout: Duration::from_millis(u64::try_from(preamble.timeout_ms).unwrap_or(0)),
+            answer: ProduceAnswer::default(),
+            waits: SmallVec::new(),
+        };
+        // No part goes to the log unless the whole request could be read.
+        let parts_before = parts.len();
+        let mut topic = Topic::none();
+        loop {
+            match reader.next() {
+                Ok(None) => return Ok(production),
+                Ok(Some(Item::Topic(named))) => {
+                    topic = Topic::find(broker, named);
+                    production.answer.topics.push(TopicAnswer {
+                        label: topic.label(),
+                        partitions: SmallVec::new(),
+                    });
+                }
+                Ok(Some(Item::Partition(index, records))) => {
+                    let validated = production.validate(broker, now, &preamble, &topic, index, records);
+                    production.note(broker, request, &topic, index, validated, parts);
+                }
+                Err(cut) => {
+                    parts.truncate(parts_before);
+                    return Err(cut);
+                }
+            }
+        }
+    }
+
+    /// Makes room for the partition's answer, and a part of what is to be appended.
+    fn note<'a>(
+        &mut self,
+        broker: &Broker,
+        request: usize,
+        topic: &Topic<'_>,
+        index: i32,
+        validated: Result<Valid<'a>, Refusal>,
+        parts: &mut Parts<'a>,
+    ) {
+        let at = self.answer.topics.len() - 1;
+        let outcome = match validated {
+            Ok(valid) => {
+                parts.push(Part {
+                    request,
+                    topic: at,
+                    partition: self.answer.topics[at].partitions.len(),
+                    replica: valid.replica,
+                    acks_all: self.acks == -1,
+                    log_append_time_ms: valid.log_append_time_ms,
+                    batch: valid.batch,
+                });
+                // Takes its place until the append is done.
+                Ok(Accepted {
+                    base_offset: -1,
+                    log_append_time_ms: -1,
+                    log_start_offset: -1,
+                })
+            }
+            Err(refusal) => Err(self.refused(broker, topic.name(), index, refusal)),
+        };
+        self.answer.topics[at]
+            .partitions
+            .push(PartitionAnswer { index, outcome });
+    }
+
+    fn validate<'a>(
+        &self,
+        broker: &Broker,
+        now: Now,
+        preamble: &Preamble,
+        topic: &Topic<'_>,
+        index: i32,
+        records: &'a [u8],
+    ) -> Result<Valid<'a>, Refusal> {
+        if !(-1..=1).contains(&preamble.acks) {
+            let detail = format!("acks must be -1, 0 or 1, not {}", preamble.acks);
             return Err(ApiError::new(ErrorCode::InvalidRequiredAcks, detail).into());
         }
-        if is_internal(topic) {
-            let detail = format!("{topic} is written by brokers alone");
-            return Err(ApiError::new(ErrorCode::InvalidTopicException, detail).into());
-        }
-        let replica = self.broker.replicas.leader(topic, data.index)?;
-        // The image that names a recreated topic is there before its replicas are.
-        if topic_id.is_some_and(|id| *id != replica.topic_id) {
-            return Err(ApiError::from(ErrorCode::UnknownTopicId).into());
-        }
-        let records = data.records.as_deref().unwrap_or_default();
-        let mut batch = BytesMut::from(records);
-        let validated = validate_produce(&mut batch, &self.rules(now, &replica))?;
+        let replica = topic.replica(broker, index)?;
+        let config = replica.config();
+        let validated = validate_produce(records, &self.rules(now, &config))?;
         if validated.header.is_transactional() {
-            return Err(refuse_transaction(self.has_transactional_id).into());
+            return Err(refuse_transaction(preamble.has_transactional_id).into());
         }
-        let produced_in = validated.header.compression().unwrap_or(Compression::None);
-        if let Some((codec, level)) = codec_of_topic(&replica.config(), produced_in) {
-            batch = BytesMut::from(recompress(&batch, codec, level)?);
-        }
-        let appended = match replica.append(now, &mut batch, self.acks == -1) {
-            Ok(appended) => appended,
-            Err(AppendRefusal::Api(error)) => return Err(error.into()),
-            Err(AppendRefusal::Log(error)) => {
-                self.broker.replicas.log_failed(&replica, &error);
-                return Err(ApiError::new(ErrorCode::KafkaStorageError, error.to_string()).into());
-            }
-        };
-        let log_append_time_ms = if appended.info.duplicate {
-            appended.info.log_append_time
-        } else {
-            let records = u64::try_from(validated.header.record_count).unwrap_or(0);
-            replica.traffic.appended(records, batch.len());
-            validated.log_append_time_ms
-        };
-        let response = PartitionProduceResponse::default()
-            .with_index(data.index)
-            .with_base_offset(appended.info.first_offset)
-            .with_log_append_time_ms(log_append_time_ms)
-            .with_log_start_offset(appended.log_start_offset);
-        Ok((response, appended.committed))
+        let batch = leader_batch(&config, &validated, records)?;
+        Ok(Valid {
+            replica,
+            batch,
+            log_append_time_ms: validated.log_append_time_ms,
+        })
     }
 
-    fn rules(&self, now: Now, replica: &Replica) -> ProduceRules {
-        let config = replica.config();
+    fn rules(&self, now: Now, config: &TopicConfig) -> ProduceRules {
         ProduceRules {
             compacted: config.cleanup_policy.compact,
             max_message_bytes: usize::try_from(config.max_message_bytes).unwrap_or(0),
@@ -236,91 +362,69 @@ impl Production {
         }
     }
 
-    fn refused(&self, topic: Option<&str>, index: i32, refusal: &Refusal) -> PartitionProduceResponse {
-        let record_errors = refusal.record_errors.iter().map(|(at, message)| {
-            BatchIndexAndErrorMessage::default()
-                .with_batch_index(*at)
-                .with_batch_index_error_message(Some(text(message)))
-        });
-        let response = PartitionProduceResponse::default()
-            .with_index(index)
-            .with_error_code(refusal.code.code())
-            .with_base_offset(-1)
-            .with_log_append_time_ms(-1)
-            .with_log_start_offset(self.log_start_offset(topic, index, refusal.code))
-            .with_record_errors(record_errors.collect())
-            .with_error_message(Some(text(&refusal.message)));
-        self.broker
-            .metrics
-            .refused(kafka_protocol::messages::ApiKey::Produce, refusal.code);
-        self.with_leader_hint(response, topic, refusal.code)
+    /// Writes what has become of a part into its place.
+    fn settle(&mut self, broker: &Broker, place: &Place, topic: &str, outcome: Result<Accepted, Refusal>) {
+        let index = self.answer.topics[place.topic].partitions[place.partition].index;
+        let outcome = outcome.map_err(|refusal| self.refused(broker, Some(topic), index, refusal));
+        self.answer.topics[place.topic].partitions[place.partition].outcome = outcome;
     }
 
-    /// Who sent records that the log refuses learns where it starts, as from Kafka.
-    fn log_start_offset(&self, topic: Option<&str>, index: i32, code: ErrorCode) -> i64 {
-        let of_records = matches!(
-            code,
-            ErrorCode::InvalidRecord
-                | ErrorCode::InvalidTimestamp
-                | ErrorCode::InvalidProducerEpoch
-                | ErrorCode::OutOfOrderSequenceNumber
-        );
-        let replica = topic
-            .filter(|_| of_records)
-            .and_then(|topic| self.broker.replicas.get(topic, index));
-        replica.map_or(-1, |replica| replica.offsets().log_start)
+    fn refused(&self, broker: &Broker, topic: Option<&str>, index: i32, refusal: Refusal) -> Box<Refused> {
+        broker.metrics.refused(ApiKey::Produce, refusal.code);
+        Box::new(Refused {
+            code: refusal.code,
+            message: refusal.message,
+            record_errors: refusal.record_errors,
+            log_start_offset: log_start_offset(broker, topic, index, refusal.code),
+            leader: self.leader_hint(broker, topic, index, refusal.code),
+        })
     }
 
     /// KIP-951: who wrote to the wrong node is told the right one.
-    fn with_leader_hint(
+    fn leader_hint(
         &self,
-        response: PartitionProduceResponse,
+        broker: &Broker,
         topic: Option<&str>,
+        index: i32,
         code: ErrorCode,
-    ) -> PartitionProduceResponse {
+    ) -> Option<(i32, i32)> {
         let fits = self.api_version >= LEADER_HINTS_SINCE
             && matches!(
                 code,
                 ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
             );
-        let Some(topic) = topic.filter(|_| fits) else {
-            return response;
-        };
-        let Some(partition) = self.broker.image().partition(topic, response.index).cloned() else {
-            return response;
-        };
-        response.with_current_leader(
-            LeaderIdAndEpoch::default()
-                .with_leader_id(BrokerId(partition.leader))
-                .with_leader_epoch(partition.leader_epoch),
-        )
+        let image = broker.image();
+        let partition = image.partition(topic.filter(|_| fits)?, index)?;
+        Some((partition.leader, partition.leader_epoch))
     }
 
-    fn is_complete(&self) -> bool {
-        self.waits.is_empty()
+    fn reply(self, broker: &Arc<Broker>, call: Call, timer: ApiTimer) -> Reply {
+        if self.acks == 0 {
+            timer.done();
+            return Reply::Done(self.silent());
+        }
+        if self.waits.is_empty() {
+            timer.done();
+            return Reply::Done(self.respond(broker, &call));
+        }
+        let broker = broker.clone();
+        let answer = async move { self.acknowledge(&broker, &call).await };
+        Reply::pending_overlap(Timed::new(Box::pin(answer), timer))
     }
 
     /// acks=0: no bytes; an error is told by closing the connection.
     fn silent(self) -> Response {
-        let failed = self
-            .topics
-            .iter()
-            .flat_map(|topic| &topic.partition_responses)
-            .find(|p| p.error_code != 0);
-        match failed {
+        match self.answer.refused() {
             None => Response::NoAnswer,
-            Some(partition) => Response::Close(format!(
+            Some(refused) => Response::Close(format!(
                 "a produce with acks=0 failed with error {}: {}",
-                partition.error_code,
-                partition
-                    .error_message
-                    .as_ref()
-                    .map_or("", |message| message.as_str())
+                refused.code.code(),
+                refused.message
             )),
         }
     }
 
-    async fn acknowledge(mut self) -> ProduceResponse {
+    async fn acknowledge(mut self, broker: &Broker, call: &Call) -> Response {
         let deadline = tokio::time::Instant::now() + self.timeout;
         for (topic, partition, wait) in std::mem::take(&mut self.waits) {
             let outcome = match tokio::time::timeout_at(deadline, wait).await {
@@ -330,39 +434,137 @@ impl Production {
                 Err(_) => Err(ErrorCode::RequestTimedOut),
             };
             if let Err(code) = outcome {
-                let name = self.names[topic].clone();
-                let index = self.topics[topic].partition_responses[partition].index;
-                let refusal = ApiError::from(code).into();
-                self.topics[topic].partition_responses[partition] =
-                    self.refused(name.as_deref(), index, &refusal);
+                let image = broker.image();
+                let name = match &self.answer.topics[topic].label {
+                    TopicLabel::Name(name) => std::str::from_utf8(name).ok(),
+                    TopicLabel::Id(id) => image.topic_by_id(id).map(|topic| &*topic.name),
+                };
+                let index = self.answer.topics[topic].partitions[partition].index;
+                let refused = self.refused(broker, name, index, ApiError::from(code).into());
+                self.answer.topics[topic].partitions[partition].outcome = Err(refused);
             }
         }
-        self.respond()
+        self.respond(broker, call)
     }
 
-    fn respond(self) -> ProduceResponse {
-        let hinted = self.topics.iter().flat_map(|topic| &topic.partition_responses);
-        let mut leaders: Vec<i32> = hinted
-            .map(|p| p.current_leader.leader_id.0)
-            .filter(|leader| *leader >= 0)
-            .collect();
-        leaders.sort_unstable();
-        leaders.dedup();
-        let image = self.broker.image();
-        let endpoints = leaders.into_iter().filter_map(|leader| {
-            let broker = image.brokers.get(&leader)?;
-            let endpoint = broker.endpoint(&self.listener)?;
-            let node = NodeEndpoint::default()
-                .with_node_id(BrokerId(leader))
-                .with_host(text(&endpoint.host));
-            Some(
-                node.with_port(i32::from(endpoint.port))
-                    .with_rack(broker.rack.as_deref().map(text)),
-            )
-        });
-        ProduceResponse::default()
-            .with_node_endpoints(endpoints.collect())
-            .with_responses(self.topics)
+    fn respond(self, broker: &Broker, call: &Call) -> Response {
+        let leaders = self.answer.leaders();
+        let endpoints = if leaders.is_empty() {
+            Vec::new()
+        } else {
+            let image = broker.image();
+            let endpoint = |leader| {
+                let broker = image.brokers.get(&leader)?;
+                let endpoint = broker.endpoint(&call.connection.listener)?;
+                Some(Endpoint {
+                    node_id: leader,
+                    host: endpoint.host.to_string(),
+                    port: endpoint.port,
+                    rack: broker.rack.as_deref().map(str::to_owned),
+                })
+            };
+            leaders.into_iter().filter_map(endpoint).collect()
+        };
+        let bytes = self
+            .answer
+            .encode(call.api_version, call.correlation_id, &endpoints);
+        Response::Frame(ResponseFrame::new(vec![bytes]))
+    }
+}
+
+/// A batch that may be appended, and where to.
+struct Valid<'a> {
+    replica: Arc<Replica>,
+    batch: LeaderBatch<'a>,
+    log_append_time_ms: i64,
+}
+
+/// The batch as the log is to hold it.
+fn leader_batch<'a>(
+    config: &TopicConfig,
+    validated: &ProducedBatch,
+    records: &'a [u8],
+) -> Result<LeaderBatch<'a>, Refusal> {
+    let produced_in = validated.header.compression().unwrap_or(Compression::None);
+    let batch = LeaderBatch::produced(validated, records);
+    let Some((codec, level)) = codec_of_topic(config, produced_in) else {
+        return Ok(batch);
+    };
+    let recompressed = recompress(&batch.to_bytes(), codec, level)?;
+    LeaderBatch::whole(&recompressed)
+        .map(LeaderBatch::into_owned)
+        .map_err(|error| match error {
+            AppendError::Refused(error) => error.into(),
+            AppendError::Corrupt(_) | AppendError::OutOfOrder { .. } | AppendError::Log(_) => {
+                ApiError::new(ErrorCode::CorruptMessage, error.to_string()).into()
+            }
+        })
+}
+
+/// Who sent records that the log refuses learns where it starts, as from Kafka.
+fn log_start_offset(broker: &Broker, topic: Option<&str>, index: i32, code: ErrorCode) -> i64 {
+    let of_records = matches!(
+        code,
+        ErrorCode::InvalidRecord
+            | ErrorCode::InvalidTimestamp
+            | ErrorCode::InvalidProducerEpoch
+            | ErrorCode::OutOfOrderSequenceNumber
+    );
+    let replica = topic
+        .filter(|_| of_records)
+        .and_then(|topic| broker.replicas.get(topic, index));
+    replica.map_or(-1, |replica| replica.offsets().log_start)
+}
+
+/// The topic that a request names.
+enum Topic<'a> {
+    Name(&'a str),
+    Id(uuid::Uuid, Arc<str>),
+    Unknown(uuid::Uuid),
+}
+
+impl<'a> Topic<'a> {
+    fn none() -> Self {
+        Self::Name("")
+    }
+
+    fn find(broker: &Broker, named: TopicRef<'a>) -> Self {
+        match named {
+            TopicRef::Name(name) => Self::Name(name),
+            TopicRef::Id(id) => match broker.image().topic_by_id(&id) {
+                Some(topic) => Self::Id(id, topic.name.clone()),
+                None => Self::Unknown(id),
+            },
+        }
+    }
+
+    fn label(&self) -> TopicLabel {
+        match self {
+            Self::Name(name) => TopicLabel::Name(SmallVec::from_slice(name.as_bytes())),
+            Self::Id(id, _) | Self::Unknown(id) => TopicLabel::Id(*id),
+        }
+    }
+
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Id(_, name) => Some(name),
+            Self::Unknown(_) => None,
+        }
+    }
+
+    fn replica(&self, broker: &Broker, index: i32) -> Result<Arc<Replica>, ApiError> {
+        let name = self.name().ok_or(ErrorCode::UnknownTopicId)?;
+        if is_internal(name) {
+            let detail = format!("{name} is written by brokers alone");
+            return Err(ApiError::new(ErrorCode::InvalidTopicException, detail));
+        }
+        let replica = broker.replicas.hosted(name, index)?;
+        match self {
+            // The image that names a recreated topic is there before its replicas are.
+            Self::Id(id, _) if *id != replica.topic_id => Err(ErrorCode::UnknownTopicId.into()),
+            Self::Name(_) | Self::Id(..) | Self::Unknown(_) => Ok(replica),
+        }
     }
 }
 

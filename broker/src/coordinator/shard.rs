@@ -14,6 +14,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use odradek_broker_core::groups::{
     Append, AppendId, Caller, Effects, GroupRequest, GroupResponse, GroupShard, RequestToken,
 };
+use odradek_broker_log::append::LeaderBatch;
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::TopicPartition;
 use parking_lot::Mutex;
@@ -292,11 +293,7 @@ impl ShardTask {
                         "max.message.bytes" => rules.size_bytes_max);
                     self.report(&[id], Err(ErrorCode::RecordListTooLarge));
                 }
-                Packed::Batch {
-                    ids,
-                    records,
-                    mut bytes,
-                } => match self.append(&mut bytes) {
+                Packed::Batch { ids, records, bytes } => match self.append(&bytes) {
                     Ok(committed) => {
                         self.origin.replica.traffic.appended(records, bytes.len());
                         self.await_commit(ids, bytes.len(), committed);
@@ -308,23 +305,32 @@ impl ShardTask {
         }
     }
 
-    fn append(
-        &self,
-        batch: &mut bytes::BytesMut,
-    ) -> Result<oneshot::Receiver<Result<(), ErrorCode>>, ErrorCode> {
+    fn append(&self, batch: &[u8]) -> Result<oneshot::Receiver<Result<(), ErrorCode>>, ErrorCode> {
         let replica = &self.origin.replica;
-        match replica.append(clock::now(), batch, true) {
-            // Elected once more meanwhile: the successor of this task reads the batch and answers for it.
-            Ok(appended) if appended.leader_epoch != self.origin.leader_epoch => {
-                Err(ErrorCode::NotLeaderOrFollower)
-            }
-            Ok(appended) => Ok(appended.committed.expect("a wait for the commit was asked for")),
-            Err(AppendRefusal::Api(error)) => Err(error.code),
-            Err(AppendRefusal::Log(error)) => {
+        let failed = |refusal: AppendRefusal| match refusal {
+            AppendRefusal::Api(error) => error.code,
+            AppendRefusal::Log(error) => {
                 self.origin.replicas.log_failed(replica, &error);
-                Err(ErrorCode::KafkaStorageError)
+                ErrorCode::KafkaStorageError
             }
+        };
+        let mut batches = [LeaderBatch::whole(batch).map_err(|error| failed(error.into()))?];
+        let mut waits = Vec::with_capacity(1);
+        let appended = replica
+            .append(clock::now(), &mut batches, Some(&mut waits))
+            .map_err(failed)?;
+        // Elected once more meanwhile: the successor of this task reads the batch and answers for it.
+        if appended.leader_epoch != self.origin.leader_epoch {
+            return Err(ErrorCode::NotLeaderOrFollower);
         }
+        if let Some(error) = appended.failed {
+            return Err(failed(AppendRefusal::Log(error)));
+        }
+        if let Some(Err(error)) = batches[0].take_outcome() {
+            return Err(failed(error.into()));
+        }
+        let wait = waits.pop().flatten();
+        Ok(wait.expect("what was appended is waited for"))
     }
 
     fn await_commit(

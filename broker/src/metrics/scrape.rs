@@ -35,6 +35,34 @@ impl Exporter {
 
     /// One sample. Samples of a metric must follow one another.
     pub fn sample(&mut self, name: &'static str, labels: &[(&str, &str)], value: f64) {
+        self.begin(name);
+        self.line(name, "", labels, value);
+    }
+
+    /// One histogram: samples by bucket, those above the last bound in the last place, and the sum of all.
+    pub fn histogram(
+        &mut self,
+        name: &'static str,
+        labels: &[(&str, &str)],
+        bounds: &[f64],
+        counts: &[u64],
+        sum: f64,
+    ) {
+        self.begin(name);
+        let mut below = 0;
+        for (at, count) in counts.iter().enumerate() {
+            below += count;
+            let bound = bounds.get(at).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+            let mut labels = labels.to_vec();
+            labels.push(("le", &bound));
+            self.line(name, "_bucket", &labels, below as f64);
+        }
+        self.line(name, "_sum", labels, sum);
+        self.line(name, "_count", labels, below as f64);
+    }
+
+    /// HELP and TYPE before the first sample of a metric.
+    fn begin(&mut self, name: &'static str) {
         if name != self.last {
             let metric = METRICS.iter().find(|metric| metric.name == name);
             let metric = metric.expect("every exported name is in the catalogue");
@@ -47,7 +75,11 @@ impl Exporter {
                 .push_str(&format!("# HELP {name} {}\n# TYPE {name} {kind}\n", metric.help));
             self.last = name;
         }
+    }
+
+    fn line(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], value: f64) {
         self.text.push_str(name);
+        self.text.push_str(suffix);
         for (at, (label, value)) in labels.iter().enumerate() {
             self.text.push(if at == 0 { '{' } else { ',' });
             let escaped = value

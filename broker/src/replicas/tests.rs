@@ -3,6 +3,7 @@
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use odradek_broker_core::partition::{FetchProgress, FollowerFetch};
+use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::directory::LogDirectoryOptions;
 use odradek_common::metadata::PartitionImage;
 use odradek_common::records::builder::BatchBuilder;
@@ -88,6 +89,15 @@ fn batch(base_offset: i64, records: usize) -> Bytes {
     builder.build()
 }
 
+/// Ten records of a producer, at a replica that leads.
+fn append_own(replica: &Replica) {
+    let batch = batch(0, 10);
+    let mut batches = [LeaderBatch::whole(&batch).unwrap()];
+    let appended = replica.append(clock::now(), &mut batches, None).unwrap();
+    assert!(appended.failed.is_none());
+    batches[0].take_outcome().unwrap().unwrap();
+}
+
 /// What a fetch of the other node in epoch 0 brought beside the records.
 fn from_other(high_watermark: i64, log_start_offset: i64) -> FollowerAppend {
     FollowerAppend {
@@ -151,8 +161,7 @@ fn an_answer_that_leadership_has_overtaken_truncates_nothing() {
     follows
         .append_as_follower(now, &batch(0, 10), from_other(10, 0))
         .unwrap();
-    let mut own = bytes::BytesMut::from(&batch(0, 10)[..]);
-    leads.append(now, &mut own, false).unwrap();
+    append_own(&leads);
     for to in [OutOfRange::EndsAt(4), OutOfRange::BeginsAt(40)] {
         // It leads by now, or follows in a later epoch, or another node.
         assert_eq!(leads.reset_as_follower(now, (OTHER, 0), to).unwrap(), None);
@@ -175,8 +184,7 @@ fn a_fetch_of_another_epoch_or_of_a_parted_log_does_not_count() {
     let mut node = Node::new();
     let replica = node.create("t", NODE).unwrap();
     let now = clock::now();
-    let mut own = bytes::BytesMut::from(&batch(0, 10)[..]);
-    replica.append(now, &mut own, false).unwrap();
+    append_own(&replica);
     let fetch = FollowerFetch {
         replica: OTHER,
         broker_epoch: 7,

@@ -16,6 +16,7 @@ use super::ServerError;
 use crate::broker::Broker;
 use crate::lifecycle::BrokerState;
 use crate::metrics::http::{self, Exposition};
+use crate::metrics::requests;
 use crate::metrics::scrape::{self, Exporter};
 use crate::metrics::{Connections, UPKEEP_INTERVAL, catalogue};
 
@@ -89,6 +90,7 @@ impl NodeExposition {
 impl Exposition for NodeExposition {
     fn metrics(&self) -> String {
         let mut exporter = Exporter::after(self.recorder.render());
+        requests::render(&mut exporter);
         scrape::process(&mut exporter);
         exporter.sample(catalogue::REQUEST_MEMORY, &[], self.budget.used() as f64);
         if let Some(exposed) = &self.broker {

@@ -339,26 +339,60 @@ pub fn set_partition_leader_epoch(batch: &mut [u8], epoch: i32) {
     put(batch, PARTITION_LEADER_EPOCH, epoch.to_be_bytes());
 }
 
-/// Makes the batch one of LogAppendTime `ms` and recomputes the CRC. `batch` is exactly one batch.
-pub fn set_log_append_time(batch: &mut [u8], ms: i64) {
-    let attributes = i16::from_be_bytes(array(batch, ATTRIBUTES)) | TIMESTAMP_TYPE_BIT;
-    put(batch, ATTRIBUTES, attributes.to_be_bytes());
-    put(batch, MAX_TIMESTAMP, ms.to_be_bytes());
-    update_crc(batch);
-}
-
-/// Makes the batch one of CreateTime with this greatest timestamp and recomputes the CRC. `batch` is exactly one batch.
-pub fn set_create_time(batch: &mut [u8], max_timestamp: i64) {
-    let attributes = i16::from_be_bytes(array(batch, ATTRIBUTES)) & !TIMESTAMP_TYPE_BIT;
-    put(batch, ATTRIBUTES, attributes.to_be_bytes());
-    put(batch, MAX_TIMESTAMP, max_timestamp.to_be_bytes());
-    update_crc(batch);
-}
-
 /// Recomputes the CRC. `batch` is exactly one batch.
 pub(super) fn update_crc(batch: &mut [u8]) {
     let crc = crc32c::crc32c(&batch[ATTRIBUTES..]);
     put(batch, CRC, crc.to_be_bytes());
+}
+
+/// The 61 bytes before a batch's records, with what a leader changes in them.
+///
+/// The records behind them stay where the socket put them: a leader writes its own head and then the producer's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHead([u8; HEADER_SIZE_BYTES]);
+
+impl BatchHead {
+    /// The head of a batch as it came.
+    pub fn of(batch: &[u8]) -> Result<BatchHead, BatchError> {
+        let available = batch.len();
+        let head = batch.first_chunk().ok_or(BatchError::Truncated {
+            needed: HEADER_SIZE_BYTES,
+            available,
+        })?;
+        Ok(BatchHead(*head))
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8; HEADER_SIZE_BYTES] {
+        &self.0
+    }
+
+    /// Places the batch in the log; the CRC does not cover it.
+    pub fn place(&mut self, base_offset: i64, partition_leader_epoch: i32) {
+        set_base_offset(&mut self.0, base_offset);
+        set_partition_leader_epoch(&mut self.0, partition_leader_epoch);
+    }
+
+    /// Makes the batch one of LogAppendTime `ms`; `section` is everything behind the head, which the CRC covers too.
+    pub fn set_log_append_time(&mut self, ms: i64, section: &[u8]) {
+        self.set_time(self.attributes() | TIMESTAMP_TYPE_BIT, ms, section);
+    }
+
+    /// Makes the batch one of CreateTime with this greatest timestamp; `section` as above.
+    pub fn set_create_time(&mut self, max_timestamp: i64, section: &[u8]) {
+        self.set_time(self.attributes() & !TIMESTAMP_TYPE_BIT, max_timestamp, section);
+    }
+
+    fn attributes(&self) -> i16 {
+        i16::from_be_bytes(array(&self.0, ATTRIBUTES))
+    }
+
+    fn set_time(&mut self, attributes: i16, max_timestamp: i64, section: &[u8]) {
+        put(&mut self.0, ATTRIBUTES, attributes.to_be_bytes());
+        put(&mut self.0, MAX_TIMESTAMP, max_timestamp.to_be_bytes());
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&self.0[ATTRIBUTES..]), section);
+        put(&mut self.0, CRC, crc.to_be_bytes());
+    }
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {

@@ -1,14 +1,16 @@
 //! What a leader checks and changes in a produced batch before it appends it.
 //!
-//! Refuses with the codes of Kafka's log; assigns no offsets (the partition does, in place) and writes nothing but the
-//! timestamp fields of the header. Sequence and epoch checks against producer state are the log's.
+//! Refuses with the codes of Kafka's log; assigns no offsets (the log does) and changes nothing but the timestamp fields of
+//! the head, of which it hands out a copy. Sequence and epoch checks against producer state are the log's.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError as ErrorCode;
 
-use super::batch::{self, BatchError, BatchHeader, HEADER_SIZE_BYTES, NO_TIMESTAMP, TimestampType};
+use super::batch::{
+    self, BatchError, BatchHead, BatchHeader, HEADER_SIZE_BYTES, NO_TIMESTAMP, TimestampType,
+};
 use super::builder;
 use super::compression::{self, Compression, CompressionError, DECOMPRESSED_BYTES_MAX};
 use super::record::{self, RecordError};
@@ -40,6 +42,8 @@ pub struct ProduceRules {
 pub struct ProducedBatch {
     /// The header after the changes; its base offset is still 0.
     pub header: BatchHeader,
+    /// The same as bytes: they take the place of the batch's own.
+    pub head: BatchHead,
     /// What the response carries: the append time, or -1 for CreateTime.
     pub log_append_time_ms: i64,
 }
@@ -93,10 +97,10 @@ impl From<RecordError> for Refusal {
     }
 }
 
-/// Checks the records of one partition of a produce request and sets the batch's timestamp type and greatest timestamp.
+/// Checks the records of one partition of a produce request, and settles the batch's timestamp type and greatest timestamp.
 ///
-/// `records` must be exactly one batch; it is changed only on success.
-pub fn validate_produce(records: &mut [u8], rules: &ProduceRules) -> Result<ProducedBatch, Refusal> {
+/// `records` must be exactly one batch.
+pub fn validate_produce(records: &[u8], rules: &ProduceRules) -> Result<ProducedBatch, Refusal> {
     let header = sole_batch(records)?;
     let codec = header.compression().map_err(RecordError::from)?;
     if codec == Compression::Zstd && !rules.zstd_allowed {
@@ -126,21 +130,24 @@ pub fn validate_produce(records: &mut [u8], rules: &ProduceRules) -> Result<Prod
     }
     let max_timestamp = check.finish()?;
 
+    let mut head = BatchHead::of(records).map_err(RecordError::from)?;
+    let section = &records[HEADER_SIZE_BYTES..];
     let log_append_time_ms = match rules.timestamp_type {
         TimestampType::LogAppendTime => {
-            batch::set_log_append_time(records, rules.now_ms);
+            head.set_log_append_time(rules.now_ms, section);
             rules.now_ms
         }
         TimestampType::CreateTime => {
             if header.timestamp_type() != TimestampType::CreateTime || header.max_timestamp != max_timestamp {
-                batch::set_create_time(records, max_timestamp);
+                head.set_create_time(max_timestamp, section);
             }
             NO_TIMESTAMP
         }
     };
-    let header = BatchHeader::parse(records).expect("the header was readable and stays so");
+    let header = BatchHeader::parse(head.bytes()).expect("the header was readable and stays so");
     Ok(ProducedBatch {
         header,
+        head,
         log_append_time_ms,
     })
 }

@@ -116,8 +116,7 @@ fn many_idle_partitions_cost_no_descriptor_and_open_fast() {
         let mut log = directory
             .open_partition(identity, LogConfig::default(), NOW)
             .unwrap();
-        log.append_as_leader(NOW, 0, &mut BytesMut::from(batch(1, 1)), AppendOrigin::Client)
-            .unwrap();
+        append_one(&mut log, 0, &batch(1, 1), AppendOrigin::Client).unwrap();
         logs.push(log);
     }
     for log in &mut logs {

@@ -64,10 +64,7 @@ fn an_append_larger_than_a_segment_is_refused() {
         segment_bytes: 100,
         ..LogConfig::default()
     });
-    let refused =
-        fixture
-            .log
-            .append_as_leader(NOW, 0, &mut BytesMut::from(batch(1, 50)), AppendOrigin::Client);
+    let refused = append_one(&mut fixture.log, 0, &batch(1, 50), AppendOrigin::Client);
     assert!(matches!(refused, Err(AppendError::Refused(error)) if error.code() == 18));
 }
 

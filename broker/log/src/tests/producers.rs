@@ -14,10 +14,7 @@ fn marker(result: TransactionResult, producer_id: i64) -> Bytes {
 }
 
 fn refusal(fixture: &mut Fixture, batch: Bytes) -> i16 {
-    match fixture
-        .log
-        .append_as_leader(NOW, 1, &mut BytesMut::from(batch), AppendOrigin::Client)
-    {
+    match append_one(&mut fixture.log, 1, &batch, AppendOrigin::Client) {
         Err(AppendError::Refused(error)) => error.code(),
         other => panic!("expected a refusal, got {other:?}"),
     }
@@ -142,10 +139,7 @@ fn a_damaged_marker_is_refused_before_anything_is_written() {
     let mut bytes = marker(TransactionResult::Abort, 7).to_vec();
     bytes.truncate(62);
     bytes[8..12].copy_from_slice(&50i32.to_be_bytes());
-    let refused =
-        fixture
-            .log
-            .append_as_leader(NOW, 1, &mut BytesMut::from(&bytes[..]), AppendOrigin::Coordinator);
+    let refused = append_one(&mut fixture.log, 1, &bytes, AppendOrigin::Coordinator);
     assert!(matches!(refused, Err(AppendError::Corrupt(_))));
     assert_eq!(fixture.log.log_end_offset(), 0);
 }

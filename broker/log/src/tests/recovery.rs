@@ -74,9 +74,7 @@ fn a_log_cut_at_every_byte_recovers_its_whole_batches() {
         assert_eq!(contents(&log), whole[..ends[kept] as usize], "cut at {cut}");
         let removed = log.take_recovery_report().unwrap().truncated_bytes;
         assert_eq!(removed as usize, cut - borders[kept], "cut at {cut}");
-        let appended = log
-            .append_as_leader(NOW, 1, &mut BytesMut::from(batch(1, 1)), AppendOrigin::Client)
-            .unwrap();
+        let appended = append_one(&mut log, 1, &batch(1, 1), AppendOrigin::Client).unwrap();
         assert_eq!(appended.first_offset, ends[kept]);
     }
 }

@@ -478,3 +478,59 @@ async fn pipelined_batches_keep_their_order() {
     let expected: Vec<String> = (0..200).map(|index| index.to_string()).collect();
     assert_eq!(values, expected);
 }
+
+/// Requests that arrive together are appended together, out of buffers that connections share: no record may end up in another
+/// topic than its own, or twice, or not at all.
+#[tokio::test]
+async fn pipelined_requests_of_many_connections_keep_to_their_topics() {
+    const TOPICS: usize = 6;
+    const REQUESTS: usize = 60;
+    let node = single().await;
+    let connection = node.connect().await;
+    let name = |topic: usize| format!("canary-{topic}");
+    for topic in 0..TOPICS {
+        connection.create_topic(&name(topic), 1, 1, &[]).await;
+    }
+    // Values of all sizes up to one that no shared buffer holds, each made of its topic's letter.
+    let value = move |topic: usize, request: usize| {
+        let size = 1 + (request * request * 97) % 400_000;
+        String::from(char::from(b'a' + topic as u8)).repeat(size)
+    };
+    let address = node.address(1).to_owned();
+    let senders = (0..TOPICS).map(|topic| {
+        let address = address.clone();
+        tokio::spawn(async move {
+            let frames: Vec<Bytes> = (0..REQUESTS)
+                .map(|request| {
+                    let batch = batch(&[&value(topic, request)]);
+                    let request_of = produce_request(&name(topic), 0, 1, &batch);
+                    framed(PRODUCE_BY_NAME, i32::try_from(request).unwrap(), &request_of)
+                })
+                .collect();
+            let mut raw = RawConnection::open(&address).await;
+            // Ten at a time, so that several whole requests are in a buffer.
+            for together in frames.chunks(10) {
+                raw.send(&together.concat()).await;
+                for _ in together {
+                    raw.receive().await.expect("every request is answered");
+                }
+            }
+        })
+    });
+    for sender in senders.collect::<Vec<_>>() {
+        sender.await.unwrap();
+    }
+    for topic in 0..TOPICS {
+        let mut offset = 0;
+        while offset < REQUESTS as i64 {
+            let fetched = connection.fetch(&name(topic), 0, offset).await;
+            let seen = records::seen(&fetched.records.unwrap_or_default());
+            assert!(!seen.is_empty(), "{offset} of {}", name(topic));
+            for record in seen {
+                let expected = value(topic, usize::try_from(offset).unwrap());
+                assert!(record.text() == expected, "offset {offset} of {}", name(topic));
+                offset += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,606 @@
+//! Appending: the one place where bytes enter a log.
+//!
+//! A leader appends any number of batches at once: they are checked one by one, placed, and written in as few calls as the
+//! segments allow, each behind a head of the leader's while its records stay where the socket put them. A follower appends
+//! what it fetched as it is. Keeps no lock: the caller serialises access.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+
+use odradek_broker_core::producer_state::{AppendOrigin, Check};
+use odradek_common::error::{ApiError, ErrorCode};
+use odradek_common::records::batch::{
+    BatchHead, BatchHeader, HEADER_SIZE_BYTES, NO_TIMESTAMP, TimestampType, batches, increment_sequence,
+    records_section, verify_crc,
+};
+use odradek_common::records::control::EndTransactionMarker;
+use odradek_common::records::record::{decoded_section, records};
+use odradek_common::records::validate::ProducedBatch;
+use odradek_common::time::Now;
+use smallvec::SmallVec;
+
+use crate::error::{AppendError, LogError};
+use crate::log::Log;
+use crate::segment::{SEGMENT_SIZE_BYTES_MAX, segment_path};
+use crate::store::{Batch, Survive};
+
+/// A control record is tiny; anything larger than this is not decompressed to look for one.
+const MARKER_SIZE_BYTES_MAX: usize = 4096;
+/// Writes up to this size are copied together: one piece is cheaper for the kernel than many.
+const GATHER_SIZE_BYTES_MAX: usize = 16 << 10;
+/// Pieces that one call to the kernel takes.
+const PIECES_PER_WRITE: usize = 1024;
+/// Batches of one append that need no allocation.
+const INLINE_BATCHES: usize = 2;
+
+/// What an append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendInfo {
+    /// Offset of the first record.
+    pub first_offset: i64,
+    /// Offset of the last record.
+    pub last_offset: i64,
+    /// The append time of a LogAppendTime batch, else -1.
+    pub log_append_time: i64,
+    /// Nothing was appended: the batch is in the log already, at these offsets.
+    pub duplicate: bool,
+    /// Bytes appended.
+    pub size_bytes: usize,
+    /// Whether a new segment was begun.
+    pub rolled: bool,
+    /// `flush.messages` asks for a flush, and the directory leaves it to the caller's group commit.
+    pub flush_due: bool,
+}
+
+/// A batch that a leader is to append, and afterwards what became of it.
+#[derive(Debug)]
+pub struct LeaderBatch<'a> {
+    header: BatchHeader,
+    head: BatchHead,
+    section: Cow<'a, [u8]>,
+    /// None until it was appended or refused; it stays so if the log failed before its turn.
+    outcome: Option<Result<AppendInfo, AppendError>>,
+}
+
+impl<'a> LeaderBatch<'a> {
+    /// A validated batch of a producer; `bytes` is the batch as it came.
+    #[must_use]
+    pub fn produced(batch: &ProducedBatch, bytes: &'a [u8]) -> Self {
+        Self {
+            header: batch.header,
+            head: batch.head,
+            section: Cow::Borrowed(records_section(bytes)),
+            outcome: None,
+        }
+    }
+
+    /// The one batch that `bytes` are, which nobody has to validate: this node has built it.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one batch.
+    pub fn whole(bytes: &'a [u8]) -> Result<Self, AppendError> {
+        let corrupt = |error: &dyn std::fmt::Display| AppendError::Corrupt(error.to_string());
+        let header = BatchHeader::parse(bytes).map_err(|error| corrupt(&error))?;
+        if header.size_bytes() != bytes.len() {
+            let detail = format!("{} bytes are not one whole record batch", bytes.len());
+            return Err(AppendError::Corrupt(detail));
+        }
+        Ok(Self {
+            header,
+            head: BatchHead::of(bytes).map_err(|error| corrupt(&error))?,
+            section: Cow::Borrowed(records_section(bytes)),
+            outcome: None,
+        })
+    }
+
+    /// The same batch with records of its own.
+    #[must_use]
+    pub fn into_owned(self) -> LeaderBatch<'static> {
+        let Self {
+            header,
+            head,
+            section,
+            outcome,
+        } = self;
+        LeaderBatch {
+            header,
+            head,
+            section: Cow::Owned(section.into_owned()),
+            outcome,
+        }
+    }
+
+    /// Head and records in one piece, for the few who read the records.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [self.head.bytes(), &*self.section].concat()
+    }
+
+    /// The header as it stands in the log, once it was appended.
+    #[must_use]
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    /// What became of the batch; None if the log failed before its turn.
+    pub fn take_outcome(&mut self) -> Option<Result<AppendInfo, AppendError>> {
+        self.outcome.take()
+    }
+
+    /// Where its last record is, if it is in the log now, be it as a duplicate.
+    #[must_use]
+    pub fn last_offset(&self) -> Option<i64> {
+        match &self.outcome {
+            Some(Ok(info)) => Some(info.last_offset),
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    fn refuse(&mut self, error: impl Into<AppendError>) {
+        self.outcome = Some(Err(error.into()));
+    }
+}
+
+/// Batches that are written together, by their places in the append.
+#[derive(Default)]
+struct Run {
+    places: SmallVec<[usize; INLINE_BATCHES]>,
+    size_bytes: u64,
+}
+
+/// A batch that is written, and the marker in it if it is a control batch.
+struct Written {
+    header: BatchHeader,
+    marker: Option<EndTransactionMarker>,
+}
+
+impl Log {
+    /// Appends validated batches as the leader, in order: each is checked against its producer's state, placed, and written
+    /// together with its neighbours. Every batch gets an outcome of its own.
+    ///
+    /// # Errors
+    /// The log failed; batches whose outcome is missing are not in it.
+    pub fn append_as_leader(
+        &mut self,
+        now: Now,
+        leader_epoch: i32,
+        batches: &mut [LeaderBatch<'_>],
+        origin: AppendOrigin,
+    ) -> Result<(), LogError> {
+        self.check_open()?;
+        self.note_unflushed_since(now);
+        let mut run = Run::default();
+        for place in 0..batches.len() {
+            if let Err(refusal) = self.check_size(&batches[place]) {
+                batches[place].refuse(refusal);
+                continue;
+            }
+            let known = self.check_within(&run, batches, place, origin);
+            if known.is_none() || !self.fits(&run, &batches[place].header) {
+                self.write_run(now, leader_epoch, batches, &mut run)?;
+            }
+            let check = match known {
+                Some(check) => Ok(check),
+                None => self.check_producer(&batches[place], origin),
+            };
+            match check {
+                Ok(Check::Fresh) => run.add(place, &batches[place].header),
+                Ok(Check::Duplicate {
+                    base_offset,
+                    last_offset,
+                    timestamp,
+                }) => batches[place].outcome = Some(Ok(duplicate(base_offset, last_offset, timestamp))),
+                Ok(Check::Refused(refusal)) => batches[place].refuse(refusal),
+                Err(error) => batches[place].refuse(error),
+            }
+        }
+        self.write_run(now, leader_epoch, batches, &mut run)
+    }
+
+    /// Appends what a follower fetched: verifies checksums and order, keeps offsets and epochs.
+    ///
+    /// An incomplete batch at the end is ignored.
+    ///
+    /// # Errors
+    /// The bytes do not continue this log, or the log failed.
+    pub fn append_as_follower(&mut self, now: Now, bytes: &[u8]) -> Result<AppendInfo, AppendError> {
+        self.check_open()?;
+        let mut written: SmallVec<[Written; INLINE_BATCHES]> = SmallVec::new();
+        let mut expected = self.log_end_offset;
+        let mut complete = batches(bytes);
+        for batch in &mut complete {
+            let (header, batch) = batch.map_err(|error| AppendError::Corrupt(error.to_string()))?;
+            check_fetched(&header, batch, expected)?;
+            expected = header.next_offset();
+            let marker = marker_in(&header, batch)?;
+            written.push(Written { header, marker });
+        }
+        let consumed = complete.consumed_bytes();
+        let (Some(first), Some(last)) = (written.first(), written.last()) else {
+            let detail = format!("no complete batch in {} bytes", bytes.len());
+            return Err(AppendError::Corrupt(detail));
+        };
+        let (first, last) = (first.header, last.header);
+        self.note_unflushed_since(now);
+        let mut rolled = false;
+        if last.last_offset() - first.base_offset <= i64::from(i32::MAX) {
+            rolled |= self.append_group(now, &written, &mut [IoSlice::new(&bytes[..consumed])])?;
+        } else {
+            // After compaction a few batches may span more offsets than one segment can index.
+            let mut rest = bytes;
+            for one in &written {
+                let (batch, tail) = rest.split_at(one.header.size_bytes());
+                rolled |= self.append_group(now, std::slice::from_ref(one), &mut [IoSlice::new(batch)])?;
+                rest = tail;
+            }
+        }
+        let flush_due = self.flush_if_due()?;
+        Ok(AppendInfo {
+            first_offset: first.base_offset,
+            last_offset: last.last_offset(),
+            log_append_time: log_append_time(&last),
+            duplicate: false,
+            size_bytes: consumed,
+            rolled,
+            flush_due,
+        })
+    }
+
+    fn check_size(&self, batch: &LeaderBatch<'_>) -> Result<(), AppendError> {
+        let header = &batch.header;
+        if header.last_offset_delta < 0 {
+            let detail = format!("last offset delta {}", header.last_offset_delta);
+            return Err(AppendError::Corrupt(detail));
+        }
+        if header.size_bytes() as u64 > self.config.segment_bytes {
+            let detail = format!(
+                "the batch has {} bytes, a segment holds at most segment.bytes={}",
+                header.size_bytes(),
+                self.config.segment_bytes
+            );
+            return Err(ApiError::new(ErrorCode::RecordListTooLarge, detail).into());
+        }
+        Ok(())
+    }
+
+    /// Checks a batch against those of its producer that wait in the same run, which the producer's state does not know
+    /// yet. None if the run has to be written before it can be judged.
+    fn check_within(
+        &self,
+        run: &Run,
+        batches: &[LeaderBatch<'_>],
+        place: usize,
+        origin: AppendOrigin,
+    ) -> Option<Check> {
+        let header = &batches[place].header;
+        if run.places.is_empty() || !header.has_producer_id() {
+            return (!header.has_producer_id()).then_some(Check::Fresh);
+        }
+        let mut earlier = run.places.iter().rev().map(|place| &batches[*place].header);
+        let Some(before) = earlier.find(|before| before.producer_id == header.producer_id) else {
+            // The state is right about a producer of whom nothing waits, save that a control batch needs its marker read.
+            return (!header.is_control()).then(|| self.producers.check(header, origin));
+        };
+        let continues = origin == AppendOrigin::Client
+            && !header.is_control()
+            && !header.is_transactional()
+            && !before.is_transactional()
+            && before.producer_epoch == header.producer_epoch
+            && before.base_sequence >= 0
+            && increment_sequence(before.last_sequence(), 1) == header.base_sequence;
+        continues.then_some(Check::Fresh)
+    }
+
+    fn check_producer(&self, batch: &LeaderBatch<'_>, origin: AppendOrigin) -> Result<Check, AppendError> {
+        let header = &batch.header;
+        if !header.has_producer_id() {
+            return Ok(Check::Fresh);
+        }
+        if !header.is_control() {
+            return Ok(self.producers.check(header, origin));
+        }
+        let marker = marker_of(&batch.to_bytes())?;
+        Ok(
+            match marker.map(|marker| self.producers.check_marker(header, marker)) {
+                Some(Err(refusal)) => Check::Refused(refusal),
+                Some(Ok(())) | None => Check::Fresh,
+            },
+        )
+    }
+
+    /// Whether a batch can be written in one piece with the run before it.
+    fn fits(&self, run: &Run, header: &BatchHeader) -> bool {
+        let limit = self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX);
+        let active_bytes = self
+            .segments
+            .last_key_value()
+            .map_or(0, |(_, active)| active.footer.size_bytes);
+        run.places.is_empty() || active_bytes + run.size_bytes + header.size_bytes() as u64 <= limit
+    }
+
+    fn write_run(
+        &mut self,
+        now: Now,
+        leader_epoch: i32,
+        batches: &mut [LeaderBatch<'_>],
+        run: &mut Run,
+    ) -> Result<(), LogError> {
+        let run = std::mem::take(run);
+        if run.places.is_empty() {
+            return Ok(());
+        }
+        let mut written: SmallVec<[Written; INLINE_BATCHES]> = SmallVec::new();
+        let mut next_offset = self.log_end_offset;
+        for place in &run.places {
+            let batch = &mut batches[*place];
+            batch.place(next_offset, leader_epoch);
+            next_offset = batch.header.next_offset();
+            let header = batch.header;
+            let marker = if header.is_control() {
+                marker_of(&batch.to_bytes()).expect("the check of the producer has read the marker")
+            } else {
+                None
+            };
+            written.push(Written { header, marker });
+        }
+        let rolled = {
+            let mut pieces: SmallVec<[IoSlice<'_>; 2 * INLINE_BATCHES]> = SmallVec::new();
+            for place in &run.places {
+                let batch = &batches[*place];
+                pieces.push(IoSlice::new(batch.head.bytes()));
+                pieces.push(IoSlice::new(&batch.section));
+            }
+            self.append_group(now, &written, &mut pieces)?
+        };
+        let flush_due = self.flush_if_due()?;
+        for place in &run.places {
+            let batch = &mut batches[*place];
+            batch.outcome = Some(Ok(AppendInfo {
+                first_offset: batch.header.base_offset,
+                last_offset: batch.header.last_offset(),
+                log_append_time: log_append_time(&batch.header),
+                duplicate: false,
+                size_bytes: batch.header.size_bytes(),
+                rolled,
+                flush_due,
+            }));
+        }
+        Ok(())
+    }
+
+    fn note_unflushed_since(&mut self, now: Now) {
+        if self.persistence.unflushed_messages == 0 {
+            self.persistence.unflushed_since_ms = now.mono_ms;
+        }
+    }
+
+    /// `flush.messages`: flushes, or tells that the caller has to see to it.
+    fn flush_if_due(&mut self) -> Result<bool, LogError> {
+        let flush_due = self.persistence.unflushed_messages >= self.config.flush_messages;
+        if flush_due && self.directory.options.flush_inline {
+            self.flush()?;
+        }
+        Ok(flush_due && !self.directory.options.flush_inline)
+    }
+
+    /// Writes batches that fit one segment; returns whether that segment is new.
+    fn append_group(
+        &mut self,
+        now: Now,
+        written: &[Written],
+        pieces: &mut [IoSlice<'_>],
+    ) -> Result<bool, LogError> {
+        let rolled = self.prepare_active(now, &Extent::of(written))?;
+        let mut at = self.write(pieces)?;
+        let mut epochs_changed = false;
+        let interval = self.config.index_interval_bytes;
+        for Written { header, marker } in written {
+            epochs_changed |= self.note_epoch(header);
+            self.recent.push(header, at);
+            at += header.size_bytes() as u64;
+            self.active().note(header, interval);
+            self.note_producer(header, *marker);
+            self.persistence.unflushed_messages += i64::from(header.last_offset_delta) + 1;
+            self.log_end_offset = header.next_offset();
+        }
+        if epochs_changed {
+            self.persist_epochs(Survive::Kill)?;
+        }
+        if self.active().index.is_full() {
+            let mut batch = Batch::default();
+            let key = self.key;
+            let active = self.active();
+            active.index.spill(&key, active.base_offset, &mut batch);
+            self.directory.store.write(batch, Survive::Nothing)?;
+        }
+        Ok(rolled)
+    }
+
+    /// Notes the leader epoch of a batch; true if it is a new one.
+    pub(crate) fn note_epoch(&mut self, header: &BatchHeader) -> bool {
+        let epoch = header.partition_leader_epoch;
+        epoch >= 0
+            && self.epochs.latest_epoch().is_none_or(|latest| latest < epoch)
+            && self.epochs.assign(epoch, header.base_offset)
+    }
+
+    /// Notes the producer of a batch, and of a marker what it ended.
+    pub(crate) fn note_producer(&mut self, header: &BatchHeader, marker: Option<EndTransactionMarker>) {
+        if !header.has_producer_id() {
+            return;
+        }
+        match marker {
+            Some(marker) => {
+                if let Some(aborted) = self.producers.complete_txn(header, marker) {
+                    self.aborted.push(aborted);
+                }
+            }
+            // A control batch without a readable marker was emptied by compaction: its transaction left no records.
+            None if header.is_control() => {}
+            None => self.producers.record(header),
+        }
+    }
+
+    /// Writes at the end of the active segment; on failure the file is cut back to what it was.
+    fn write(&mut self, pieces: &mut [IoSlice<'_>]) -> Result<u64, LogError> {
+        let active = self
+            .segments
+            .last_entry()
+            .expect("prepare_active made sure of an active segment")
+            .into_mut();
+        let position = active.footer.size_bytes;
+        let file = active.file.as_ref().expect("prepare_active opened the file");
+        let Err(source) = write_pieces(file, pieces, position) else {
+            return Ok(position);
+        };
+        let path = segment_path(&self.folder, active.base_offset);
+        if file.set_len(position).is_err() {
+            // What is behind the end is unknown now: nothing may be appended until recovery has looked.
+            self.closed = true;
+        }
+        Err(LogError::io(
+            &self.directory.path,
+            format!("append to {}", path.display()),
+            source,
+        ))
+    }
+}
+
+impl Run {
+    fn add(&mut self, place: usize, header: &BatchHeader) {
+        self.places.push(place);
+        self.size_bytes += header.size_bytes() as u64;
+    }
+}
+
+impl LeaderBatch<'_> {
+    fn place(&mut self, base_offset: i64, leader_epoch: i32) {
+        self.head.place(base_offset, leader_epoch);
+        self.header.base_offset = base_offset;
+        self.header.partition_leader_epoch = leader_epoch;
+    }
+}
+
+/// What a group of batches spans, which decides about the segment that it goes to.
+pub(crate) struct Extent {
+    pub(crate) first_offset: i64,
+    pub(crate) last_offset: i64,
+    pub(crate) max_timestamp: i64,
+    pub(crate) size_bytes: u64,
+}
+
+impl Extent {
+    fn of(written: &[Written]) -> Self {
+        let headers = || written.iter().map(|written| &written.header);
+        Self {
+            first_offset: written[0].header.base_offset,
+            last_offset: written[written.len() - 1].header.last_offset(),
+            max_timestamp: headers()
+                .map(|header| header.max_timestamp)
+                .max()
+                .unwrap_or(NO_TIMESTAMP),
+            size_bytes: headers().map(|header| header.size_bytes() as u64).sum(),
+        }
+    }
+}
+
+fn check_fetched(header: &BatchHeader, batch: &[u8], expected_offset: i64) -> Result<(), AppendError> {
+    verify_crc(batch).map_err(|error| AppendError::Corrupt(error.to_string()))?;
+    if header.last_offset_delta < 0 {
+        let detail = format!("last offset delta {}", header.last_offset_delta);
+        return Err(AppendError::Corrupt(detail));
+    }
+    if header.base_offset < expected_offset {
+        return Err(AppendError::OutOfOrder {
+            first_offset: header.base_offset,
+            log_end_offset: expected_offset,
+        });
+    }
+    Ok(())
+}
+
+/// The marker of a batch that ends a transaction.
+fn marker_in(header: &BatchHeader, batch: &[u8]) -> Result<Option<EndTransactionMarker>, AppendError> {
+    if header.has_producer_id() && header.is_control() {
+        marker_of(batch)
+    } else {
+        Ok(None)
+    }
+}
+
+/// The marker in a control batch; None if compaction emptied it or it is no end of a transaction.
+pub(crate) fn marker_of(batch: &[u8]) -> Result<Option<EndTransactionMarker>, AppendError> {
+    let (header, section) = decoded_section(batch, MARKER_SIZE_BYTES_MAX)
+        .map_err(|error| AppendError::Corrupt(format!("control batch: {error}")))?;
+    let Some(record) = records(&header, &section).next() else {
+        return Ok(None);
+    };
+    let record = record.map_err(|error| AppendError::Corrupt(format!("control record: {error}")))?;
+    Ok(EndTransactionMarker::decode(record.key.unwrap_or_default(), record.value.unwrap_or_default()).ok())
+}
+
+fn log_append_time(header: &BatchHeader) -> i64 {
+    match header.timestamp_type() {
+        TimestampType::LogAppendTime => header.max_timestamp,
+        TimestampType::CreateTime => NO_TIMESTAMP,
+    }
+}
+
+/// Kafka answers a duplicate with the first append's timestamp, whoever set it.
+fn duplicate(first_offset: i64, last_offset: i64, timestamp: i64) -> AppendInfo {
+    AppendInfo {
+        first_offset,
+        last_offset,
+        log_append_time: timestamp,
+        duplicate: true,
+        size_bytes: 0,
+        rolled: false,
+        flush_due: false,
+    }
+}
+
+thread_local! {
+    /// Where small pieces are put together.
+    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn write_pieces(file: &File, pieces: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+    let size_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    if let [only] = pieces {
+        return file.write_all_at(only, position);
+    }
+    if size_bytes > GATHER_SIZE_BYTES_MAX {
+        return write_vectored(file, pieces, position);
+    }
+    GATHERED.with_borrow_mut(|gathered| {
+        gathered.clear();
+        for piece in pieces.iter() {
+            gathered.extend_from_slice(piece);
+        }
+        file.write_all_at(gathered, position)
+    })
+}
+
+fn write_vectored(file: &File, mut pieces: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
+    while !pieces.is_empty() {
+        let now = pieces.len().min(PIECES_PER_WRITE);
+        match rustix::io::pwritev(file, &pieces[..now], position) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                position += written as u64;
+                IoSlice::advance_slices(&mut pieces, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+const _: () = assert!(
+    HEADER_SIZE_BYTES < GATHER_SIZE_BYTES_MAX,
+    "the smallest batch is gathered"
+);
