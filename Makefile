@@ -5,10 +5,10 @@ export ODRADEK_BIN := $(CARGO_TARGET_DIR)/release/odradek
 SHELL := /bin/bash
 SEEDS ?= 1000
 
-.PHONY: help build cluster test check sim interop chaos bench roll
+.PHONY: help build cluster test check sim interop chaos bench bench-smoke roll
 
 help: ## shows the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 build: ## the release binary, with everything that it takes
 	@scripts/setup.sh build
@@ -35,8 +35,11 @@ interop: build ## the clients of others against a cluster, as a table; CLIENTS="
 chaos: build ## kill -9 under load, every record checked; ARGS="--rounds 2 --modes leader" for less
 	@scripts/chaos.sh $(ARGS)
 
-bench: build ## producer, consumer and topic creation figures
+bench: build ## Odradek beside Apache Kafka, into docs/benchmarks; ARGS="--rows 1,2 --pairs 1" for less, ARGS=soak for a long load
 	@scripts/bench.sh $(ARGS)
+
+bench-smoke: build ## every workload of the benchmark in small, on Odradek alone
+	@scripts/bench.sh smoke $(ARGS)
 
 roll: build ## an older revision, rolled to this one and back under load
 	@scripts/roll.sh $(ARGS)

@@ -1,0 +1,287 @@
+//! A run: systems take turns, group after group, and every figure is kept.
+//!
+//! Within a group the systems alternate (A B C A B C), so that a machine that changes its mood does so for all of them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::load::{self, Load, ProduceLoad};
+use crate::metric::Figures;
+use crate::report::run_file::{RunFile, Sample, Settings};
+use crate::scale::Scale;
+use crate::systems::{Cluster, Programs, Shape, System};
+use crate::workloads::topics::{self, Topic};
+use crate::workloads::{Group, Sharing, Workload, table};
+use crate::{machine, report, soak};
+
+/// Seconds of writing between two looks at how much was written.
+const RECYCLE_SECONDS: f64 = 2.0;
+
+/// Minutes of a small soak.
+const SMOKE_SOAK_MINUTES: f64 = 0.1;
+
+/// What a run is to measure.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Rows or names of groups; all if empty.
+    pub rows: Vec<String>,
+    /// Systems, in the order of their turns.
+    pub systems: Vec<System>,
+    /// How often each has its turn.
+    pub pairs: usize,
+    /// How large everything is.
+    pub scale: Scale,
+    /// Process and port of a node that runs already.
+    pub attached: Option<(u32, u16)>,
+}
+
+impl Plan {
+    fn selects(&self, group: &Group, workload: &Workload) -> bool {
+        self.rows.is_empty()
+            || self
+                .rows
+                .iter()
+                .any(|row| row == workload.row || row == group.name)
+    }
+
+    /// The groups with their selected workloads.
+    fn selection(&self) -> Result<Vec<(&'static Group, Vec<&'static Workload>)>> {
+        for row in &self.rows {
+            let mut groups = table::GROUPS.iter();
+            let known = groups.any(|group| group.name == row || group.workloads.iter().any(|w| w.row == row));
+            ensure!(known, "there is no row or group {row}; there are: {}", all_rows());
+        }
+        let selected = table::GROUPS.iter().map(|group| {
+            let workloads = group
+                .workloads
+                .iter()
+                .filter(|workload| self.selects(group, workload));
+            (group, workloads.collect::<Vec<_>>())
+        });
+        Ok(selected.filter(|(_, workloads)| !workloads.is_empty()).collect())
+    }
+}
+
+fn all_rows() -> String {
+    let groups = table::GROUPS.iter().map(|group| {
+        let rows: Vec<_> = group.workloads.iter().map(|workload| workload.row).collect();
+        format!("{} ({})", group.name, rows.join(", "))
+    });
+    groups.collect::<Vec<_>>().join(", ")
+}
+
+/// Measures.
+///
+/// # Errors
+/// A system did not start, or a workload failed: a figure that is not true is worse than none.
+pub fn run(plan: &Plan, programs: &Programs) -> Result<RunFile> {
+    let selection = plan.selection()?;
+    let systems = present(&plan.systems, programs)?;
+    let _congestion_control = machine::same_congestion_control();
+    let settings = Settings {
+        pairs: plan.pairs,
+        seconds: plan.scale.seconds,
+        warm_seconds: plan.scale.warm_seconds,
+        jvm_warm_seconds: plan.scale.jvm_warm_seconds,
+        recycled_bytes: plan.scale.recycled_bytes,
+    };
+    let mut run_file = RunFile::begin(settings, programs)?;
+    for (group, workloads) in selection {
+        for pair in 0..plan.pairs {
+            for &system in &systems {
+                let turn = Turn {
+                    group,
+                    workloads: &workloads,
+                    pair,
+                    system,
+                };
+                turn.take(plan, programs, &mut run_file)?;
+            }
+        }
+    }
+    Ok(run_file)
+}
+
+/// The systems that are here; that Kafka's are not is said once.
+fn present(systems: &[System], programs: &Programs) -> Result<Vec<System>> {
+    let here: Vec<System> = systems
+        .iter()
+        .copied()
+        .filter(|system| !system.is_jvm() || programs.jars.is_some())
+        .collect();
+    if here.len() < systems.len() {
+        println!(
+            "bench: Apache Kafka's jars are not here, so it is not measured (integration-tests/clients/run.sh setup jars)"
+        );
+    }
+    if here.is_empty() {
+        bail!("none of the systems asked for is here");
+    }
+    Ok(here)
+}
+
+/// One system's turn at a group.
+struct Turn<'a> {
+    group: &'static Group,
+    workloads: &'a [&'static Workload],
+    pair: usize,
+    system: System,
+}
+
+impl Turn<'_> {
+    fn take(&self, plan: &Plan, programs: &Programs, run_file: &mut RunFile) -> Result<()> {
+        let suiting: Vec<_> = self
+            .workloads
+            .iter()
+            .filter(|workload| workload.suits(self.system))
+            .collect();
+        if suiting.is_empty() {
+            return Ok(());
+        }
+        match self.group.sharing {
+            Sharing::OneForAll => {
+                let mut cluster = self.cluster(plan, programs, suiting[0])?;
+                recycle(&cluster, plan.scale.recycled_bytes)?;
+                for workload in suiting {
+                    self.measure(workload, &mut cluster, plan, programs, run_file)?;
+                }
+            }
+            Sharing::OneForEach => {
+                for workload in suiting {
+                    let mut cluster = self.cluster(plan, programs, workload)?;
+                    if workload.wants_used_pages() {
+                        recycle(&cluster, plan.scale.recycled_bytes)?;
+                    }
+                    self.measure(workload, &mut cluster, plan, programs, run_file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn measure(
+        &self,
+        workload: &Workload,
+        cluster: &mut Cluster,
+        plan: &Plan,
+        programs: &Programs,
+        run_file: &mut RunFile,
+    ) -> Result<()> {
+        run_file.memory_limit_bytes = run_file.memory_limit_bytes.or(cluster.memory_limit());
+        let figures = workload
+            .run(cluster, programs, &plan.scale)
+            .with_context(|| format!("row {} on {}", workload.row, self.system.title()))?;
+        self.keep(workload, figures, run_file);
+        Ok(())
+    }
+
+    fn cluster(&self, plan: &Plan, programs: &Programs, first: &Workload) -> Result<Cluster> {
+        if let Some((pid, port)) = plan.attached {
+            return Cluster::attach(pid, port, programs);
+        }
+        let overrides = topics::BROKER_LINES
+            .iter()
+            .map(|line| (*line).to_owned())
+            .collect();
+        let shape = Shape {
+            system: self.system,
+            nodes: self.group.nodes,
+            overrides,
+        };
+        let cluster = if first.starts() {
+            Cluster::prepare(shape, programs)
+        } else {
+            Cluster::start(shape, programs)
+        };
+        cluster.with_context(|| format!("starting {}", self.system.title()))
+    }
+
+    fn keep(&self, workload: &Workload, figures: Figures, run_file: &mut RunFile) {
+        let shown = workload.shown.iter().filter_map(|metric| {
+            let style = metric.style();
+            Some(format!(
+                "{} {} {}",
+                style.title,
+                report::table::number(figures.get(*metric)?),
+                style.unit
+            ))
+        });
+        let shown: Vec<_> = shown.collect();
+        println!(
+            "row {:4} {:13} pair {}: {}",
+            workload.row,
+            self.system.title(),
+            self.pair + 1,
+            shown.join(", ")
+        );
+        run_file.samples.push(Sample {
+            row: workload.row.to_owned(),
+            system: self.system,
+            pair: self.pair,
+            figures,
+        });
+    }
+}
+
+/// Writes until the cluster's page cache consists of pages that it had before.
+fn recycle(cluster: &Cluster, bytes: u64) -> Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let nodes = i16::try_from(cluster.addresses().len()).context("a handful of nodes")?;
+    let topic = Topic {
+        replicas: nodes,
+        ..Topic::single(6)
+    };
+    let name = topics::unique_name("recycle");
+    let target = topic.create(cluster, &name)?;
+    let produce = ProduceLoad {
+        shape: table::RECYCLING,
+        connections: 2 * usize::from(nodes.unsigned_abs()),
+        in_flight_max: 5,
+        records_per_second: None,
+        acks: if nodes == 1 { 1 } else { -1 },
+    };
+    let seconds = if bytes < 1 << 30 { 0.3 } else { RECYCLE_SECONDS };
+    let load = Load {
+        target,
+        produce,
+        consume: None,
+        warm_seconds: 0.0,
+        seconds,
+    };
+    let mut written = 0;
+    while written < bytes {
+        written += load::run(&load, &cluster.pids())?.bytes * u64::from(nodes.unsigned_abs());
+    }
+    // The topic stays: its pages are what later workloads push out.
+    Ok(())
+}
+
+/// Every workload in small on Odradek alone; what is checked is that all of it works.
+///
+/// # Errors
+/// A workload failed or is missing from the results.
+pub fn smoke(programs: &Programs, out: Option<PathBuf>) -> Result<()> {
+    let plan = Plan {
+        rows: Vec::new(),
+        systems: vec![System::Odradek, System::Floor],
+        pairs: 1,
+        scale: Scale::smoke(),
+        attached: None,
+    };
+    let run_file = run(&plan, programs)?;
+    let kept = tempfile::tempdir()?;
+    let out = out.unwrap_or_else(|| kept.path().to_path_buf());
+    report::add(&out, &run_file)?;
+    report::check(&out, &run_file)?;
+    let soak = soak::run(System::Odradek, SMOKE_SOAK_MINUTES, programs)?;
+    soak.write(&out)?;
+    report::rewrite(&out)?;
+    println!(
+        "bench: all {} workloads did what they should",
+        run_file.samples.len()
+    );
+    Ok(())
+}

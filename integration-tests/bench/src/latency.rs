@@ -1,0 +1,95 @@
+//! Latencies as HdrHistograms: recorded in nanoseconds with three digits, merged, read as milliseconds.
+
+use hdrhistogram::Histogram;
+
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::metric::{Figures, Metric};
+
+/// Longer latencies count as this one.
+const LATENCY_MAX: Nanos = 120 * SECOND;
+/// Decimal digits that are kept of a latency.
+const DIGITS: u8 = 3;
+
+/// A distribution of latencies.
+#[derive(Debug, Clone)]
+pub struct Latencies {
+    histogram: Histogram<u64>,
+}
+
+impl Latencies {
+    /// None yet.
+    pub fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, LATENCY_MAX, DIGITS).expect("the bounds are in order");
+        Self { histogram }
+    }
+
+    /// Adds what began at `from` and ended at `to`.
+    pub fn record(&mut self, from: Nanos, to: Nanos) {
+        self.histogram.saturating_record(to.saturating_sub(from).max(1));
+    }
+
+    /// Adds all of another distribution.
+    pub fn merge(&mut self, other: &Self) {
+        self.histogram
+            .add(&other.histogram)
+            .expect("all histograms have the same bounds");
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// The latency that this percentage stays below, in milliseconds.
+    pub fn percentile_ms(&self, percentage: f64) -> f64 {
+        self.histogram.value_at_percentile(percentage) as f64 / MILLISECOND as f64
+    }
+
+    /// The percentiles that every table shows; none if nothing was recorded.
+    pub fn add_to(&self, figures: &mut Figures) {
+        if self.count() == 0 {
+            return;
+        }
+        figures.set(Metric::P50, self.percentile_ms(50.0));
+        figures.set(Metric::P90, self.percentile_ms(90.0));
+        figures.set(Metric::P99, self.percentile_ms(99.0));
+        figures.set(Metric::P999, self.percentile_ms(99.9));
+        figures.set(Metric::Max, self.histogram.max() as f64 / MILLISECOND as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_what_was_recorded() {
+        let mut latencies = Latencies::new();
+        for ms in 1..=1000 {
+            latencies.record(0, ms * MILLISECOND);
+        }
+        assert!((latencies.percentile_ms(50.0) - 500.0).abs() < 1.0);
+        assert!((latencies.percentile_ms(99.9) - 999.0).abs() < 2.0);
+    }
+
+    #[test]
+    fn a_merge_holds_both() {
+        let (mut low, mut high) = (Latencies::new(), Latencies::new());
+        for _ in 0..99 {
+            low.record(0, MILLISECOND);
+        }
+        high.record(0, 100 * MILLISECOND);
+        low.merge(&high);
+        assert_eq!(low.count(), 100);
+        assert!((low.percentile_ms(99.0) - 1.0).abs() < 0.01);
+        assert!((low.percentile_ms(100.0) - 100.0).abs() < 0.2);
+    }
+
+    #[test]
+    fn what_lasts_for_ever_counts_as_the_longest() {
+        let mut latencies = Latencies::new();
+        latencies.record(0, 2 * LATENCY_MAX);
+        assert_eq!(latencies.count(), 1);
+        assert!(latencies.percentile_ms(100.0) >= 119_000.0);
+    }
+}

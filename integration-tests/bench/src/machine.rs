@@ -1,0 +1,184 @@
+//! What a run ran on: the machine, and the versions of everything that was measured.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use crate::systems::Programs;
+
+/// Where the kernel says which congestion control new connections have.
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+/// What all connections of a benchmark are to have: others halve loopback throughput.
+const CUBIC: &str = "cubic";
+
+/// The machine and the versions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// This project's revision.
+    pub revision: String,
+    /// The compiler.
+    pub rustc: String,
+    /// The kernel.
+    pub kernel: String,
+    /// The processor.
+    pub cpu: String,
+    /// Its cores.
+    pub cores: usize,
+    /// The machine's memory.
+    pub memory_gib: u64,
+    /// The file system that data is on.
+    pub file_system: String,
+    /// How TCP paces.
+    pub congestion_control: String,
+    /// Apache Kafka's version, if its jars are here.
+    pub kafka: Option<String>,
+    /// The JVM's version, if there is one.
+    pub jvm: Option<String>,
+}
+
+impl Machine {
+    /// Looks; what cannot be found out is called unknown.
+    pub fn look(programs: &Programs) -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let kib: u64 = field(&meminfo, "MemTotal:")
+            .and_then(|text| text.trim_end_matches("kB").trim().parse().ok())
+            .unwrap_or(0);
+        Self {
+            revision: said("git", &["describe", "--always", "--dirty", "--exclude", "*"]),
+            rustc: said("rustc", &["--version"]),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            cpu: field(&cpuinfo, "model name").unwrap_or_else(unknown),
+            cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+            memory_gib: kib >> 20,
+            file_system: file_system(&mounts, &programs.data).unwrap_or_else(unknown),
+            congestion_control: read(CONGESTION_CONTROL),
+            kafka: programs.jars.as_deref().and_then(kafka_version),
+            jvm: programs.jars.as_ref().map(|_| jvm_version()),
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} x {}, {} GiB, Linux {}, data on {}, TCP {}.",
+            self.cores, self.cpu, self.memory_gib, self.kernel, self.file_system, self.congestion_control
+        )?;
+        write!(f, "Odradek {}, {}", self.revision, self.rustc)?;
+        if let (Some(kafka), Some(jvm)) = (&self.kafka, &self.jvm) {
+            write!(f, "; Apache Kafka {kafka}, {jvm}")?;
+        }
+        writeln!(f, ".")
+    }
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|_| unknown(), |text| text.trim().to_owned())
+}
+
+/// The value of a field in the style of /proc.
+fn field(text: &str, name: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim_start_matches([':', ' ', '\t']).trim().to_owned())
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    match output {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Ok(_) | Err(_) => unknown(),
+    }
+}
+
+/// The version in the server jar's name.
+fn kafka_version(jars: &Path) -> Option<String> {
+    fs::read_dir(jars).ok()?.flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let version = name.strip_prefix("kafka_2.13-")?.strip_suffix(".jar")?;
+        Some(version.to_owned())
+    })
+}
+
+fn jvm_version() -> String {
+    let output = Command::new("java").arg("-version").output();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stderr).into_owned())
+        .unwrap_or_default();
+    // The second line names the runtime with its build.
+    text.lines()
+        .nth(1)
+        .map_or_else(unknown, |line| line.trim().to_owned())
+}
+
+/// The type of the file system that a path is on, by the longest mount point above it.
+fn file_system(mounts: &str, path: &Path) -> Option<String> {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((Path::new(fields.next()?), fields.next()?))
+    });
+    let above = mounts.filter(|(point, _)| path.starts_with(point));
+    above
+        .max_by_key(|(point, _)| point.components().count())
+        .map(|(_, kind)| kind.to_owned())
+}
+
+/// The congestion control that was there before; it comes back when this is dropped.
+#[derive(Debug)]
+pub struct CongestionControl {
+    before: String,
+}
+
+/// Gives all connections from now on the same congestion control, if this user may; a run says which it was.
+pub fn same_congestion_control() -> Option<CongestionControl> {
+    let before = read(CONGESTION_CONTROL);
+    if before == CUBIC {
+        return None;
+    }
+    fs::write(CONGESTION_CONTROL, CUBIC).ok()?;
+    Some(CongestionControl { before })
+}
+
+impl Drop for CongestionControl {
+    fn drop(&mut self) {
+        // There is nobody to tell, and the machine works with either.
+        _ = fs::write(CONGESTION_CONTROL, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_mount_point_counts() {
+        let mounts = "/dev/a / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/b /tmp/no-such-folder xfs rw 0 0\n";
+        assert_eq!(
+            file_system(mounts, Path::new("/tmp/no-such-folder/x")).unwrap(),
+            "xfs"
+        );
+        assert_eq!(file_system(mounts, Path::new("/no-such-folder")).unwrap(), "ext4");
+    }
+
+    #[test]
+    fn fields_are_found_with_and_without_blanks() {
+        assert_eq!(
+            field("a: 1\nmodel name\t: Chip 9\n", "model name").unwrap(),
+            "Chip 9"
+        );
+        assert_eq!(
+            field("MemTotal:       2048 kB\n", "MemTotal:").unwrap(),
+            "2048 kB"
+        );
+    }
+}

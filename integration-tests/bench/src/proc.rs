@@ -1,0 +1,190 @@
+//! What processes use, from /proc: CPU time of user and system, and memory.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::clock::{self, Nanos, SECOND};
+use crate::metric::{Figures, Metric};
+
+/// Memory is looked at this often.
+const SAMPLE_EVERY: Nanos = SECOND / 4;
+
+/// What processes used between two moments.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// User and system time of all of them.
+    pub cpu_seconds: f64,
+    /// Time between the two moments.
+    pub elapsed_seconds: f64,
+    /// Memory of all of them at the end.
+    pub rss_bytes: u64,
+    /// The most memory of all of them between the two moments, looked at four times a second.
+    pub rss_peak_bytes: u64,
+}
+
+impl Usage {
+    /// Sets memory and the share of a core.
+    pub fn add_to(&self, figures: &mut Figures) {
+        figures.set(Metric::Rss, self.rss_bytes as f64 / f64::from(1 << 20));
+        figures.set(Metric::RssPeak, self.rss_peak_bytes as f64 / f64::from(1 << 20));
+        figures.set(Metric::CpuShare, 100.0 * self.cpu_seconds / self.elapsed_seconds);
+    }
+}
+
+/// CPU seconds that a process has used, user and system.
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    let ticks = ticks(&text).with_context(|| format!("{path} has no times"))?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// User and system ticks in the text of /proc/PID/stat. The name in parentheses may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Resident memory of a process.
+///
+/// # Errors
+/// There is no such process.
+pub fn rss_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    status_bytes(&text, "VmRSS:").with_context(|| format!("{path} has no VmRSS"))
+}
+
+fn status_bytes(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// CPU seconds that all these processes have used.
+///
+/// # Errors
+/// One of them has ended.
+pub fn total_cpu_seconds(pids: &[u32]) -> Result<f64> {
+    sum(pids, cpu_seconds)
+}
+
+/// Resident memory of all these processes.
+///
+/// # Errors
+/// One of them has ended.
+pub fn total_rss_bytes(pids: &[u32]) -> Result<u64> {
+    sum(pids, rss_bytes)
+}
+
+fn sum<T: std::iter::Sum>(pids: &[u32], of: impl Fn(u32) -> Result<T>) -> Result<T> {
+    pids.iter().map(|&pid| of(pid)).sum()
+}
+
+/// A thread that looks at processes from one moment to another.
+#[derive(Debug)]
+pub struct Watch {
+    thread: JoinHandle<Result<Usage>>,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// Watches processes from `from` to `to`.
+pub fn watch(pids: Vec<u32>, from: Nanos, to: Nanos) -> Watch {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&cancelled);
+    let thread = std::thread::spawn(move || look(&pids, from, to, &flag));
+    Watch { thread, cancelled }
+}
+
+impl Watch {
+    /// What was used; waits for nothing beyond the end of the watched time.
+    ///
+    /// # Errors
+    /// A process has ended, or the load ended before the watched time did.
+    pub fn finish(self) -> Result<Usage> {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .map_err(|_| anyhow!("the thread that watches processes panicked"))?
+    }
+}
+
+fn look(pids: &[u32], from: Nanos, to: Nanos, cancelled: &AtomicBool) -> Result<Usage> {
+    sleep_in_steps(from, cancelled)?;
+    let began = clock::now();
+    let before = sum(pids, cpu_seconds)?;
+    let mut rss_peak_bytes = 0;
+    let mut next = began + SAMPLE_EVERY;
+    while next < to {
+        sleep_in_steps(next, cancelled)?;
+        rss_peak_bytes = rss_peak_bytes.max(sum(pids, rss_bytes)?);
+        next += SAMPLE_EVERY;
+    }
+    sleep_in_steps(to, cancelled)?;
+    let after: f64 = sum(pids, cpu_seconds)?;
+    let ended = clock::now();
+    let rss_bytes = sum(pids, rss_bytes)?;
+    Ok(Usage {
+        cpu_seconds: after - before,
+        elapsed_seconds: (ended - began) as f64 / SECOND as f64,
+        rss_bytes,
+        rss_peak_bytes: rss_peak_bytes.max(rss_bytes),
+    })
+}
+
+/// Sleeps until `at`, or fails soon after the load has ended early.
+fn sleep_in_steps(at: Nanos, cancelled: &AtomicBool) -> Result<()> {
+    loop {
+        let now = clock::now();
+        if now >= at {
+            return Ok(());
+        }
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(anyhow!("the load ended before its window did"));
+        }
+        clock::sleep_until(at.min(now + SAMPLE_EVERY));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_found_behind_any_name() {
+        let stat = "42 (a ) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 700 33 0 0 20 0 5 0 100 1000 50";
+        assert_eq!(ticks(stat), Some(733));
+    }
+
+    #[test]
+    fn memory_is_in_bytes() {
+        assert_eq!(
+            status_bytes("Name:\tx\nVmRSS:\t    2048 kB\n", "VmRSS:"),
+            Some(2 << 20)
+        );
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        let usage = watch(
+            vec![std::process::id()],
+            clock::now(),
+            clock::now() + SECOND / 100,
+        );
+        clock::sleep_until(clock::now() + SECOND / 20);
+        let usage = usage.finish().unwrap();
+        assert!(
+            usage.rss_bytes > 100_000 && usage.elapsed_seconds >= 0.01,
+            "{usage:?}"
+        );
+    }
+}

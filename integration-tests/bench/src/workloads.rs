@@ -1,0 +1,211 @@
+//! Every workload once: its row, what it does, which figures it shows, and what those should be.
+//!
+//! Rows have the numbers of the plan's table; a letter marks a second measurement of the same row. Bounds are information
+//! for the reader and never decide whether a run succeeds.
+
+pub mod catch_up;
+pub mod command_line;
+pub mod compaction;
+pub mod first_ack;
+pub mod many;
+pub mod start;
+pub mod table;
+pub mod topics;
+
+use anyhow::{Result, ensure};
+
+use crate::load::{self, ConsumeLoad, Load, ProduceLoad};
+use crate::metric::{Figures, Metric};
+use crate::scale::Scale;
+use crate::systems::{Cluster, Programs, System};
+use crate::workloads::topics::Topic;
+
+/// Workloads that share a picture and perhaps a running cluster.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Group {
+    /// The picture's file name.
+    pub name: &'static str,
+    /// The heading.
+    pub title: &'static str,
+    /// Nodes of its clusters.
+    pub nodes: usize,
+    /// How its workloads come to their clusters.
+    pub sharing: Sharing,
+    /// Its workloads.
+    pub workloads: &'static [Workload],
+}
+
+/// How the workloads of a group come to their clusters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// One cluster has all of them, one after another.
+    OneForAll,
+    /// Each has a new one.
+    OneForEach,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Workload {
+    /// Its row.
+    pub row: &'static str,
+    /// What is done.
+    pub title: &'static str,
+    /// How.
+    pub plan: Plan,
+    /// The figures that its table shows; the picture shows the first.
+    pub shown: &'static [Metric],
+    /// What they should be.
+    pub bounds: &'static [Bound],
+}
+
+/// How a workload is carried out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Plan {
+    /// Producers alone.
+    Produce(Topic, ProduceLoad),
+    /// Producers, and consumers that read at once.
+    ProduceAndConsume(Topic, ProduceLoad, ConsumeLoad),
+    /// A consumer reads so many bytes from memory.
+    CatchUp(u64),
+    /// A consumer reads so many bytes from the disk while others produce.
+    ColdCatchUp(u64, ProduceLoad),
+    /// So many topics are created one after another.
+    TopicsInTurn(u64),
+    /// A topic of so many partitions is created, and survives a restart.
+    Partitions(i32),
+    /// Producers over few and over many partitions.
+    ThroughputOver(i32, i32, ProduceLoad),
+    /// So many connections are opened.
+    Connections(u64),
+    /// Topics are listed so many times.
+    ListTopics(u64),
+    /// A formatted node is started.
+    EmptyStart,
+    /// A node does nothing, then has a load.
+    Idle(ProduceLoad),
+    /// A node with so many bytes in so many partitions is stopped and started.
+    StartAfterStop(u64, i32),
+    /// A node with so many bytes not flushed is killed and started.
+    StartAfterKill(u64),
+    /// So many keys are updated so many times and compacted.
+    Compaction(u64, u32),
+}
+
+/// How much a bound matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// It is to hold.
+    Must,
+    /// It would be good.
+    Goal,
+}
+
+/// What a figure is held against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    /// At most so much.
+    AtMost(f64),
+    /// At least so much.
+    AtLeast(f64),
+    /// At most this share of what Apache Kafka has.
+    OfKafkaAtMost(f64),
+    /// At least so many times what Apache Kafka has.
+    OfKafkaAtLeast(f64),
+}
+
+/// What a figure of Odradek should be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bound {
+    /// The figure.
+    pub metric: Metric,
+    /// How much it matters.
+    pub level: Level,
+    /// The limit.
+    pub limit: Limit,
+}
+
+impl Workload {
+    /// Whether this system can do it: the floor knows nothing but Produce, and stands for one node.
+    pub fn suits(&self, system: System) -> bool {
+        system != System::Floor || matches!(self.plan, Plan::Produce(topic, _) if topic.replicas == 1)
+    }
+
+    /// Whether it starts the formatted nodes itself.
+    pub fn starts(&self) -> bool {
+        self.plan == Plan::EmptyStart
+    }
+
+    /// Whether its figures depend on whether pages were used before.
+    pub fn wants_used_pages(&self) -> bool {
+        matches!(self.plan, Plan::ThroughputOver(..))
+    }
+
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// Something failed or was lost.
+    pub fn run(&self, cluster: &mut Cluster, programs: &Programs, scale: &Scale) -> Result<Figures> {
+        let row = self.row;
+        match self.plan {
+            Plan::Produce(topic, produce) => {
+                Ok(under_load(cluster, row, &topic, produce, None, scale)?.produce_figures())
+            }
+            Plan::ProduceAndConsume(topic, produce, consume) => {
+                Ok(under_load(cluster, row, &topic, produce, Some(consume), scale)?.delivery_figures())
+            }
+            Plan::CatchUp(bytes) => catch_up::warm(cluster, row, bytes, scale),
+            Plan::ColdCatchUp(bytes, produce) => catch_up::cold(cluster, row, bytes, produce, scale),
+            Plan::TopicsInTurn(count) => many::topics_in_turn(cluster, row, count, scale),
+            Plan::Partitions(count) => many::partitions(cluster, row, count, scale),
+            Plan::ThroughputOver(few, many, produce) => {
+                many::throughput(cluster, row, (few, many), produce, scale)
+            }
+            Plan::Connections(count) => many::connections(cluster, count, scale),
+            Plan::ListTopics(count) => command_line::list_topics(cluster, programs, row, count, scale),
+            Plan::EmptyStart => start::empty(cluster),
+            Plan::Idle(produce) => start::idle(cluster, row, produce, scale),
+            Plan::StartAfterStop(bytes, count) => start::after_clean_stop(cluster, row, bytes, count, scale),
+            Plan::StartAfterKill(bytes) => start::after_kill(cluster, row, bytes, scale),
+            Plan::Compaction(keys, updates) => compaction::run(cluster, row, keys, updates, scale),
+        }
+    }
+}
+
+/// No window is made longer than this.
+const SECONDS_MAX: f64 = 90.0;
+
+/// Makes the topic, runs the load, and deletes the topic. A window in which nothing came, on a machine that has better to
+/// do, is followed by one of twice its length.
+fn under_load(
+    cluster: &mut Cluster,
+    row: &str,
+    topic: &Topic,
+    produce: ProduceLoad,
+    consume: Option<ConsumeLoad>,
+    scale: &Scale,
+) -> Result<load::Measured> {
+    let records_per_second = produce.records_per_second.map(|rate| scale.rate(rate));
+    let produce = ProduceLoad {
+        records_per_second,
+        ..produce
+    };
+    let mut seconds = scale.seconds;
+    loop {
+        let name = topics::unique_name(row);
+        let load = Load {
+            target: topic.create(cluster, &name)?,
+            produce,
+            consume,
+            warm_seconds: scale.warm_seconds_of(cluster.system()),
+            seconds,
+        };
+        let measured = load::run(&load, &cluster.pids())?;
+        topics::delete(cluster, &name)?;
+        if measured.is_something(consume.is_some()) {
+            return Ok(measured);
+        }
+        ensure!(seconds < SECONDS_MAX, "nothing came in a window of {seconds} s");
+        seconds *= 2.0;
+    }
+}

@@ -1,0 +1,162 @@
+//! Many of something: topics made one after another, thousands of partitions, a thousand connections.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use kafka_protocol::messages::ApiVersionsRequest;
+
+use crate::admin::{self, Admin, NewTopic};
+use crate::batches::BatchShape;
+use crate::clock::{self, SECOND};
+use crate::latency::Latencies;
+use crate::load::ProduceLoad;
+use crate::load::fill::Filling;
+use crate::metric::{Figures, Metric};
+use crate::proc;
+use crate::protocol::text;
+use crate::scale::Scale;
+use crate::systems::Cluster;
+use crate::workloads::topics::{self, Topic};
+use crate::workloads::{first_ack, under_load};
+
+/// Threads that open connections, each one after another.
+const OPENING_THREADS: u64 = 32;
+/// The version of ApiVersions that is asked for.
+const API_VERSIONS: i16 = 3;
+/// Topics, partitions or connections of a small run.
+const LEAST: u64 = 10;
+/// What every partition of many holds before the restart.
+const SMALL: BatchShape = BatchShape::plain(1, 100);
+
+/// Creates topics of one partition, one after another.
+///
+/// # Errors
+/// One was refused.
+pub fn topics_in_turn(cluster: &Cluster, row: &str, count: u64, scale: &Scale) -> Result<Figures> {
+    let mut admin = Admin::open(cluster.address())?;
+    let mut latencies = Latencies::new();
+    let names: Vec<String> = (0..scale.count(count, LEAST))
+        .map(|_| topics::unique_name(row))
+        .collect();
+    for name in &names {
+        let topic = NewTopic {
+            name,
+            partitions: 1,
+            replicas: 1,
+            configs: &[],
+        };
+        let began = clock::now();
+        admin.create_topics(&[topic])?;
+        latencies.record(began, clock::now());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    admin.delete_topics(&names)?;
+    let mut figures = Figures::default();
+    latencies.add_to(&mut figures);
+    Ok(figures)
+}
+
+/// One topic of very many partitions: when it is usable, memory with one record in each, and how long a restart takes.
+///
+/// # Errors
+/// The topic does not become usable, or the node does not restart.
+pub fn partitions(cluster: &mut Cluster, row: &str, count: i32, scale: &Scale) -> Result<Figures> {
+    let count = i32::try_from(scale.count(u64::from(count.unsigned_abs()), LEAST))?;
+    let name = topics::unique_name(row);
+    let topic = NewTopic {
+        name: &name,
+        partitions: count,
+        replicas: 1,
+        configs: &[],
+    };
+    let some = [0, count / 2, count - 1];
+    let mut figures = Figures::default();
+
+    let began = clock::now();
+    let target = admin::create_ready(&cluster.addresses(), &topic)?;
+    let usable = first_ack::wait(cluster, &name, &some)?;
+    figures.set(Metric::Usable, clock::milliseconds_between(began, usable));
+
+    Filling {
+        shape: SMALL,
+        batches: 1,
+    }
+    .fill(&target, 1)?;
+    let now = clock::now();
+    let usage = proc::watch(cluster.pids(), now, now + SECOND);
+    clock::sleep_until(now + SECOND + SECOND / 20);
+    usage.finish()?.add_to(&mut figures);
+
+    cluster.stop()?;
+    let began = clock::now();
+    cluster.up()?;
+    let acknowledged = first_ack::wait(cluster, &name, &some)?;
+    figures.set(Metric::FirstAck, clock::milliseconds_between(began, acknowledged));
+    Ok(figures)
+}
+
+/// The throughput over many partitions, and as a share of that over few.
+///
+/// # Errors
+/// A load failed.
+pub fn throughput(
+    cluster: &mut Cluster,
+    row: &str,
+    (few, many): (i32, i32),
+    produce: ProduceLoad,
+    scale: &Scale,
+) -> Result<Figures> {
+    let topic = |count: i32| -> Result<Topic> {
+        Ok(Topic::single(i32::try_from(
+            scale.count(u64::from(count.unsigned_abs()), LEAST),
+        )?))
+    };
+    let over_few = under_load(cluster, row, &topic(few)?, produce, None, scale)?.produce_figures();
+    let mut figures = under_load(cluster, row, &topic(many)?, produce, None, scale)?.produce_figures();
+    let (of_few, of_many) = (over_few.get(Metric::Throughput), figures.get(Metric::Throughput));
+    let share = of_many.context("a throughput over many")? / of_few.context("a throughput over few")?;
+    figures.set(Metric::Share, 100.0 * share);
+    Ok(figures)
+}
+
+/// Opens connections as fast as they are answered, and keeps them.
+///
+/// # Errors
+/// One was refused or not answered.
+pub fn connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
+    let each = scale.count(count, LEAST).div_ceil(OPENING_THREADS);
+    let address = cluster.address();
+    let began = clock::now();
+    let opened = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..OPENING_THREADS)
+            .map(|_| scope.spawn(move || open(address, each)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow!("an opening thread panicked"))?)
+            .collect::<Result<Vec<_>>>()
+    })?;
+    let seconds = (clock::now() - began) as f64 / SECOND as f64;
+    let mut figures = Figures::default();
+    figures.set(Metric::Connections, (each * OPENING_THREADS) as f64 / seconds);
+    drop(opened);
+    Ok(figures)
+}
+
+fn open(address: SocketAddr, count: u64) -> Result<Vec<Admin>> {
+    let request = ApiVersionsRequest::default()
+        .with_client_software_name(text("odradek-bench"))
+        .with_client_software_version(text("1"));
+    (0..count)
+        .map(|_| {
+            let mut connection = Admin::open(address)?;
+            let versions = connection.ask(API_VERSIONS, &request)?;
+            ensure!(
+                versions.error_code == 0,
+                "ApiVersions: error {}",
+                versions.error_code
+            );
+            Ok(connection)
+        })
+        .collect()
+}

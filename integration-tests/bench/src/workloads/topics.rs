@@ -1,0 +1,108 @@
+//! The topics of workloads: made, waited for and deleted, with one configuration for every system.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Result;
+
+use crate::admin::{self, Admin, NewTopic};
+use crate::load::Target;
+use crate::systems::{Cluster, System};
+
+/// Old segments go while a saturated topic is written, so that no run fills the disk; whatever is deleted goes soon.
+const CONFIGS: &[(&str, &str)] = &[
+    ("retention.ms", "-1"),
+    ("retention.bytes", "536870912"),
+    ("segment.bytes", "268435456"),
+    ("file.delete.delay.ms", "1000"),
+];
+/// The same, and everything is kept.
+const KEPT_CONFIGS: &[(&str, &str)] = &[
+    ("retention.ms", "-1"),
+    ("segment.bytes", "268435456"),
+    ("file.delete.delay.ms", "1000"),
+];
+
+/// Lines of every node's properties, so that retention and compaction begin when there is something to do: by default
+/// systems look for work every 5 minutes and every 15 seconds.
+pub const BROKER_LINES: &[&str] = &[
+    "log.retention.check.interval.ms=2000",
+    "log.cleaner.backoff.ms=1000",
+];
+
+/// A topic of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topic {
+    /// How many partitions.
+    pub partitions: i32,
+    /// Replicas of each.
+    pub replicas: i16,
+    /// Whether all records are to stay.
+    pub kept: bool,
+}
+
+impl Topic {
+    /// A topic of one replica.
+    pub const fn single(partitions: i32) -> Self {
+        Self {
+            partitions,
+            replicas: 1,
+            kept: false,
+        }
+    }
+
+    /// A topic of three replicas.
+    pub const fn replicated(partitions: i32) -> Self {
+        Self {
+            partitions,
+            replicas: 3,
+            kept: false,
+        }
+    }
+
+    /// The same topic, of which nothing is deleted.
+    pub const fn kept(self) -> Self {
+        Self { kept: true, ..self }
+    }
+
+    /// Makes the topic; the floor needs none.
+    ///
+    /// # Errors
+    /// It was refused or is not ready in time.
+    pub fn create(&self, cluster: &Cluster, name: &str) -> Result<Target> {
+        if cluster.system() == System::Floor {
+            let leaders = (0..self.partitions).map(|_| cluster.address()).collect();
+            return Ok(Target {
+                topic: name.to_owned(),
+                leaders,
+            });
+        }
+        let mut configs = if self.kept { KEPT_CONFIGS } else { CONFIGS }.to_vec();
+        if self.replicas > 1 {
+            configs.push(("min.insync.replicas", "2"));
+        }
+        let topic = NewTopic {
+            name,
+            partitions: self.partitions,
+            replicas: self.replicas,
+            configs: &configs,
+        };
+        admin::create_ready(&cluster.addresses(), &topic)
+    }
+}
+
+/// A name that no topic has had.
+pub fn unique_name(row: &str) -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    format!("bench-{row}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Deletes a topic; the floor has none.
+///
+/// # Errors
+/// It was refused.
+pub fn delete(cluster: &Cluster, name: &str) -> Result<()> {
+    if cluster.system() == System::Floor {
+        return Ok(());
+    }
+    Admin::open(cluster.address())?.delete_topics(&[name])
+}
