@@ -22,6 +22,8 @@ if [ "${1:-build}" = test ]; then
   want mvn maven
   want python3 python3
   want kcat kcat
+  want valgrind valgrind
+  want strace strace
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

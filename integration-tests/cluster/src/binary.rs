@@ -12,7 +12,7 @@ pub fn odradek() -> &'static Path {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let binary = BINARY.get_or_init(|| match std::env::var_os("OD_BINARY") {
         Some(path) => Ok(PathBuf::from(path)),
-        None => build(),
+        None => build(None),
     });
     match binary {
         Ok(path) => path,
@@ -20,8 +20,20 @@ pub fn odradek() -> &'static Path {
     }
 }
 
-/// Cargo makes sure of freshness: tests against yesterday's binary would say nothing.
-fn build() -> Result<PathBuf, String> {
+/// The binary as it is shipped, built first if that is needed: for counts, which an unoptimised one says nothing about.
+///
+/// # Panics
+/// It cannot be built.
+pub fn release() -> &'static Path {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match BINARY.get_or_init(|| build(Some("release"))) {
+        Ok(path) => path,
+        Err(reason) => panic!("{reason}"),
+    }
+}
+
+/// Cargo makes sure of freshness: tests against yesterday's binary would say nothing. Without a profile it is the test's own.
+fn build(profile: Option<&str>) -> Result<PathBuf, String> {
     let test = std::env::current_exe().expect("a process knows its executable");
     let profile_dir = test
         .parent()
@@ -30,6 +42,8 @@ fn build() -> Result<PathBuf, String> {
     let target_dir = profile_dir
         .parent()
         .expect("a profile's directory is inside the target directory");
+    let own = profile_dir.file_name().and_then(|name| name.to_str());
+    let profile = profile.or(own).unwrap_or("debug");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args([
@@ -42,7 +56,7 @@ fn build() -> Result<PathBuf, String> {
         "odradek",
     ]);
     command.arg("--target-dir").arg(target_dir);
-    if profile_dir.file_name().is_some_and(|name| name == "release") {
+    if profile == "release" {
         command.arg("--release");
     }
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -55,7 +69,7 @@ fn build() -> Result<PathBuf, String> {
                 .to_owned(),
         );
     }
-    let binary = profile_dir.join("odradek");
+    let binary = target_dir.join(profile).join("odradek");
     if binary.is_file() {
         Ok(binary)
     } else {

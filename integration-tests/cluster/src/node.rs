@@ -85,6 +85,14 @@ impl Node {
     /// # Panics
     /// It runs already, or cannot be started.
     pub fn spawn(&self) {
+        self.spawn_as(Command::new(binary::odradek()));
+    }
+
+    /// As [`Node::spawn`], with a command line that the node's arguments are added to.
+    ///
+    /// # Panics
+    /// It runs already, or cannot be started.
+    pub fn spawn_as(&self, mut command: Command) {
         let output = |name| {
             File::options()
                 .append(true)
@@ -92,7 +100,6 @@ impl Node {
                 .open(self.directory.join(name))
                 .expect("the test's directory can be written to")
         };
-        let mut command = Command::new(binary::odradek());
         command.arg("server").arg("--dev").arg(self.properties());
         command
             .stdout(output("stdout"))
