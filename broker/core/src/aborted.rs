@@ -105,6 +105,14 @@ impl AbortedTransactions {
             .collect()
     }
 
+    /// Drops the transactions of these markers: none of their records is left.
+    pub fn forget(&mut self, markers: &[i64]) {
+        let mut markers = markers.to_vec();
+        markers.sort_unstable();
+        self.entries
+            .retain(|entry| markers.binary_search(&entry.last_offset).is_err());
+    }
+
     /// All transactions, in the order of their markers.
     #[must_use]
     pub fn entries(&self) -> &[AbortedTransaction] {
@@ -166,6 +174,14 @@ mod tests {
         let mut list = three();
         assert_eq!(list.truncate_from_start(30), [20]);
         assert_eq!(list.entries().len(), 2);
+    }
+
+    #[test]
+    fn what_has_no_records_left_is_forgotten() {
+        let mut list = three();
+        list.forget(&[30, 99]);
+        assert_eq!(list.entries().len(), 2);
+        assert!(list.query(0, 40).iter().all(|found| found.producer_id == 2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The broker's state machines, without tokio, files, sockets or clocks.
 
 pub mod aborted;
+pub mod compaction;
 pub mod fetch_session;
 pub mod groups;
 pub mod leader_epochs;

@@ -109,6 +109,15 @@ pub struct ProducerDescription {
     pub current_txn_start_offset: i64,
 }
 
+/// What of a producer's batches compaction leaves in the log for its sake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRecord {
+    /// Offset of its last record; None if its last batch is a marker.
+    pub last_data_offset: Option<i64>,
+    /// Its newest epoch.
+    pub producer_epoch: i16,
+}
+
 /// Whether a batch may be appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
@@ -340,6 +349,17 @@ impl ProducerStates {
                 current_txn_start_offset: state.current_txn_first_offset.unwrap_or(-1),
             })
             .collect()
+    }
+
+    /// The last record of every producer, by producer id.
+    pub fn last_records(&self) -> impl Iterator<Item = (i64, LastRecord)> {
+        self.producers.iter().map(|(&producer_id, state)| {
+            let last = LastRecord {
+                last_data_offset: state.batches.back().map(|batch| batch.last_offset),
+                producer_epoch: state.producer_epoch,
+            };
+            (producer_id, last)
+        })
     }
 
     /// Forgets the sixteenth that is idle longest if a new producer would exceed the limit.

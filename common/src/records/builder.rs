@@ -5,7 +5,9 @@
 
 use bytes::Bytes;
 
-use super::batch::{self, BatchHeader, HEADER_SIZE_BYTES, LOG_OVERHEAD_BYTES, MAGIC_V2, TimestampType};
+use super::batch::{
+    self, BatchError, BatchHeader, HEADER_SIZE_BYTES, LOG_OVERHEAD_BYTES, MAGIC_V2, TimestampType,
+};
 use super::compression::{self, Compression};
 use super::record::{Header, Record};
 use super::varint;
@@ -218,6 +220,56 @@ impl BatchBuilder {
         varint::write_i32(&mut self.section, length(body.len()));
         self.section.extend_from_slice(body);
     }
+}
+
+/// Appends to `out` the batch that compaction leaves of another: its identity, and some of its encoded records.
+///
+/// `section` holds those records as they were encoded, which still fits: base offset and base timestamp stay. It is
+/// compressed with the batch's codec. `max_timestamp` is the greatest of theirs; a LogAppendTime batch keeps its own.
+pub fn append_filtered(
+    out: &mut Vec<u8>,
+    header: &BatchHeader,
+    record_count: i32,
+    max_timestamp: i64,
+    section: &[u8],
+) -> Result<(), BatchError> {
+    let codec = header.compression()?;
+    let mut header = BatchHeader {
+        record_count,
+        ..*header
+    };
+    if header.timestamp_type() == TimestampType::CreateTime {
+        header.max_timestamp = max_timestamp;
+    }
+    match codec {
+        Compression::None => append_batch(out, header, section),
+        Compression::Gzip | Compression::Snappy | Compression::Lz4 | Compression::Zstd => {
+            append_batch(out, header, &compression::compress(codec, None, section));
+        }
+    }
+    Ok(())
+}
+
+/// Appends to `out` the batch that is left of another once all of its records are gone: offsets, sequences, producer, flags
+/// and greatest timestamp stay.
+pub fn append_emptied(out: &mut Vec<u8>, header: &BatchHeader) {
+    let attributes = header.attributes & !batch::DELETE_HORIZON_BIT;
+    let header = BatchHeader {
+        attributes: batch::with_compression(attributes, Compression::None),
+        base_timestamp: batch::NO_TIMESTAMP,
+        record_count: 0,
+        ..*header
+    };
+    append_batch(out, header, &[]);
+}
+
+fn append_batch(out: &mut Vec<u8>, mut header: BatchHeader, section: &[u8]) {
+    let start = out.len();
+    header.batch_length = length(HEADER_SIZE_BYTES + section.len() - LOG_OVERHEAD_BYTES);
+    out.resize(start + HEADER_SIZE_BYTES, 0);
+    header.write(&mut out[start..]);
+    out.extend_from_slice(section);
+    batch::update_crc(&mut out[start..]);
 }
 
 /// The batch of `header` and an encoded records section: sets length and CRC.

@@ -4,6 +4,7 @@
 //! (order, duplicates, null values), and to end after the first error. Does not decompress (see [`decoded_section`]).
 
 use std::borrow::Cow;
+use std::io::Read;
 
 use thiserror::Error;
 
@@ -146,6 +147,30 @@ pub fn decoded_section(
     Ok((header, Cow::Owned(section.into())))
 }
 
+/// As [`decoded_section`], but decompresses into `scratch`, whose memory serves many batches one after the other.
+pub fn decoded_section_in<'a>(
+    batch: &'a [u8],
+    limit_bytes: usize,
+    scratch: &'a mut Vec<u8>,
+) -> Result<&'a [u8], RecordError> {
+    let header = BatchHeader::parse(batch)?;
+    let section = batch
+        .get(HEADER_SIZE_BYTES..header.size_bytes())
+        .ok_or(BatchError::Truncated {
+            needed: header.size_bytes(),
+            available: batch.len(),
+        })?;
+    let codec = header.compression()?;
+    if codec == Compression::None || (header.record_count == 0 && section.is_empty()) {
+        return Ok(section);
+    }
+    scratch.clear();
+    compression::reader(codec, section, limit_bytes)
+        .and_then(|mut reader| reader.read_to_end(scratch))
+        .map_err(|source| compression::classify(codec, section.len(), limit_bytes, source))?;
+    Ok(scratch)
+}
+
 /// Iterator over the records of a section; yields one error and then ends if the section is malformed.
 #[derive(Debug, Clone)]
 pub struct Records<'a> {
@@ -153,6 +178,13 @@ pub struct Records<'a> {
     rest: &'a [u8],
     index: i32,
     done: bool,
+}
+
+impl<'a> Records<'a> {
+    /// The bytes of the section after the last record that was yielded.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
 }
 
 impl<'a> Iterator for Records<'a> {
