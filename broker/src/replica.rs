@@ -237,10 +237,10 @@ impl Replica {
     ///
     /// # Errors
     /// Not the leader, not enough replicas, or the directory failed.
-    pub fn append(
+    pub fn append<'a, B: AsMut<LeaderBatch<'a>>>(
         &self,
         now: Now,
-        batches: &mut [LeaderBatch<'_>],
+        batches: &mut [B],
         waits: Option<&mut Vec<Option<CommitWait>>>,
     ) -> Result<Appended, AppendRefusal> {
         if self.is_offline() {
@@ -262,7 +262,7 @@ impl Replica {
         state.partition.appended(now);
         let log_start_offset = state.partition.log().log_start_offset();
         if let Some(waits) = waits {
-            let last_offsets = batches.iter().map(LeaderBatch::last_offset);
+            let last_offsets = batches.iter_mut().map(|batch| batch.as_mut().last_offset());
             waits
                 .extend(last_offsets.map(|last| last.map(|last| state.await_commit(leader_epoch, last + 1))));
         }

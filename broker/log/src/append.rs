@@ -148,6 +148,7 @@ impl<'a> LeaderBatch<'a> {
 #[derive(Default)]
 struct Run {
     places: SmallVec<[usize; INLINE_BATCHES]>,
+    headers: SmallVec<[BatchHeader; INLINE_BATCHES]>,
     size_bytes: u64,
 }
 
@@ -163,38 +164,41 @@ impl Log {
     ///
     /// # Errors
     /// The log failed; batches whose outcome is missing are not in it.
-    pub fn append_as_leader(
+    pub fn append_as_leader<'a, B: AsMut<LeaderBatch<'a>>>(
         &mut self,
         now: Now,
         leader_epoch: i32,
-        batches: &mut [LeaderBatch<'_>],
+        batches: &mut [B],
         origin: AppendOrigin,
     ) -> Result<(), LogError> {
         self.check_open()?;
         self.note_unflushed_since(now);
         let mut run = Run::default();
         for place in 0..batches.len() {
-            if let Err(refusal) = self.check_size(&batches[place]) {
-                batches[place].refuse(refusal);
+            let batch = batches[place].as_mut();
+            let header = batch.header;
+            if let Err(refusal) = self.check_size(&header) {
+                batch.refuse(refusal);
                 continue;
             }
-            let known = self.check_within(&run, batches, place, origin);
-            if known.is_none() || !self.fits(&run, &batches[place].header) {
+            let known = self.check_within(&run, &header, origin);
+            if known.is_none() || !self.fits(&run, &header) {
                 self.write_run(now, leader_epoch, batches, &mut run)?;
             }
+            let batch = batches[place].as_mut();
             let check = match known {
                 Some(check) => Ok(check),
-                None => self.check_producer(&batches[place], origin),
+                None => self.check_producer(batch, origin),
             };
             match check {
-                Ok(Check::Fresh) => run.add(place, &batches[place].header),
+                Ok(Check::Fresh) => run.add(place, &header),
                 Ok(Check::Duplicate {
                     base_offset,
                     last_offset,
                     timestamp,
-                }) => batches[place].outcome = Some(Ok(duplicate(base_offset, last_offset, timestamp))),
-                Ok(Check::Refused(refusal)) => batches[place].refuse(refusal),
-                Err(error) => batches[place].refuse(error),
+                }) => batch.outcome = Some(Ok(duplicate(base_offset, last_offset, timestamp))),
+                Ok(Check::Refused(refusal)) => batch.refuse(refusal),
+                Err(error) => batch.refuse(error),
             }
         }
         self.write_run(now, leader_epoch, batches, &mut run)
@@ -249,8 +253,7 @@ impl Log {
         })
     }
 
-    fn check_size(&self, batch: &LeaderBatch<'_>) -> Result<(), AppendError> {
-        let header = &batch.header;
+    fn check_size(&self, header: &BatchHeader) -> Result<(), AppendError> {
         if header.last_offset_delta < 0 {
             let detail = format!("last offset delta {}", header.last_offset_delta);
             return Err(AppendError::Corrupt(detail));
@@ -268,18 +271,11 @@ impl Log {
 
     /// Checks a batch against those of its producer that wait in the same run, which the producer's state does not know
     /// yet. None if the run has to be written before it can be judged.
-    fn check_within(
-        &self,
-        run: &Run,
-        batches: &[LeaderBatch<'_>],
-        place: usize,
-        origin: AppendOrigin,
-    ) -> Option<Check> {
-        let header = &batches[place].header;
+    fn check_within(&self, run: &Run, header: &BatchHeader, origin: AppendOrigin) -> Option<Check> {
         if run.places.is_empty() || !header.has_producer_id() {
             return (!header.has_producer_id()).then_some(Check::Fresh);
         }
-        let mut earlier = run.places.iter().rev().map(|place| &batches[*place].header);
+        let mut earlier = run.headers.iter().rev();
         let Some(before) = earlier.find(|before| before.producer_id == header.producer_id) else {
             // The state is right about a producer of whom nothing waits, save that a control batch needs its marker read.
             return (!header.is_control()).then(|| self.producers.check(header, origin));
@@ -321,21 +317,21 @@ impl Log {
         run.places.is_empty() || active_bytes + run.size_bytes + header.size_bytes() as u64 <= limit
     }
 
-    fn write_run(
+    fn write_run<'a, B: AsMut<LeaderBatch<'a>>>(
         &mut self,
         now: Now,
         leader_epoch: i32,
-        batches: &mut [LeaderBatch<'_>],
+        batches: &mut [B],
         run: &mut Run,
     ) -> Result<(), LogError> {
-        let run = std::mem::take(run);
         if run.places.is_empty() {
             return Ok(());
         }
+        let run = std::mem::take(run);
         let mut written: SmallVec<[Written; INLINE_BATCHES]> = SmallVec::new();
         let mut next_offset = self.log_end_offset;
         for place in &run.places {
-            let batch = &mut batches[*place];
+            let batch = batches[*place].as_mut();
             batch.place(next_offset, leader_epoch);
             next_offset = batch.header.next_offset();
             let header = batch.header;
@@ -348,16 +344,19 @@ impl Log {
         }
         let rolled = {
             let mut pieces: SmallVec<[IoSlice<'_>; 2 * INLINE_BATCHES]> = SmallVec::new();
-            for place in &run.places {
-                let batch = &batches[*place];
-                pieces.push(IoSlice::new(batch.head.bytes()));
-                pieces.push(IoSlice::new(&batch.section));
+            let mut places = run.places.iter().copied().peekable();
+            for (place, batch) in batches.iter_mut().enumerate() {
+                if places.next_if_eq(&place).is_some() {
+                    let batch: &LeaderBatch<'_> = batch.as_mut();
+                    pieces.push(IoSlice::new(batch.head.bytes()));
+                    pieces.push(IoSlice::new(&batch.section));
+                }
             }
             self.append_group(now, &written, &mut pieces)?
         };
         let flush_due = self.flush_if_due()?;
         for place in &run.places {
-            let batch = &mut batches[*place];
+            let batch = batches[*place].as_mut();
             batch.outcome = Some(Ok(AppendInfo {
                 first_offset: batch.header.base_offset,
                 last_offset: batch.header.last_offset(),
@@ -472,7 +471,14 @@ impl Log {
 impl Run {
     fn add(&mut self, place: usize, header: &BatchHeader) {
         self.places.push(place);
+        self.headers.push(*header);
         self.size_bytes += header.size_bytes() as u64;
+    }
+}
+
+impl<'a> AsMut<LeaderBatch<'a>> for LeaderBatch<'a> {
+    fn as_mut(&mut self) -> &mut LeaderBatch<'a> {
+        self
     }
 }
 

@@ -7,7 +7,7 @@ mod request;
 mod response;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::{ApiKey, ProduceRequest};
 use odradek_broker_log::append::{AppendInfo, LeaderBatch};
@@ -35,9 +35,6 @@ use crate::replica::{AppendRefusal, CommitWait, Replica};
 
 /// First version with zstd.
 const ZSTD_SINCE: i16 = 7;
-/// Requests and partitions of one turn that need no allocation. A larger turn has its work to spread one over; room for it would
-/// be moved around by every small one.
-const INLINE: usize = 1;
 
 /// The row of the table. Appends happen before the first await, so that they keep the order of the requests.
 #[must_use]
@@ -49,7 +46,7 @@ pub fn row() -> Api {
         run: |broker, call, frame, timer| {
             let mut replies = Vec::with_capacity(1);
             let incoming = Incoming { call, frame, timer };
-            run_together(&broker, SmallVec::from_iter([incoming]), &mut replies);
+            run_together(&broker, vec![incoming], &mut replies);
             replies.pop().expect("every request has a reply")
         },
     }
@@ -66,20 +63,22 @@ pub struct Incoming {
 }
 
 /// Appends what all requests bring, then answers each: at once, after replication, or not at all (acks=0).
-pub fn run_together(broker: &Arc<Broker>, incoming: SmallVec<[Incoming; INLINE]>, replies: &mut Vec<Reply>) {
-    let mut productions: SmallVec<[Result<Production, Cut>; INLINE]> = SmallVec::new();
-    let mut parts = Parts::new();
+pub fn run_together(broker: &Arc<Broker>, incoming: Vec<Incoming>, replies: &mut Vec<Reply>) {
+    let mut productions = Vec::with_capacity(incoming.len());
+    let mut parts = Vec::with_capacity(incoming.len());
     let now = clock::now();
     for incoming in &incoming {
         let at = productions.len();
         productions.push(Production::read(broker, now, at, incoming, &mut parts));
     }
-    append(broker, now, parts, &mut productions);
+    append(broker, now, &mut parts, &mut productions);
+    drop(parts);
+    let done_at = Instant::now();
     for (incoming, production) in incoming.into_iter().zip(productions) {
         // The memory of the request is given back before its answer waits.
         let Incoming { call, timer, .. } = incoming;
         replies.push(match production {
-            Ok(production) => production.reply(broker, call, timer),
+            Ok(production) => production.reply(broker, call, timer, done_at),
             Err(cut) => Reply::Done(Response::Close(cut.to_string())),
         });
     }
@@ -98,104 +97,70 @@ struct Part<'a> {
     batch: LeaderBatch<'a>,
 }
 
-type Parts<'a> = SmallVec<[Part<'a>; INLINE]>;
+impl<'a> AsMut<LeaderBatch<'a>> for Part<'a> {
+    fn as_mut(&mut self) -> &mut LeaderBatch<'a> {
+        &mut self.batch
+    }
+}
 
 /// Appends partition by partition. Batches of one partition keep the order of their requests.
-fn append(broker: &Broker, now: Now, mut parts: Parts<'_>, productions: &mut [Result<Production, Cut>]) {
-    if parts.len() > 1 {
+fn append(broker: &Broker, now: Now, parts: &mut [Part<'_>], productions: &mut [Result<Production, Cut>]) {
+    let place = |part: &Part<'_>| Arc::as_ptr(&part.replica);
+    if !parts.is_sorted_by_key(place) {
         // Stable: what is of one partition stays in order.
-        parts.sort_by_key(|part| Arc::as_ptr(&part.replica));
+        parts.sort_by_key(place);
     }
-    let mut parts = parts.into_iter().peekable();
-    while let Some(first) = parts.next() {
-        let mut run: Parts<'_> = SmallVec::from_iter([first]);
-        while let Some(next) = parts
-            .next_if(|next| Arc::ptr_eq(&next.replica, &run[0].replica) && next.acks_all == run[0].acks_all)
-        {
-            run.push(next);
-        }
+    let belong = |a: &Part<'_>, b: &Part<'_>| Arc::ptr_eq(&a.replica, &b.replica) && a.acks_all == b.acks_all;
+    for run in parts.chunk_by_mut(belong) {
         append_run(broker, now, run, productions);
     }
 }
 
-/// What is needed to answer for a part.
-struct Place {
-    request: usize,
-    topic: usize,
-    partition: usize,
-    log_append_time_ms: i64,
-}
-
-fn append_run(broker: &Broker, now: Now, run: Parts<'_>, productions: &mut [Result<Production, Cut>]) {
+fn append_run(broker: &Broker, now: Now, run: &mut [Part<'_>], productions: &mut [Result<Production, Cut>]) {
     let (replica, acks_all) = (run[0].replica.clone(), run[0].acks_all);
-    let mut places: SmallVec<[Place; INLINE]> = SmallVec::new();
-    let mut batches: SmallVec<[LeaderBatch<'_>; INLINE]> = SmallVec::new();
-    for part in run {
-        places.push(Place {
-            request: part.request,
-            topic: part.topic,
-            partition: part.partition,
-            log_append_time_ms: part.log_append_time_ms,
-        });
-        batches.push(part.batch);
-    }
     let mut waits = Vec::new();
-    let appended = replica.append(now, &mut batches, acks_all.then_some(&mut waits));
+    let appended = replica.append(now, run, acks_all.then_some(&mut waits));
     let mut waits = waits.into_iter();
-    let (log_start_offset, failed) = match appended {
-        Ok(appended) => (
-            appended.log_start_offset,
-            appended.failed.map(|error| log_failed(broker, &replica, &error)),
-        ),
-        Err(AppendRefusal::Api(error)) => (-1, Some(error)),
-        Err(AppendRefusal::Log(error)) => (-1, Some(log_failed(broker, &replica, &error))),
+    let failure = |error: &LogError| log_failed(broker, &replica, error);
+    let (log_start_offset, failed) = match &appended {
+        Ok(appended) => (appended.log_start_offset, appended.failed.as_ref().map(failure)),
+        Err(AppendRefusal::Api(error)) => (-1, Some(error.clone())),
+        Err(AppendRefusal::Log(error)) => (-1, Some(failure(error))),
     };
-    for (place, mut batch) in places.into_iter().zip(batches) {
+    for part in run {
         let wait = waits.next().flatten();
-        let Ok(production) = &mut productions[place.request] else {
+        let Ok(production) = &mut productions[part.request] else {
             unreachable!("a request that could not be read has no parts");
         };
-        let outcome = match batch.take_outcome() {
-            Some(Ok(info)) => Ok(accepted(
-                &replica,
-                &batch,
-                &info,
-                place.log_append_time_ms,
-                log_start_offset,
-            )),
+        let outcome = match part.batch.take_outcome() {
+            Some(Ok(info)) => Ok(accepted(part, &info, log_start_offset)),
             Some(Err(error)) => Err(match AppendRefusal::from(error) {
                 AppendRefusal::Api(error) => error.into(),
-                AppendRefusal::Log(error) => log_failed(broker, &replica, &error).into(),
+                AppendRefusal::Log(error) => failure(&error).into(),
             }),
             None => Err(failed
                 .clone()
                 .expect("a batch without an outcome has met a failure")
                 .into()),
         };
-        production.settle(broker, &place, &replica.id.topic, outcome);
+        production.settle(broker, part, outcome);
         if let Some(wait) = wait {
-            production.waits.push((place.topic, place.partition, wait));
+            production.waits.push((part.topic, part.partition, wait));
         }
     }
 }
 
-fn accepted(
-    replica: &Replica,
-    batch: &LeaderBatch<'_>,
-    info: &AppendInfo,
-    log_append_time_ms: i64,
-    log_start_offset: i64,
-) -> Accepted {
+fn accepted(part: &Part<'_>, info: &AppendInfo, log_start_offset: i64) -> Accepted {
     if !info.duplicate {
-        let records = u64::try_from(batch.header().record_count).unwrap_or(0);
-        replica.traffic.appended(records, info.size_bytes);
+        let records = u64::try_from(part.batch.header().record_count).unwrap_or(0);
+        part.replica.traffic.appended(records, info.size_bytes);
     }
     Accepted {
         base_offset: info.first_offset,
         log_append_time_ms: if info.duplicate {
             info.log_append_time
         } else {
-            log_append_time_ms
+            part.log_append_time_ms
         },
         log_start_offset,
     }
@@ -248,7 +213,7 @@ impl Production {
         now: Now,
         request: usize,
         incoming: &'a Incoming,
-        parts: &mut Parts<'a>,
+        parts: &mut Vec<Part<'a>>,
     ) -> Result<Self, Cut> {
         let api_version = incoming.call.api_version;
         let (preamble, mut reader) = Reader::begin(api_version, &incoming.frame.body)?;
@@ -292,7 +257,7 @@ impl Production {
         topic: &Topic<'_>,
         index: i32,
         validated: Result<Valid<'a>, Refusal>,
-        parts: &mut Parts<'a>,
+        parts: &mut Vec<Part<'a>>,
     ) {
         let at = self.answer.topics.len() - 1;
         let outcome = match validated {
@@ -363,10 +328,11 @@ impl Production {
     }
 
     /// Writes what has become of a part into its place.
-    fn settle(&mut self, broker: &Broker, place: &Place, topic: &str, outcome: Result<Accepted, Refusal>) {
-        let index = self.answer.topics[place.topic].partitions[place.partition].index;
+    fn settle(&mut self, broker: &Broker, part: &Part<'_>, outcome: Result<Accepted, Refusal>) {
+        let topic = &part.replica.id.topic;
+        let index = self.answer.topics[part.topic].partitions[part.partition].index;
         let outcome = outcome.map_err(|refusal| self.refused(broker, Some(topic), index, refusal));
-        self.answer.topics[place.topic].partitions[place.partition].outcome = outcome;
+        self.answer.topics[part.topic].partitions[part.partition].outcome = outcome;
     }
 
     fn refused(&self, broker: &Broker, topic: Option<&str>, index: i32, refusal: Refusal) -> Box<Refused> {
@@ -398,13 +364,13 @@ impl Production {
         Some((partition.leader, partition.leader_epoch))
     }
 
-    fn reply(self, broker: &Arc<Broker>, call: Call, timer: ApiTimer) -> Reply {
+    fn reply(self, broker: &Arc<Broker>, call: Call, timer: ApiTimer, done_at: Instant) -> Reply {
         if self.acks == 0 {
-            timer.done();
+            timer.done_at(done_at);
             return Reply::Done(self.silent());
         }
         if self.waits.is_empty() {
-            timer.done();
+            timer.done_at(done_at);
             return Reply::Done(self.respond(broker, &call));
         }
         let broker = broker.clone();
