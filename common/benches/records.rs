@@ -53,10 +53,10 @@ fn walks() {
         let bytes = batch.len();
         let label = format!("crc alone, {count} records of {size} B");
         measure(&label, bytes, count, || verify_crc(black_box(&batch)).unwrap());
-        let mut batch = batch;
+
         let label = format!("validate, {count} records of {size} B");
         measure(&label, bytes, count, || {
-            black_box(validate_produce(black_box(&mut batch), &rules()).unwrap());
+            black_box(validate_produce(black_box(&batch), &rules()).unwrap());
         });
     }
 }
@@ -66,7 +66,7 @@ fn validation(codec: Compression) {
     let mut rng = StdRng::seed_from_u64(7);
     let values: Vec<Vec<u8>> = (0..100).map(|_| json(&mut rng, 1024)).collect();
     let plain_bytes = batch(Compression::None, &values).len() - HEADER_SIZE_BYTES;
-    let mut batch = batch(codec, &values);
+    let batch = batch(codec, &values);
     let name = codec.name();
     println!(
         "{name}: {plain_bytes} bytes become {}",
@@ -83,7 +83,7 @@ fn validation(codec: Compression) {
     });
     let label = format!("{name}: validate");
     measure(&label, plain_bytes, 100, || {
-        black_box(validate_produce(black_box(&mut batch), &rules()).unwrap());
+        black_box(validate_produce(black_box(&batch), &rules()).unwrap());
     });
 }
 
