@@ -10,3 +10,4 @@ pub mod control;
 pub mod record;
 pub mod validate;
 mod varint;
+mod walk;

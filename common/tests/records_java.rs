@@ -118,7 +118,7 @@ fn an_uncompressed_java_batch_is_rebuilt_exactly() {
 fn decompressing_a_java_batch_gives_the_uncompressed_one() {
     for (codec, hex) in BATCHES {
         assert_eq!(
-            recompress(&bytes(hex), Compression::None, None).unwrap(),
+            recompress(&bytes(hex), Compression::None, None, 1 << 20).unwrap(),
             bytes(NONE),
             "{codec:?}"
         );

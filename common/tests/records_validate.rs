@@ -382,7 +382,7 @@ fn recompression_changes_the_codec_only() {
                 builder(from).producer(9, 1, 44).transactional(),
                 &[NOW_MS, NOW_MS + 1],
             );
-            let changed = recompress(&original, to, None).unwrap();
+            let changed = recompress(&original, to, None, 1 << 20).unwrap();
             verify_crc(&changed).unwrap();
             let (before, before_section) = decoded_section(&original, 1 << 20).unwrap();
             let (after, after_section) = decoded_section(&changed, 1 << 20).unwrap();

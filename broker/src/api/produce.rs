@@ -456,7 +456,8 @@ fn leader_batch<'a>(
     let Some((codec, level)) = codec_of_topic(config, produced_in) else {
         return Ok(batch);
     };
-    let recompressed = recompress(&batch.to_bytes(), codec, level)?;
+    let max_message_bytes = usize::try_from(config.max_message_bytes).unwrap_or(0);
+    let recompressed = recompress(&batch.to_bytes(), codec, level, max_message_bytes)?;
     LeaderBatch::whole(&recompressed)
         .map(LeaderBatch::into_owned)
         .map_err(|error| match error {

@@ -340,7 +340,7 @@ pub fn set_partition_leader_epoch(batch: &mut [u8], epoch: i32) {
 }
 
 /// Recomputes the CRC. `batch` is exactly one batch.
-pub(super) fn update_crc(batch: &mut [u8]) {
+pub fn update_crc(batch: &mut [u8]) {
     let crc = crc32c::crc32c(&batch[ATTRIBUTES..]);
     put(batch, CRC, crc.to_be_bytes());
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::batch::{
     self, BatchError, BatchHeader, HEADER_SIZE_BYTES, LOG_OVERHEAD_BYTES, MAGIC_V2, TimestampType,
 };
-use super::compression::{self, Compression};
+use super::compression::{self, Compression, Encoder};
 use super::record::{Header, Record};
 use super::varint;
 
@@ -99,7 +99,7 @@ impl BatchBuilder {
         self
     }
 
-    /// Compresses the records; `level` as in [`compression::compress`].
+    /// Compresses the records; `level` as in [`compress`](super::compression::compress).
     pub fn compression(mut self, compression: Compression, level: Option<i32>) -> BatchBuilder {
         self.compression = compression;
         self.level = level;
@@ -172,16 +172,14 @@ impl BatchBuilder {
             header.record_count > 0 || self.last_offset_fixed,
             "a new batch has at least one record"
         );
-        let compressed;
-        let section = match self.compression {
-            Compression::None => self.section.as_slice(),
-            Compression::Gzip | Compression::Snappy | Compression::Lz4 | Compression::Zstd => {
-                compressed = compression::compress(self.compression, self.level, &self.section);
-                &compressed
-            }
-        };
         header.attributes = batch::with_compression(header.attributes, self.compression);
-        finish(header, section)
+        let mut out = Vec::with_capacity(HEADER_SIZE_BYTES + self.section.len());
+        out.resize(HEADER_SIZE_BYTES, 0);
+        let mut encoder = Encoder::new(self.compression, self.level, out);
+        encoder.write(&self.section);
+        let mut out = encoder.finish();
+        write_header(header, &mut out);
+        Bytes::from(out)
     }
 
     fn write_record<'h>(
@@ -263,23 +261,18 @@ pub fn append_emptied(out: &mut Vec<u8>, header: &BatchHeader) {
     append_batch(out, header, &[]);
 }
 
-fn append_batch(out: &mut Vec<u8>, mut header: BatchHeader, section: &[u8]) {
+fn append_batch(out: &mut Vec<u8>, header: BatchHeader, section: &[u8]) {
     let start = out.len();
-    header.batch_length = length(HEADER_SIZE_BYTES + section.len() - LOG_OVERHEAD_BYTES);
     out.resize(start + HEADER_SIZE_BYTES, 0);
-    header.write(&mut out[start..]);
     out.extend_from_slice(section);
-    batch::update_crc(&mut out[start..]);
+    write_header(header, &mut out[start..]);
 }
 
-/// The batch of `header` and an encoded records section: sets length and CRC.
-pub(super) fn finish(mut header: BatchHeader, section: &[u8]) -> Bytes {
-    let mut out = vec![0; HEADER_SIZE_BYTES + section.len()];
-    header.batch_length = length(out.len() - LOG_OVERHEAD_BYTES);
-    header.write(&mut out);
-    out[HEADER_SIZE_BYTES..].copy_from_slice(section);
-    batch::update_crc(&mut out);
-    Bytes::from(out)
+/// Writes `header` before the section that stands at its place in `batch`: sets length and CRC.
+pub(super) fn write_header(mut header: BatchHeader, batch: &mut [u8]) {
+    header.batch_length = length(batch.len() - LOG_OVERHEAD_BYTES);
+    header.write(batch);
+    batch::update_crc(batch);
 }
 
 fn write_nullable_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {

@@ -1,29 +1,33 @@
-//! The codecs of the records section: streaming readers with a cap, and whole-section compression.
+//! The codecs of the records section: decompression piece by piece under caps, and compression into memory.
 //!
-//! A declared size is never believed: output is produced in small steps and counted against an absolute cap and a ratio
-//! cap, so a small batch cannot grow into gigabytes. Does not know records.
+//! A declared size is never believed: output is counted as it comes, against an absolute cap and a ratio cap, so a small
+//! batch cannot grow into gigabytes. What a codec needs to work is kept by each thread and used again (see `tools`), so
+//! decompressing costs no allocation once a thread has seen a codec. Does not know records.
 
-use std::io::{self, BufReader, Read, Write};
+mod gzip;
+mod lz4;
+mod output;
+mod snappy;
+mod tools;
+mod zstd;
+
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use thiserror::Error;
 
+use self::output::{Output, Stop};
+
 /// Absolute cap of a decompressed records section when the caller has no better one.
 pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Decompressed bytes allowed per compressed byte, once [`RATIO_FREE_BYTES`] are passed.
+/// Decompressed bytes allowed per compressed byte of a stored batch, once [`RATIO_FREE_BYTES`] are passed.
 pub const RATIO_MAX: usize = 1024;
+/// Decompressed bytes allowed per compressed byte of a produced batch, once [`RATIO_FREE_BYTES`] are passed.
+///
+/// Far above what text compresses to, and low enough that a batch of a megabyte is refused within tens of milliseconds.
+pub const PRODUCED_RATIO_MAX: usize = 64;
 /// Decompressed bytes the ratio cap does not look at: small batches of repeated bytes compress very well.
 pub const RATIO_FREE_BYTES: usize = 16 * 1024 * 1024;
-
-/// No snappy element yields more than 64 bytes from 3, so a block declaring more than this is a lie.
-const SNAPPY_RATIO_MAX: usize = 22;
-const XERIAL_MAGIC: [u8; 8] = [0x82, b'S', b'N', b'A', b'P', b'P', b'Y', 0];
-const XERIAL_HEADER_BYTES: usize = 16;
-const XERIAL_VERSION: i32 = 1;
-const XERIAL_BLOCK_BYTES: usize = 32 * 1024;
-const STEP_BYTES: usize = 16 * 1024;
-/// The level Kafka's `compression.lz4.level` has by default; it means the fast compressor there.
-const LZ4_LEVEL_DEFAULT: i32 = 9;
 
 /// A codec, as the attribute bits 0-2 of a batch number them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,7 +93,7 @@ impl Compression {
 }
 
 /// Why a records section could not be decompressed.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CompressionError {
     /// More output than the absolute cap or the ratio cap allows.
     #[error("{} section of {compressed_bytes} bytes decompresses to more than {limit_bytes} bytes", codec.name())]
@@ -102,268 +106,162 @@ pub enum CompressionError {
         limit_bytes: usize,
     },
     /// Not a stream of that codec.
-    #[error("{} section cannot be decompressed", codec.name())]
+    #[error("{} section cannot be decompressed: {what}", codec.name())]
     Malformed {
         /// The codec of the section.
         codec: Compression,
-        /// What the codec said.
-        #[source]
-        source: io::Error,
+        /// What is wrong with it.
+        what: &'static str,
     },
 }
 
-/// The cap that applies to `compressed_bytes`: the lesser of the absolute and the ratio cap.
-pub fn effective_limit_bytes(compressed_bytes: usize, limit_bytes: usize) -> usize {
-    limit_bytes.min(compressed_bytes.saturating_mul(RATIO_MAX).max(RATIO_FREE_BYTES))
+/// How much may come out of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Decompressed bytes, whatever the ratio.
+    pub bytes_max: usize,
+    /// Decompressed bytes per compressed byte, once [`RATIO_FREE_BYTES`] are passed.
+    pub ratio_max: usize,
 }
 
-/// A streaming reader of the decompressed bytes, which fails once they pass `limit_bytes` or the ratio cap.
+impl Limits {
+    /// Of a batch from a client.
+    pub const PRODUCED: Limits = Limits {
+        bytes_max: DECOMPRESSED_BYTES_MAX,
+        ratio_max: PRODUCED_RATIO_MAX,
+    };
+
+    /// Of a batch from the log, which was accepted once.
+    pub fn stored(bytes_max: usize) -> Limits {
+        let ratio_max = RATIO_MAX;
+        Limits { bytes_max, ratio_max }
+    }
+
+    /// The cap for a section of `compressed_bytes`.
+    pub fn effective_bytes(self, compressed_bytes: usize) -> usize {
+        let by_ratio = compressed_bytes
+            .saturating_mul(self.ratio_max)
+            .max(RATIO_FREE_BYTES);
+        self.bytes_max.min(by_ratio)
+    }
+}
+
+/// Decompresses `compressed` into `sink`, piece by piece, until the section or the sink's interest ends.
 ///
-/// Such a failure is `io::ErrorKind::FileTooLarge`. Memory: the codec's window and at most one snappy block.
-pub fn reader<'a>(
+/// Memory: the codec's window and one piece. Pieces have any size and are never empty; `Break` is the sink's own doing.
+pub fn decompress_into(
     codec: Compression,
-    compressed: &'a [u8],
-    limit_bytes: usize,
-) -> io::Result<Box<dyn Read + 'a>> {
+    compressed: &[u8],
+    limits: Limits,
+    sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, CompressionError> {
     let limit_bytes = match codec {
-        Compression::None => limit_bytes,
+        Compression::None => limits.bytes_max,
         Compression::Gzip | Compression::Snappy | Compression::Lz4 | Compression::Zstd => {
-            effective_limit_bytes(compressed.len(), limit_bytes)
+            limits.effective_bytes(compressed.len())
         }
     };
-    Ok(match codec {
-        Compression::None => Box::new(Limited::new(compressed, limit_bytes)),
-        Compression::Gzip => Box::new(Limited::new(
-            flate2::bufread::MultiGzDecoder::new(compressed),
-            limit_bytes,
-        )),
-        Compression::Snappy => Box::new(Limited::new(
-            SnappyReader::new(compressed, limit_bytes),
-            limit_bytes,
-        )),
-        Compression::Lz4 => Box::new(Limited::new(lz4::Decoder::new(compressed)?, limit_bytes)),
-        Compression::Zstd => Box::new(Limited::new(
-            zstd::stream::read::Decoder::with_buffer(compressed)?,
-            limit_bytes,
-        )),
-    })
+    let mut output = Output::new(limit_bytes, sink);
+    let decoded = match codec {
+        Compression::None => output.push(compressed),
+        Compression::Gzip => tools::with(|tools| gzip::decode(compressed, &mut output, tools)),
+        Compression::Snappy => tools::with(|tools| snappy::decode(compressed, &mut output, tools)),
+        Compression::Lz4 => tools::with(|tools| lz4::decode(compressed, &mut output, tools)),
+        Compression::Zstd => tools::with(|tools| zstd::decode(compressed, &mut output, tools)),
+    };
+    match decoded {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(Stop::Sink) => Ok(ControlFlow::Break(())),
+        Err(Stop::TooLarge) => {
+            let compressed_bytes = compressed.len();
+            Err(CompressionError::TooLarge {
+                codec,
+                compressed_bytes,
+                limit_bytes,
+            })
+        }
+        Err(Stop::Malformed(what)) => Err(CompressionError::Malformed { codec, what }),
+    }
 }
 
-/// The decompressed bytes of a records section, at most `limit_bytes` and the ratio cap.
+/// The decompressed bytes of a stored records section, at most `limit_bytes` and the ratio cap.
 pub fn decompress(
     codec: Compression,
     compressed: &[u8],
     limit_bytes: usize,
 ) -> Result<Bytes, CompressionError> {
-    let error = |source: io::Error| classify(codec, compressed.len(), limit_bytes, source);
-    let mut reader = reader(codec, compressed, limit_bytes).map_err(error)?;
     let mut out = Vec::with_capacity(compressed.len().saturating_mul(2).min(limit_bytes).min(1 << 20));
-    let mut step = [0u8; STEP_BYTES];
-    loop {
-        match reader.read(&mut step) {
-            Ok(0) => return Ok(Bytes::from(out)),
-            Ok(n) => out.extend_from_slice(&step[..n]),
-            Err(source) if source.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(error(source)),
-        }
-    }
-}
-
-/// Names an error of [`reader`]'s reader.
-pub fn classify(
-    codec: Compression,
-    compressed_bytes: usize,
-    limit_bytes: usize,
-    source: io::Error,
-) -> CompressionError {
-    if source.kind() == io::ErrorKind::FileTooLarge {
-        let limit_bytes = effective_limit_bytes(compressed_bytes, limit_bytes);
-        return CompressionError::TooLarge {
-            codec,
-            compressed_bytes,
-            limit_bytes,
-        };
-    }
-    CompressionError::Malformed { codec, source }
+    let limits = Limits::stored(limit_bytes);
+    let ended = decompress_into(codec, compressed, limits, &mut |piece| {
+        out.extend_from_slice(piece);
+        ControlFlow::Continue(())
+    })?;
+    assert!(ended.is_continue(), "a sink that never breaks reaches the end");
+    Ok(Bytes::from(out))
 }
 
 /// Compresses a records section at `level`, or at the codec's usual level; a level out of range is brought into it.
 pub fn compress(codec: Compression, level: Option<i32>, section: &[u8]) -> Bytes {
-    let compressed = match codec {
-        Compression::None => Ok(section.to_vec()),
-        Compression::Gzip => compress_gzip(level, section),
-        Compression::Snappy => compress_snappy(section),
-        Compression::Lz4 => compress_lz4(level, section),
-        Compression::Zstd => compress_zstd(level, section),
-    };
-    Bytes::from(compressed.expect("writing into memory with a level in range cannot fail"))
+    let mut encoder = Encoder::new(codec, level, Vec::with_capacity(section.len() / 2 + 32));
+    encoder.write(section);
+    Bytes::from(encoder.finish())
 }
 
-fn compress_gzip(level: Option<i32>, section: &[u8]) -> io::Result<Vec<u8>> {
-    let level = match level {
-        None | Some(-1) => flate2::Compression::default(),
-        Some(level) => flate2::Compression::new(level.clamp(1, 9) as u32),
-    };
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(section.len() / 2 + 32), level);
-    encoder.write_all(section)?;
-    encoder.finish()
+/// Compresses what is written to it behind the bytes that are in its buffer already.
+pub(super) enum Encoder {
+    None(Vec<u8>),
+    Gzip(gzip::Encoder),
+    Snappy(snappy::Encoder),
+    Lz4(lz4::Encoder),
+    Zstd(zstd::Encoder),
 }
 
-fn compress_lz4(level: Option<i32>, section: &[u8]) -> io::Result<Vec<u8>> {
-    let level = match level {
-        None | Some(LZ4_LEVEL_DEFAULT) => 0,
-        Some(level) => level.clamp(1, 17) as u32,
-    };
-    let mut encoder = lz4::EncoderBuilder::new()
-        .level(level)
-        .block_size(lz4::BlockSize::Max64KB)
-        .block_mode(lz4::BlockMode::Independent)
-        .checksum(lz4::ContentChecksum::NoChecksum)
-        .block_checksum(lz4::liblz4::BlockChecksum::NoBlockChecksum)
-        .build(Vec::with_capacity(section.len() / 2 + 32))?;
-    encoder.write_all(section)?;
-    let (compressed, result) = encoder.finish();
-    result.map(|()| compressed)
-}
+const IN_MEMORY: &str = "writing into memory with a level in range cannot fail";
 
-fn compress_zstd(level: Option<i32>, section: &[u8]) -> io::Result<Vec<u8>> {
-    let range = zstd::compression_level_range();
-    let level = level
-        .unwrap_or(zstd::DEFAULT_COMPRESSION_LEVEL)
-        .clamp(*range.start(), *range.end());
-    zstd::bulk::compress(section, level)
-}
-
-fn compress_snappy(section: &[u8]) -> io::Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(section.len() / 2 + XERIAL_HEADER_BYTES);
-    out.extend_from_slice(&XERIAL_MAGIC);
-    out.extend_from_slice(&XERIAL_VERSION.to_be_bytes());
-    out.extend_from_slice(&XERIAL_VERSION.to_be_bytes());
-    let mut encoder = snap::raw::Encoder::new();
-    for block in section.chunks(XERIAL_BLOCK_BYTES) {
-        let compressed = encoder.compress_vec(block).map_err(io::Error::other)?;
-        out.extend_from_slice(&(compressed.len() as i32).to_be_bytes());
-        out.extend_from_slice(&compressed);
-    }
-    Ok(out)
-}
-
-/// Fails once more than `left` bytes come out of `inner`.
-struct Limited<R> {
-    inner: R,
-    left: usize,
-}
-
-impl<R: Read> Limited<R> {
-    fn new(inner: R, limit_bytes: usize) -> Limited<R> {
-        Limited {
-            inner,
-            left: limit_bytes,
-        }
-    }
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.left = self.left.checked_sub(n).ok_or(io::ErrorKind::FileTooLarge)?;
-        Ok(n)
-    }
-}
-
-/// Reads xerial-framed snappy block by block, or one raw snappy block if the magic is absent.
-struct SnappyReader<'a> {
-    rest: &'a [u8],
-    framed: bool,
-    block: Vec<u8>,
-    at: usize,
-    left: usize,
-}
-
-impl<'a> SnappyReader<'a> {
-    fn new(compressed: &'a [u8], limit_bytes: usize) -> SnappyReader<'a> {
-        let framed = compressed.len() >= XERIAL_HEADER_BYTES && compressed.starts_with(&XERIAL_MAGIC);
-        let rest = if framed {
-            &compressed[XERIAL_HEADER_BYTES..]
-        } else {
-            compressed
-        };
-        SnappyReader {
-            rest,
-            framed,
-            block: Vec::new(),
-            at: 0,
-            left: limit_bytes,
+impl Encoder {
+    pub(super) fn new(codec: Compression, level: Option<i32>, out: Vec<u8>) -> Encoder {
+        match codec {
+            Compression::None => Encoder::None(out),
+            Compression::Gzip => Encoder::Gzip(gzip::encoder(level, out)),
+            Compression::Snappy => Encoder::Snappy(snappy::Encoder::new(out)),
+            Compression::Lz4 => Encoder::Lz4(lz4::encoder(level, out).expect(IN_MEMORY)),
+            Compression::Zstd => Encoder::Zstd(zstd::encoder(level, out).expect(IN_MEMORY)),
         }
     }
 
-    /// The next compressed block, with the framing taken off.
-    fn next_block(&mut self) -> io::Result<&'a [u8]> {
-        if !self.framed {
-            return Ok(std::mem::take(&mut self.rest));
+    pub(super) fn write(&mut self, piece: &[u8]) {
+        use std::io::Write;
+        match self {
+            Encoder::None(out) => out.extend_from_slice(piece),
+            Encoder::Gzip(encoder) => encoder.write_all(piece).expect(IN_MEMORY),
+            Encoder::Snappy(encoder) => encoder.write(piece),
+            Encoder::Lz4(encoder) => encoder.write_all(piece).expect(IN_MEMORY),
+            Encoder::Zstd(encoder) => encoder.write_all(piece).expect(IN_MEMORY),
         }
-        // Some producers append to a stream by starting another one, so a header may stand between blocks.
-        if self.rest.len() >= XERIAL_HEADER_BYTES && self.rest.starts_with(&XERIAL_MAGIC) {
-            self.rest = &self.rest[XERIAL_HEADER_BYTES..];
-        }
-        let Some((length, rest)) = self.rest.split_first_chunk::<4>() else {
-            self.rest = &[];
-            return Err(invalid("snappy block length is cut off"));
-        };
-        let length = usize::try_from(i32::from_be_bytes(*length))
-            .map_err(|_| invalid("snappy block has a negative length"))?;
-        let Some((block, rest)) = rest.split_at_checked(length) else {
-            return Err(invalid("snappy block is cut off"));
-        };
-        self.rest = rest;
-        Ok(block)
     }
 
-    fn decompress_block(&mut self) -> io::Result<()> {
-        let block = self.next_block()?;
-        let declared = snap::raw::decompress_len(block).map_err(io::Error::other)?;
-        if declared > block.len().saturating_mul(SNAPPY_RATIO_MAX) {
-            return Err(invalid("snappy block declares more bytes than it can hold"));
+    /// Bytes in the buffer so far; the codec may hold back some more.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Encoder::None(out) => out.len(),
+            Encoder::Gzip(encoder) => encoder.get_ref().len(),
+            Encoder::Snappy(encoder) => encoder.len(),
+            Encoder::Lz4(encoder) => encoder.writer().len(),
+            Encoder::Zstd(encoder) => encoder.get_ref().len(),
         }
-        self.left = self
-            .left
-            .checked_sub(declared)
-            .ok_or(io::ErrorKind::FileTooLarge)?;
-        self.block.resize(declared, 0);
-        snap::raw::Decoder::new()
-            .decompress(block, &mut self.block)
-            .map_err(io::Error::other)?;
-        self.at = 0;
-        Ok(())
     }
-}
 
-impl Read for SnappyReader<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.block.len() {
-            if self.rest.is_empty() {
-                return Ok(0);
+    pub(super) fn finish(self) -> Vec<u8> {
+        match self {
+            Encoder::None(out) => out,
+            Encoder::Gzip(encoder) => encoder.finish().expect(IN_MEMORY),
+            Encoder::Snappy(encoder) => encoder.finish(),
+            Encoder::Lz4(encoder) => {
+                let (out, ended) = encoder.finish();
+                ended.expect(IN_MEMORY);
+                out
             }
-            self.decompress_block()?;
+            Encoder::Zstd(encoder) => encoder.finish().expect(IN_MEMORY),
         }
-        let n = (&self.block[self.at..]).read(buf)?;
-        self.at += n;
-        Ok(n)
     }
-}
-
-fn invalid(message: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, message)
-}
-
-/// [`reader`] with a buffer, for consumers that read a few bytes at a time.
-pub(super) fn buffered_reader<'a>(
-    codec: Compression,
-    compressed: &'a [u8],
-    limit_bytes: usize,
-) -> io::Result<BufReader<Box<dyn Read + 'a>>> {
-    Ok(BufReader::with_capacity(
-        STEP_BYTES,
-        reader(codec, compressed, limit_bytes)?,
-    ))
 }

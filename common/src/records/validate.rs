@@ -3,7 +3,7 @@
 //! Refuses with the codes of Kafka's log; assigns no offsets (the log does) and changes nothing but the timestamp fields of
 //! the head, of which it hands out a copy. Sequence and epoch checks against producer state are the log's.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use kafka_protocol::ResponseError as ErrorCode;
@@ -12,8 +12,9 @@ use super::batch::{
     self, BatchError, BatchHead, BatchHeader, HEADER_SIZE_BYTES, NO_TIMESTAMP, TimestampType,
 };
 use super::builder;
-use super::compression::{self, Compression, CompressionError, DECOMPRESSED_BYTES_MAX};
-use super::record::{self, RecordError};
+use super::compression::{self, Compression, CompressionError, DECOMPRESSED_BYTES_MAX, Encoder, Limits};
+use super::record::RecordError;
+use super::walk::{Expected, RecordWalk, Shape};
 
 /// Record errors a refusal lists at most; its message has the total.
 pub const RECORD_ERRORS_MAX: usize = 1000;
@@ -121,14 +122,7 @@ pub fn validate_produce(records: &[u8], rules: &ProduceRules) -> Result<Produced
     batch::verify_crc(records).map_err(RecordError::from)?;
     check_header(&header)?;
 
-    let mut check = RecordCheck::new(&header, rules);
-    match codec {
-        Compression::None => check.walk_slice(&records[HEADER_SIZE_BYTES..])?,
-        Compression::Gzip | Compression::Snappy | Compression::Lz4 | Compression::Zstd => {
-            check.walk_stream(codec, &records[HEADER_SIZE_BYTES..])?;
-        }
-    }
-    let max_timestamp = check.finish()?;
+    let max_timestamp = check_records(&header, codec, &records[HEADER_SIZE_BYTES..], rules)?;
 
     let mut head = BatchHead::of(records).map_err(RecordError::from)?;
     let section = &records[HEADER_SIZE_BYTES..];
@@ -202,19 +196,55 @@ fn check_header(header: &BatchHeader) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What the rules look at in one record.
-struct Shape {
-    offset_delta: i32,
-    timestamp_delta: i64,
-    has_key: bool,
+/// Walks the records of the batch and holds them to the rules; the greatest of their timestamps.
+fn check_records(
+    header: &BatchHeader,
+    codec: Compression,
+    section: &[u8],
+    rules: &ProduceRules,
+) -> Result<i64, Refusal> {
+    let mut walk = RecordWalk::new(header.record_count, expected(header, rules));
+    let mut check = RecordCheck::new(header, rules);
+    let mut fault = Ok(());
+    let mut feed = |piece: &[u8]| {
+        fault = walk.feed(piece, &mut |index, shape| check.record(index, shape));
+        match fault {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    };
+    let ended = compression::decompress_into(codec, section, Limits::PRODUCED, &mut feed);
+    // What the walk found came first; the decoder was stopped for it.
+    fault?;
+    let _ = ended.map_err(RecordError::from)?;
+    let max_timestamp = walk.finish()?;
+    check.finish()?;
+    Ok(max_timestamp)
 }
 
-/// Walks the records of a batch and gathers what is wrong with them.
+/// What a record looks like that the rules need not look at.
+fn expected(header: &BatchHeader, rules: &ProduceRules) -> Expected {
+    let (timestamp_min, timestamp_max) = match (header.timestamp_type(), rules.timestamp_type) {
+        // Such a batch is refused, or at least needs a second look.
+        (TimestampType::LogAppendTime, _) => (1, 0),
+        (TimestampType::CreateTime, TimestampType::LogAppendTime) => (i64::MIN, i64::MAX),
+        (TimestampType::CreateTime, TimestampType::CreateTime) => (
+            rules.now_ms.saturating_sub(rules.timestamp_before_max_ms),
+            rules.now_ms.saturating_add(rules.timestamp_after_max_ms),
+        ),
+    };
+    Expected {
+        base_timestamp: header.base_timestamp,
+        timestamp_min,
+        timestamp_max,
+        key: rules.compacted,
+    }
+}
+
+/// Holds the records of a batch to the rules and gathers what is wrong with them.
 struct RecordCheck<'a> {
     header: &'a BatchHeader,
     rules: &'a ProduceRules,
-    index: i32,
-    max_timestamp: i64,
     timestamp_refused: bool,
     error_count: usize,
     errors: Vec<(i32, String)>,
@@ -225,115 +255,76 @@ impl<'a> RecordCheck<'a> {
         RecordCheck {
             header,
             rules,
-            index: 0,
-            max_timestamp: NO_TIMESTAMP,
             timestamp_refused: false,
             error_count: 0,
             errors: Vec::new(),
         }
     }
 
-    fn walk_slice(&mut self, mut section: &[u8]) -> Result<(), Refusal> {
-        for index in 0..self.header.record_count {
-            let raw = record::read_record(&mut section)
-                .map_err(|what| Refusal::from(RecordError::Malformed { index, what }))?;
-            let (offset_delta, timestamp_delta) = (raw.offset_delta, raw.timestamp_delta);
-            self.check(Shape {
-                offset_delta,
-                timestamp_delta,
-                has_key: raw.key.is_some(),
-            })?;
-        }
-        if !section.is_empty() {
-            return Err(RecordError::TrailingBytes(section.len()).into());
-        }
-        Ok(())
-    }
-
-    fn walk_stream(&mut self, codec: Compression, section: &[u8]) -> Result<(), Refusal> {
-        let refuse = |index: i32, error: io::Error| {
-            // What the walk itself found out comes as Other; the rest are the codec's.
-            if error.kind() == io::ErrorKind::Other
-                && let Some(source) = error.get_ref()
-                && let Some(StreamFault(what)) = source.downcast_ref::<StreamFault>()
-            {
-                return Refusal::from(RecordError::Malformed { index, what });
-            }
-            if error.kind() == io::ErrorKind::UnexpectedEof {
-                let what = "the batch ends before its last record";
-                return Refusal::from(RecordError::Malformed { index, what });
-            }
-            let error = compression::classify(codec, section.len(), DECOMPRESSED_BYTES_MAX, error);
-            RecordError::from(error).into()
-        };
-        let reader = compression::buffered_reader(codec, section, DECOMPRESSED_BYTES_MAX);
-        let mut stream = RecordStream {
-            reader: reader.map_err(|error| refuse(0, error))?,
-            left: 0,
-        };
-        for index in 0..self.header.record_count {
-            let shape = stream.next_shape().map_err(|error| refuse(index, error))?;
-            self.check(shape)?;
-        }
-        let rest = stream
-            .reader
-            .fill_buf()
-            .map_err(|error| refuse(self.header.record_count, error))?;
-        if !rest.is_empty() {
-            return Err(RecordError::TrailingBytes(rest.len()).into());
-        }
-        Ok(())
-    }
-
-    #[inline]
-    fn check(&mut self, shape: Shape) -> Result<(), Refusal> {
-        if shape.offset_delta != self.index {
-            let (delta, index) = (shape.offset_delta, self.index);
+    fn record(&mut self, index: i32, shape: Shape) -> Result<(), Refusal> {
+        if shape.offset_delta != index {
+            let delta = shape.offset_delta;
             return Err(Refusal::invalid(format!(
                 "record {index} of the batch has the offset delta {delta}"
             )));
         }
         let timestamp = self.header.base_timestamp.wrapping_add(shape.timestamp_delta);
-        self.max_timestamp = self.max_timestamp.max(timestamp);
         if self.rules.compacted && !shape.has_key {
-            self.refuse_record(|| "a compacted topic accepts no record without a key".to_owned());
+            self.refuse_record(
+                index,
+                "a compacted topic accepts no record without a key".to_owned(),
+            );
         } else if let Some(message) = self.refused_timestamp(timestamp) {
             self.timestamp_refused = true;
-            self.refuse_record(|| message);
+            self.refuse_record(index, message);
         }
-        self.index += 1;
         Ok(())
     }
 
+    /// Why the log does not take a record with this timestamp of its own, if it does not.
     fn refused_timestamp(&self, timestamp: i64) -> Option<String> {
-        let rules = self.rules;
-        match rules.timestamp_type {
-            TimestampType::LogAppendTime => (self.header.timestamp_type() == TimestampType::LogAppendTime)
-                .then(|| "a producer may not set the timestamp type LogAppendTime".to_owned()),
-            TimestampType::CreateTime => {
-                let age_ms = rules.now_ms.saturating_sub(timestamp);
-                let in_range = age_ms <= rules.timestamp_before_max_ms
-                    && age_ms.saturating_neg() <= rules.timestamp_after_max_ms;
-                (timestamp != NO_TIMESTAMP && !in_range).then(|| {
-                    let from = rules.now_ms.saturating_sub(rules.timestamp_before_max_ms);
-                    let to = rules.now_ms.saturating_add(rules.timestamp_after_max_ms);
-                    format!("the timestamp {timestamp} is not within [{from}, {to}]")
-                })
+        let of_producer = self.header.timestamp_type();
+        match (self.rules.timestamp_type, of_producer) {
+            (TimestampType::CreateTime, TimestampType::CreateTime) => self.out_of_range(timestamp),
+            // Kafka gives every record of such a batch the batch's greatest timestamp, and looks at that. The records'
+            // own are what consumers will see here, so they are looked at too.
+            (TimestampType::CreateTime, TimestampType::LogAppendTime)
+                if self.header.max_timestamp != NO_TIMESTAMP =>
+            {
+                let of_batch = self.out_of_range(self.header.max_timestamp);
+                of_batch.or_else(|| self.out_of_range(timestamp))
             }
+            (_, TimestampType::LogAppendTime) => {
+                Some("a producer may not set the timestamp type LogAppendTime".to_owned())
+            }
+            (TimestampType::LogAppendTime, TimestampType::CreateTime) => None,
         }
     }
 
-    fn refuse_record(&mut self, message: impl FnOnce() -> String) {
+    fn out_of_range(&self, timestamp: i64) -> Option<String> {
+        let rules = self.rules;
+        // Wrapping as in Kafka, where both limits at their greatest allow everything.
+        let age_ms = rules.now_ms.wrapping_sub(timestamp);
+        let refused =
+            age_ms > rules.timestamp_before_max_ms || age_ms.wrapping_neg() > rules.timestamp_after_max_ms;
+        (timestamp != NO_TIMESTAMP && refused).then(|| {
+            let from = rules.now_ms.saturating_sub(rules.timestamp_before_max_ms);
+            let to = rules.now_ms.saturating_add(rules.timestamp_after_max_ms);
+            format!("the timestamp {timestamp} is not within [{from}, {to}]")
+        })
+    }
+
+    fn refuse_record(&mut self, index: i32, message: String) {
         self.error_count += 1;
         if self.errors.len() < RECORD_ERRORS_MAX {
-            self.errors.push((self.index, message()));
+            self.errors.push((index, message));
         }
     }
 
-    /// The greatest timestamp, if no record was bad.
-    fn finish(self) -> Result<i64, Refusal> {
+    /// Refuses the batch if a record was bad.
+    fn finish(self) -> Result<(), Refusal> {
         if self.error_count == 0 {
-            return Ok(self.max_timestamp);
+            return Ok(());
         }
         let (code, message) = if self.timestamp_refused {
             (
@@ -356,127 +347,46 @@ impl<'a> RecordCheck<'a> {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct StreamFault(&'static str);
-
-fn fault(what: &'static str) -> io::Error {
-    io::Error::other(StreamFault(what))
-}
-
-/// Reads records from a decompressing stream without keeping their bytes.
-struct RecordStream<R: Read> {
-    reader: BufReader<R>,
-    /// Bytes of the current record not read yet.
-    left: usize,
-}
-
-impl<R: Read> RecordStream<R> {
-    fn next_shape(&mut self) -> io::Result<Shape> {
-        // The length itself is at most 5 bytes and not part of the record.
-        self.left = 5;
-        let length = self.varint_i32()?;
-        self.left = usize::try_from(length).map_err(|_| fault("its length is negative"))?;
-        self.skip(1)?;
-        let timestamp_delta = unzigzag(self.varint::<10>()?);
-        let offset_delta = self.varint_i32()?;
-        let has_key = self.skip_nullable_bytes()?;
-        self.skip_nullable_bytes()?;
-        let count = self.varint_i32()?;
-        if usize::try_from(count).map_err(|_| fault("its header count is negative"))? > self.left {
-            return Err(fault("its header count passes the end of the record"));
-        }
-        for _ in 0..count {
-            if !self.skip_nullable_bytes()? {
-                return Err(fault("a header key is null"));
-            }
-            self.skip_nullable_bytes()?;
-        }
-        if self.left > 0 {
-            return Err(fault("bytes are left after its headers"));
-        }
-        Ok(Shape {
-            offset_delta,
-            timestamp_delta,
-            has_key,
-        })
-    }
-
-    /// Skips a length and as many bytes; whether it was not null.
-    fn skip_nullable_bytes(&mut self) -> io::Result<bool> {
-        let Ok(length) = usize::try_from(self.varint_i32()?) else {
-            return Ok(false);
-        };
-        self.skip(length)?;
-        Ok(true)
-    }
-
-    fn varint_i32(&mut self) -> io::Result<i32> {
-        i32::try_from(unzigzag(self.varint::<5>()?)).map_err(|_| fault("a varint passes 32 bits"))
-    }
-
-    fn varint<const MAX: usize>(&mut self) -> io::Result<u64> {
-        let mut raw = 0u64;
-        for at in 0..MAX {
-            let byte = self.byte()?;
-            let part = u64::from(byte & 0x7f);
-            if at == 9 && part > 1 {
-                break;
-            }
-            raw |= part << (7 * at);
-            if byte & 0x80 == 0 {
-                return Ok(raw);
-            }
-        }
-        Err(fault("a varint is too long"))
-    }
-
-    fn byte(&mut self) -> io::Result<u8> {
-        self.left = self
-            .left
-            .checked_sub(1)
-            .ok_or_else(|| fault("a field passes the end of the record"))?;
-        let &byte = self
-            .reader
-            .fill_buf()?
-            .first()
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.reader.consume(1);
-        Ok(byte)
-    }
-
-    fn skip(&mut self, mut length: usize) -> io::Result<()> {
-        self.left = self
-            .left
-            .checked_sub(length)
-            .ok_or_else(|| fault("a field passes the end of the record"))?;
-        while length > 0 {
-            let available = self.reader.fill_buf()?.len();
-            if available == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let step = available.min(length);
-            self.reader.consume(step);
-            length -= step;
-        }
-        Ok(())
-    }
-}
-
-fn unzigzag(raw: u64) -> i64 {
-    (raw >> 1) as i64 ^ -((raw & 1) as i64)
-}
-
 /// The same batch under another codec, with new length, attribute bits and CRC; everything else is kept.
 ///
-/// For a topic whose `compression.type` is not `producer`. Expects a validated batch.
-pub fn recompress(batch: &[u8], codec: Compression, level: Option<i32>) -> Result<Bytes, Refusal> {
-    let (mut header, section) = record::decoded_section(batch, DECOMPRESSED_BYTES_MAX)?;
-    header.attributes = batch::with_compression(header.attributes, codec);
-    match codec {
-        Compression::None => Ok(builder::finish(header, &section)),
-        Compression::Gzip | Compression::Snappy | Compression::Lz4 | Compression::Zstd => Ok(
-            builder::finish(header, &compression::compress(codec, level, &section)),
-        ),
+/// For a topic whose `compression.type` is not `producer`. Expects a validated batch. Like Kafka it refuses a result of
+/// more than `max_message_bytes`, and stops when the result has grown past them; a control batch stays as it is.
+pub fn recompress(
+    batch: &[u8],
+    codec: Compression,
+    level: Option<i32>,
+    max_message_bytes: usize,
+) -> Result<Bytes, Refusal> {
+    let mut header = BatchHeader::parse(batch).map_err(RecordError::from)?;
+    let from = header.compression().map_err(RecordError::from)?;
+    if header.is_control() {
+        return Ok(Bytes::copy_from_slice(batch));
     }
+    let section = &batch[HEADER_SIZE_BYTES..];
+    let mut out = Vec::with_capacity(batch.len());
+    out.resize(HEADER_SIZE_BYTES, 0);
+    let mut encoder = Encoder::new(codec, level, out);
+    let ended = compression::decompress_into(
+        from,
+        section,
+        Limits::stored(DECOMPRESSED_BYTES_MAX),
+        &mut |piece| {
+            encoder.write(piece);
+            if encoder.len() > max_message_bytes {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    );
+    let ended = ended.map_err(RecordError::from)?;
+    let mut out = encoder.finish();
+    if ended.is_break() || out.len() > max_message_bytes {
+        let name = codec.name();
+        let message = format!("the batch has more than max.message.bytes, {max_message_bytes}, as {name}");
+        return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
+    }
+    header.attributes = batch::with_compression(header.attributes, codec);
+    builder::write_header(header, &mut out);
+    Ok(Bytes::from(out))
 }

@@ -4,15 +4,48 @@
 
 /// Reads a zig-zag varint of 32 bits (at most 5 bytes) and moves `bytes` past it; `None` if malformed or cut off.
 pub(super) fn read_i32(bytes: &mut &[u8]) -> Option<i32> {
-    let raw = read_raw::<5>(bytes)?;
-    let raw = u32::try_from(raw).ok()?;
+    let raw = u32::try_from(read_raw::<5>(bytes)?).ok()?;
     Some((raw >> 1) as i32 ^ -((raw & 1) as i32))
 }
 
 /// Reads a zig-zag varint of 64 bits (at most 10 bytes) and moves `bytes` past it; `None` if malformed or cut off.
 pub(super) fn read_i64(bytes: &mut &[u8]) -> Option<i64> {
-    let raw = read_raw::<10>(bytes)?;
-    Some((raw >> 1) as i64 ^ -((raw & 1) as i64))
+    read_raw::<10>(bytes).map(unzigzag)
+}
+
+/// Reads a varint that is a length, at least 0; `None` also if it is negative.
+pub(super) fn read_length(bytes: &mut &[u8]) -> Option<usize> {
+    usize::try_from(read_i32(bytes)?).ok()
+}
+
+/// The signed number that zig-zag wrote as `raw`.
+pub(super) fn unzigzag(raw: u64) -> i64 {
+    (raw >> 1) as i64 ^ -((raw & 1) as i64)
+}
+
+/// The eight bytes of `bytes` from `at` on, the first in the lowest bits.
+#[inline(always)]
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes
+        .get(at..)?
+        .first_chunk::<8>()
+        .map(|word| u64::from_le_bytes(*word))
+}
+
+/// The varint at the low end of `word`, if it has one to three bytes, as nearly all of a record do, and how many.
+#[inline(always)]
+pub(super) fn short(word: u64) -> Option<(i32, usize)> {
+    let (raw, bytes) = if word & 0x80 == 0 {
+        (word & 0x7f, 1)
+    } else if word & 0x8000 == 0 {
+        ((word & 0x7f) | (word >> 1 & 0x3f80), 2)
+    } else if word & 0x80_0000 == 0 {
+        ((word & 0x7f) | (word >> 1 & 0x3f80) | (word >> 2 & 0x1f_c000), 3)
+    } else {
+        return None;
+    };
+    let raw = raw as u32;
+    Some(((raw >> 1) as i32 ^ -((raw & 1) as i32), bytes))
 }
 
 #[inline]
