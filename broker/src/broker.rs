@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use slog::Logger;
 use tokio::sync::Notify;
 
+use crate::cleaner::cleaning::Cleaning;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
 use crate::isr::IsrUpdates;
@@ -49,6 +50,8 @@ pub struct Broker {
     pub topic_creation: TopicCreation,
     /// Leaders that went away a moment ago.
     pub lost_leaders: LostLeaders,
+    /// Compaction of the logs.
+    pub cleaning: Cleaning,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The metadata that handlers read.

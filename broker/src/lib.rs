@@ -6,6 +6,7 @@
 pub mod api;
 pub mod authorized_operations;
 pub mod broker;
+pub mod cleaner;
 pub mod clock;
 pub mod connection_limits;
 pub mod controller_channel;

@@ -1,4 +1,4 @@
-//! Chores of the logs, on a thread that serves nobody: checkpoints, flushes, retention, compaction, removal of files.
+//! Chores of the logs, on a thread that serves nobody: checkpoints, flushes, retention, removal of files.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,6 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::broker::Broker;
 use crate::clock;
-use crate::replica::Replica;
 use crate::replicas::error_chain;
 
 /// How often it is looked whether a chore is due, unless one is wanted more often than that.
@@ -69,7 +68,6 @@ struct Chores {
     flushes: Option<Instant>,
     recovery_points: Option<Instant>,
     retention: Option<Instant>,
-    compaction: Option<Instant>,
     purge: Option<Instant>,
     expiry: Option<Instant>,
 }
@@ -79,7 +77,6 @@ struct Intervals {
     flushes: Duration,
     recovery_points: Duration,
     retention: Duration,
-    compaction: Duration,
     expiry: Duration,
     high_watermarks: Duration,
 }
@@ -95,7 +92,6 @@ impl Intervals {
             },
             recovery_points: ms(log.recovery_point_checkpoint_interval_ms.into()),
             retention: ms(log.retention_check_interval_ms),
-            compaction: ms(config.cleaner.backoff_ms),
             expiry: ms(transaction.producer_id_expiration_check_interval_ms.into()),
             high_watermarks: ms(config.replica.high_watermark_checkpoint_interval_ms),
         }
@@ -110,7 +106,6 @@ impl Intervals {
         flushes
             .min(self.recovery_points)
             .min(self.retention)
-            .min(self.compaction)
             .min(self.expiry)
             .min(self.high_watermarks)
     }
@@ -126,7 +121,6 @@ impl Chores {
             flushes: None,
             recovery_points: None,
             retention: None,
-            compaction: Some(now),
             purge: Some(now),
             expiry: Some(now),
         }
@@ -153,9 +147,6 @@ impl Chores {
             if due(&mut self.retention, intervals.retention) {
                 self.retain();
             }
-        }
-        if config.cleaner.enable && due(&mut self.compaction, intervals.compaction) {
-            self.compact();
         }
         if due(&mut self.expiry, intervals.expiry) {
             for replica in self.broker.replicas.all() {
@@ -229,33 +220,6 @@ impl Chores {
                     "partition" => %replica.id, "segments" => segments),
                 Err(error) => self.broker.replicas.log_failed(&replica, &error),
             }
-        }
-    }
-
-    fn compact(&self) {
-        for replica in self.broker.replicas.all() {
-            if replica.config().cleanup_policy.compact && !replica.is_offline() {
-                self.compact_one(&replica);
-            }
-        }
-    }
-
-    fn compact_one(&self, replica: &Arc<Replica>) {
-        let outcome = replica
-            .with(|p| p.log_mut().compaction_plan(clock::now()))
-            .and_then(|plan| match plan {
-                None => Ok(()),
-                Some(plan) => {
-                    let compacted = plan.run()?;
-                    replica
-                        .with(|p| p.log_mut().complete_compaction(compacted))
-                        .map(|_| ())
-                }
-            });
-        if let Err(error) = outcome {
-            // The partition stays as it is and is tried again; records are not touched by a failed pass.
-            slog::error!(self.broker.log, "compaction failed";
-                "partition" => %replica.id, "error" => error_chain(&error));
         }
     }
 

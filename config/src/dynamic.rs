@@ -61,6 +61,9 @@ pub fn validate_broker_config(name: &str, value: &str, per_broker: bool) -> Resu
         ));
     }
     value::validate(key, value)?;
+    if key.name == "log.cleaner.threads" && value.trim() == "0" {
+        return Err("Log cleaner threads should be at least 1".to_owned());
+    }
     if !per_broker && (key.mode == UpdateMode::PerBroker || (prefixed && !for_all_listeners(key))) {
         return Err(format!(
             "Cannot update these configs at default cluster level, broker id must be specified: [{name}]"

@@ -38,6 +38,8 @@ pub(crate) struct Persistence {
     pub(crate) folder_dirty: bool,
     /// Grows when the log's end moves back: plans made before are void.
     pub(crate) generation: u64,
+    /// Grows when compaction replaces segments.
+    pub(crate) swaps: u64,
 }
 
 /// The recovery point as it is written down.
@@ -84,6 +86,7 @@ impl State {
 pub struct FlushPlan {
     directory: PathBuf,
     generation: u64,
+    swaps: u64,
     log_end_offset: i64,
     messages: i64,
     files: Vec<FileToFlush>,
@@ -124,7 +127,8 @@ impl FlushPlan {
     }
 }
 
-fn sync_folder(folder: &std::path::Path) -> std::io::Result<()> {
+/// Waits until the disk has the names in a partition's folder.
+pub(crate) fn sync_folder(folder: &std::path::Path) -> std::io::Result<()> {
     match File::open(folder.join(METADATA_FILE)) {
         Ok(metadata) => metadata.sync_all()?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -227,7 +231,12 @@ impl Log {
         let persistence = &mut self.persistence;
         persistence.unflushed_messages = (persistence.unflushed_messages - plan.messages).max(0);
         persistence.recovery_point = persistence.recovery_point.max(plan.log_end_offset);
+        // The segment that the recovery point would name may be another one by now.
+        let is_sealed = |checkpoint: &Checkpoint| {
+            checkpoint.state.active_base_offset != self.active_segment_base_offset()
+        };
         match plan.checkpoint {
+            Some(checkpoint) if plan.swaps != self.persistence.swaps && is_sealed(&checkpoint) => Ok(()),
             Some(checkpoint) => self.write_checkpoint(&checkpoint),
             None => Ok(()),
         }
@@ -245,6 +254,7 @@ impl Log {
             Survive::Nothing,
         )?;
         self.closed = true;
+        self.pass.overtake();
         self.directory.files.forget_log(self.uid);
         self.directory.note_closed(&self.identity.folder());
         for segment in self.segments.values_mut() {
@@ -317,6 +327,7 @@ impl Log {
         FlushPlan {
             directory: self.directory.path.clone(),
             generation: self.persistence.generation,
+            swaps: self.persistence.swaps,
             log_end_offset: self.log_end_offset,
             messages: self.persistence.unflushed_messages,
             files,

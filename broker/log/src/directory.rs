@@ -61,7 +61,7 @@ pub(crate) struct DirectoryShared {
     pub(crate) files: FileCache,
     pub(crate) logger: slog::Logger,
     next_uid: AtomicU64,
-    clean_start: bool,
+    pub(crate) clean_start: bool,
     /// Something failed that recovery has to look at: no clean stop.
     failed: AtomicBool,
     partitions: Mutex<Partitions>,
@@ -233,6 +233,7 @@ impl LogDirectory {
     /// Removes a partition: its folder is renamed at once, its files go after `file.delete.delay.ms`. The log is closed.
     pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
         log.closed = true;
+        log.pass.overtake();
         // Even if the folder cannot be moved away, the log is not open any more.
         self.shared.note_closed(&log.identity.folder());
         self.discard(

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::append::Extent;
 use crate::checkpoint::Persistence;
+use crate::compact::PassFlag;
 use crate::config::LogConfig;
 use crate::directory::DirectoryShared;
 use crate::error::LogError;
@@ -82,6 +83,8 @@ pub struct Log {
     pub(crate) persistence: Persistence,
     /// Records below are compacted among themselves.
     pub(crate) compacted_until: i64,
+    /// The pass that compacts it, if one does.
+    pub(crate) pass: PassFlag,
     pub(crate) recovery: Option<RecoveryReport>,
     pub(crate) closed: bool,
 }

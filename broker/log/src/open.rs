@@ -19,6 +19,8 @@ use slog::{info, warn};
 
 use crate::append::marker_of;
 use crate::checkpoint::{Persistence, State};
+use crate::compact::PassFlag;
+use crate::compact::swap::finish_swaps;
 use crate::config::LogConfig;
 use crate::directory::DirectoryShared;
 use crate::error::LogError;
@@ -26,7 +28,7 @@ use crate::log::{Log, PartitionIdentity};
 use crate::read::RecentBatches;
 use crate::scan::{RECOVERY_WINDOW_BYTES, Scan, ScanError};
 use crate::segment::{Footer, Segment, base_offset_of, segment_path};
-use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive};
+use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive, decode_i64};
 
 /// What recovery did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,7 +58,9 @@ pub(crate) fn open_log(
     now: Now,
 ) -> Result<Log, LogError> {
     let key = PartitionKey::new(identity.topic_id, identity.partition);
+    finish_swaps(&directory, &key, &folder)?;
     let persisted = directory.store.load(&key)?;
+    let cleaner_offset = directory.store.get(&key.key(Kind::CleanerOffset, &[]))?;
     let files = segment_files(&directory, &folder)?;
     let state = persisted.state.as_deref().and_then(State::decode);
     let logger = directory
@@ -83,6 +87,7 @@ pub(crate) fn open_log(
             unflushed_since_ms: now.mono_ms,
             folder_dirty: state.is_none(),
             generation: 0,
+            swaps: 0,
         },
         directory,
         identity,
@@ -96,7 +101,8 @@ pub(crate) fn open_log(
         high_watermark: 0,
         epochs,
         recent: RecentBatches::default(),
-        compacted_until: 0,
+        compacted_until: cleaner_offset.map_or(0, |bytes| decode_i64(&bytes)),
+        pass: PassFlag::default(),
         recovery: None,
         closed: false,
     };
@@ -155,6 +161,7 @@ impl Opening {
         self.load_segments(persisted, files)?;
         self.note_missing();
         self.set_bounds(persisted)?;
+        self.check_cleaner_offset()?;
         self.load_producers()?;
         if self.scanned {
             self.finish_recovery()?;
@@ -164,11 +171,6 @@ impl Opening {
 
     fn load_segments(&mut self, persisted: &Persisted, files: &[(i64, u64)]) -> Result<(), LogError> {
         for (index, &(base_offset, size_bytes)) in files.iter().enumerate() {
-            if self.is_superseded(base_offset) {
-                // A compaction merged it into the segment before and did not come to remove it.
-                self.log.discard_segment_file(base_offset)?;
-                continue;
-            }
             let known = self.known_footer(persisted, base_offset, size_bytes);
             if let Some(footer) = known.filter(|footer| footer.size_bytes == size_bytes) {
                 self.log
@@ -183,13 +185,6 @@ impl Opening {
             }
         }
         Ok(())
-    }
-
-    fn is_superseded(&self, base_offset: i64) -> bool {
-        self.log
-            .segments
-            .last_key_value()
-            .is_some_and(|(_, previous)| previous.footer.next_offset > base_offset)
     }
 
     /// What is certain about a segment without reading it: all of it, or the part below the recovery point.
@@ -342,6 +337,18 @@ impl Opening {
         }
         log.epochs.truncate_from_start(log.log_start_offset);
         Ok(())
+    }
+
+    /// A log that ends below the cleaner offset was cut without it: what it has grown to since is not compacted.
+    fn check_cleaner_offset(&mut self) -> Result<(), LogError> {
+        let log = &mut self.log;
+        if log.compacted_until <= log.log_end_offset {
+            return Ok(());
+        }
+        warn!(log.logger, "the cleaner offset lies above the log's end: the whole log is compacted anew";
+            "cleaner_offset" => log.compacted_until, "log_end_offset" => log.log_end_offset,
+            "log_start_offset" => log.log_start_offset);
+        log.set_compacted_until(log.log_start_offset)
     }
 
     fn load_producers(&mut self) -> Result<(), LogError> {

@@ -118,6 +118,15 @@ impl Segment {
         (0..=i64::from(i32::MAX)).contains(&(last_offset - self.base_offset))
     }
 
+    /// Greatest timestamp; without timestamps, when the segment was created.
+    pub(crate) fn largest_timestamp_ms(&self) -> i64 {
+        if self.footer.max_timestamp >= 0 {
+            self.footer.max_timestamp
+        } else {
+            self.created_ms
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.footer.size_bytes == 0
     }

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Aborted = 6,
     ProducerSnapshot = 7,
     IndexChunk = 8,
+    CleanerOffset = 9,
+    Swap = 10,
 }
 
 /// Topic id and partition index: what keys begin with.
@@ -309,7 +311,8 @@ pub(crate) fn name_key(folder: &str) -> Vec<u8> {
     [&NAMES_PREFIX, folder.as_bytes()].concat()
 }
 
-fn decode_i64(bytes: &[u8]) -> i64 {
+/// A value of eight bytes; 0 for any other.
+pub(crate) fn decode_i64(bytes: &[u8]) -> i64 {
     bytes.try_into().map(i64::from_be_bytes).unwrap_or_default()
 }
 

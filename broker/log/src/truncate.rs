@@ -28,7 +28,11 @@ impl Log {
             return Ok(offset);
         };
         let (footer, end_offset) = self.cut_at(&self.segments[&base_offset], offset)?;
+        if self.compacted_until > end_offset {
+            self.set_compacted_until(end_offset)?;
+        }
         self.persistence.generation += 1;
+        self.pass.overtake();
         let later: Vec<i64> = self
             .segments
             .range(base_offset + 1..)
@@ -49,7 +53,6 @@ impl Log {
         segment.footer = footer;
         segment.flushed_bytes = segment.flushed_bytes.min(footer.size_bytes);
         self.recent.clear();
-        self.compacted_until = self.compacted_until.min(end_offset);
         self.log_end_offset = end_offset;
         self.log_start_offset = self.log_start_offset.min(end_offset);
         self.high_watermark = self.high_watermark.min(end_offset);
@@ -64,6 +67,10 @@ impl Log {
     pub fn truncate_fully_and_start_at(&mut self, now: Now, offset: i64) -> Result<(), LogError> {
         self.check_open()?;
         self.persistence.generation += 1;
+        self.pass.overtake();
+        if self.compacted_until > 0 {
+            self.set_compacted_until(0)?;
+        }
         self.epochs.clear();
         self.producers.clear();
         self.aborted.truncate_from_end(0);
@@ -93,7 +100,6 @@ impl Log {
             self.discard_segment_file(base)?;
             self.segments.remove(&base);
         }
-        self.compacted_until = 0;
         self.log_start_offset = offset;
         self.log_end_offset = offset;
         self.high_watermark = offset;

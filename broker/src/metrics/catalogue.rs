@@ -60,6 +60,15 @@ metrics! {
     LOG_END_OFFSET = Gauge "odradek_log_end_offset" ["topic", "partition"] "Offset that the next record gets.";
     HIGH_WATERMARK = Gauge "odradek_high_watermark" ["topic", "partition"] "End of what is committed.";
     REPLICA_LAG = Gauge "odradek_replica_lag_records" ["topic", "partition", "replica"] "Records that a follower of a partition led here is behind.";
+    CLEANER_MAX_DIRTY = Gauge "odradek_log_cleaner_max_dirty_percent" [] "Share of the dirtiest log that is not compacted and may be, in percent.";
+    CLEANER_RECOPY = Gauge "odradek_log_cleaner_recopy_percent" [] "Bytes that the threads' last compactions wrote, in percent of the segments they replaced.";
+    CLEANER_MAX_TIME = Gauge "odradek_log_cleaner_max_clean_time_seconds" [] "Seconds that the longest of the threads' last compactions took.";
+    CLEANER_MAX_BUFFER = Gauge "odradek_log_cleaner_max_buffer_utilization_percent" [] "Greatest use of its part of log.cleaner.dedupe.buffer.size in the threads' last compactions, in percent.";
+    CLEANER_MAX_DELAY = Gauge "odradek_log_cleaner_max_compaction_delay_seconds" [] "Seconds by which max.compaction.lag.ms was exceeded at most when a log was last looked for.";
+    CLEANER_SINCE_LAST_RUN = Gauge "odradek_log_cleaner_since_last_run_seconds" [] "Seconds since a thread last looked for a log to compact.";
+    CLEANER_DEAD_THREADS = Gauge "odradek_log_cleaner_dead_threads" [] "Threads of compaction that ended without being told to.";
+    CLEANER_UNCLEANABLE_PARTITIONS = Gauge "odradek_log_cleaner_uncleanable_partitions" ["log_dir"] "Logs whose last compaction failed; they are tried again.";
+    CLEANER_UNCLEANABLE_BYTES = Gauge "odradek_log_cleaner_uncleanable_bytes" ["log_dir"] "Bytes of those logs that wait for compaction.";
     QUORUM_ROLE = Gauge "odradek_quorum_role" [] "Role in the metadata quorum: 0 follower, 1 candidate, 2 leader, 3 learner.";
     QUORUM_LEADER_ID = Gauge "odradek_quorum_leader_id" [] "Node id of the quorum's leader, -1 if unknown.";
     QUORUM_TERM = Gauge "odradek_quorum_term" [] "Raft term.";

@@ -147,6 +147,7 @@ pub fn broker(exporter: &mut Exporter, broker: &Broker, connections: &Connection
     topics(exporter, &broker.metrics.topics());
     cluster(exporter, broker);
     groups(exporter, broker);
+    crate::cleaner::exposition::export(exporter, broker);
     exporter.sample(names::CONNECTIONS, &[], connections.open() as f64);
 }
 

@@ -26,6 +26,8 @@ use super::exposition::ExposedBroker;
 use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses};
 use crate::api::BrokerService;
 use crate::broker::{Broker, ImageCell};
+use crate::cleaner::Cleaner;
+use crate::cleaner::cleaning::Cleaning;
 use crate::connection_limits::connect_timeout;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
@@ -115,6 +117,7 @@ pub(super) struct BrokerParts {
     listeners: Vec<Listener>,
     fetchers: Arc<Fetchers>,
     maintenance: Maintenance,
+    cleaner: Cleaner,
     state: watch::Receiver<BrokerState>,
     stop: watch::Sender<bool>,
     /// Reads metadata while it lives.
@@ -173,11 +176,14 @@ impl BrokerParts {
         runtime.spawn(lifecycle.run());
         let maintenance = Maintenance::start(broker.clone())
             .map_err(|error| ServerError::because("cannot start the maintenance thread", &error))?;
+        let cleaner = Cleaner::start(broker.clone())
+            .map_err(|error| ServerError::because("cannot start the threads of compaction", &error))?;
         Ok(Self {
             broker,
             listeners,
             fetchers,
             maintenance,
+            cleaner,
             state,
             stop,
             remote,
@@ -239,8 +245,10 @@ impl BrokerParts {
             listener.stop(STOP_GRACE).await;
         }
         self.fetchers.stop();
-        let (broker, mut maintenance, log) = (self.broker.clone(), self.maintenance, ground.log.clone());
+        let (broker, log) = (self.broker.clone(), ground.log.clone());
+        let (mut maintenance, mut cleaner) = (self.maintenance, self.cleaner);
         let closed = tokio::task::spawn_blocking(move || {
+            cleaner.stop();
             maintenance.stop();
             close_logs(&broker, &log);
         });
@@ -310,6 +318,7 @@ fn new_broker(
         producer_ids: ProducerIds::default(),
         topic_creation: TopicCreation::default(),
         lost_leaders: LostLeaders::default(),
+        cleaning: Cleaning::default(),
         metrics,
         image,
         broker_epoch: Arc::new(AtomicI64::new(-1)),

@@ -196,6 +196,12 @@ fn broker_values_have_to_fit_together() {
     );
     assert!(judged(&[("log.retention.ms", "0")], &[]).is_err());
     assert!(judged(&[("log.cleaner.threads", "1000")], &[]).is_err());
+    assert!(judged(&[("log.cleaner.threads", "0")], &[]).is_err());
+    assert!(judged(&[("log.cleaner.io.max.bytes.per.second", "0")], &[]).is_err());
+    assert_eq!(
+        judged(&[("log.cleaner.io.max.bytes.per.second", "1.5E6")], &[]),
+        Ok(())
+    );
     assert!(judged(&[], &[("listeners", "PLAINTEXT://:1")]).is_err());
 }
 

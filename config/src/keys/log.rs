@@ -3,9 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast, Between, BetweenDouble, GzipLevel, ListOf, NonEmptyList, OneOf};
 use crate::key::keys;
-use crate::keys::reasons::{
-    CLEANER_BUFFERS, CLEANER_MEMORY, CLEANER_SPEED, CLEANER_THREADS, INDEX, JBOD, LOG_START, RECOVERY, TIERED,
-};
+use crate::keys::reasons::{INDEX, JBOD, LOG_START, RECOVERY, TIERED};
 
 keys! { LOG: Broker;
     /// Directories that hold the partitions, separated by commas; without it log.dir is used.
@@ -95,15 +93,15 @@ keys! { LOG: Broker;
     /// Whether compaction runs.
     "log.cleaner.enable": Boolean = "true", Any, ReadOnly, Used;
     /// Threads that compact logs.
-    "log.cleaner.threads": Int = "1", AtLeast(0), ClusterWide, CLEANER_THREADS;
+    "log.cleaner.threads": Int = "1", AtLeast(0), ClusterWide, Used;
     /// Bytes that compaction may read and write in one second.
-    "log.cleaner.io.max.bytes.per.second": Double = "1.7976931348623157E308", Any, ClusterWide, CLEANER_SPEED;
+    "log.cleaner.io.max.bytes.per.second": Double = "1.7976931348623157E308", Any, ClusterWide, Used;
     /// Memory for the table of keys over all compaction threads.
-    "log.cleaner.dedupe.buffer.size": Long = "134217728", Any, ClusterWide, CLEANER_MEMORY;
+    "log.cleaner.dedupe.buffer.size": Long = "134217728", Any, ClusterWide, Used;
     /// Memory for the read and write buffers over all compaction threads.
-    "log.cleaner.io.buffer.size": Int = "524288", AtLeast(0), ClusterWide, CLEANER_BUFFERS;
+    "log.cleaner.io.buffer.size": Int = "524288", AtLeast(0), ClusterWide, Used;
     /// How full the table of keys may get; a fuller one cleans more at a time with more collisions.
-    "log.cleaner.io.buffer.load.factor": Double = "0.9", Any, ClusterWide, CLEANER_MEMORY;
+    "log.cleaner.io.buffer.load.factor": Double = "0.9", Any, ClusterWide, Used;
     /// Pause of a compaction thread when no log needs it.
     "log.cleaner.backoff.ms": Long = "15000", AtLeast(0), ClusterWide, Used;
     /// Share of a log that is not yet compacted from which on it is compacted.

@@ -17,11 +17,6 @@ pub(crate) const LOG_START: State = AcceptedNotYet("log start offsets are writte
 pub(crate) const RECOVERY: State = AcceptedNotYet("logs are recovered one after the other");
 pub(crate) const FETCHERS: State = AcceptedNotYet("one task fetches from each leader");
 pub(crate) const BUFFERS: State = AcceptedNotYet("the system sizes the buffers of connections to leaders");
-pub(crate) const CLEANER_THREADS: State = AcceptedNotYet("one thread compacts");
-pub(crate) const CLEANER_MEMORY: State =
-    AcceptedNotYet("one run of compaction remembers a million keys at most");
-pub(crate) const CLEANER_BUFFERS: State = AcceptedNotYet("the buffers of compaction have one size");
-pub(crate) const CLEANER_SPEED: State = AcceptedNotYet("compaction is not throttled");
 pub(crate) const CLASSIC: State = AcceptedNotYet("the classic group protocol is the only one yet");
 pub(crate) const METRICS: State = AcceptedNotYet("metrics leave through odradek.metrics.listener");
 pub(crate) const TELEMETRY: State = AcceptedNotYet("client telemetry is not there yet");

@@ -311,15 +311,30 @@ impl LogSettings {
 pub struct CleanerSettings {
     /// log.cleaner.enable
     pub enable: bool,
+    /// log.cleaner.threads
+    pub threads: u32,
     /// log.cleaner.backoff.ms
     pub backoff_ms: i64,
+    /// log.cleaner.io.max.bytes.per.second
+    pub io_bytes_per_second_max: f64,
+    /// log.cleaner.dedupe.buffer.size, of all threads
+    pub dedupe_buffer_bytes: i64,
+    /// log.cleaner.io.buffer.load.factor
+    pub load_factor: f64,
+    /// log.cleaner.io.buffer.size, of all threads
+    pub io_buffer_bytes: u32,
 }
 
 impl CleanerSettings {
     pub(super) fn read(values: &Values) -> CleanerSettings {
         CleanerSettings {
             enable: values.boolean("log.cleaner.enable"),
+            threads: values.unsigned("log.cleaner.threads"),
             backoff_ms: values.long("log.cleaner.backoff.ms"),
+            io_bytes_per_second_max: values.double("log.cleaner.io.max.bytes.per.second"),
+            dedupe_buffer_bytes: values.long("log.cleaner.dedupe.buffer.size"),
+            load_factor: values.double("log.cleaner.io.buffer.load.factor"),
+            io_buffer_bytes: values.unsigned("log.cleaner.io.buffer.size"),
         }
     }
 }

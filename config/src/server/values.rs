@@ -71,6 +71,14 @@ impl Values {
         }
     }
 
+    /// The value of a double key with a default.
+    pub(crate) fn double(&self, name: &str) -> f64 {
+        match self.value(name) {
+            Some(Value::Double(number)) => number,
+            other => unreachable!("{name} is declared as a double with a default, not {other:?}"),
+        }
+    }
+
     /// The value of a list key; empty when there is neither value nor default.
     pub(crate) fn list(&self, name: &str) -> Vec<String> {
         value::split_list(self.text(name).unwrap_or_default())

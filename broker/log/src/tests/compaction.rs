@@ -5,7 +5,27 @@ use std::collections::BTreeMap;
 use odradek_common::records::compression::Compression;
 
 use super::*;
+use crate::compact::{Compacted, CompactionReport, Go, PassMemory};
 use crate::config::CleanupPolicy;
+
+mod choice;
+mod concurrency;
+mod crashes;
+mod model;
+
+impl Fixture {
+    /// A pass, if the log is due.
+    fn compact(&mut self, now: Now) -> CompactionReport {
+        self.log.compact(now, PassMemory::default()).unwrap()
+    }
+
+    /// What is left when the process is killed now, once everything in it is replicated again.
+    fn killed(&self) -> Self {
+        let mut killed = self.kill();
+        killed.log.set_high_watermark(killed.log.log_end_offset());
+        killed
+    }
+}
 
 fn compacted(delete_retention_ms: i64) -> LogConfig {
     LogConfig {
@@ -70,7 +90,7 @@ fn the_last_value_of_each_key_stays_at_its_offset() {
         expected.insert(second, info.last_offset);
     }
     let (segments, active) = (fixture.log.segments(), fixture.log.active_segment_base_offset());
-    let report = fixture.log.compact(NOW).unwrap();
+    let report = fixture.compact(NOW);
     assert_eq!(report.segments, segments - 1);
     assert!(report.bytes_after * 10 < report.bytes_before, "{report:?}");
     assert_eq!(fixture.log.log_end_offset(), 600);
@@ -85,11 +105,7 @@ fn the_last_value_of_each_key_stays_at_its_offset() {
         below <= 7,
         "one record per key below the active segment, not {below}"
     );
-    assert_eq!(
-        fixture.log.compact(NOW).unwrap().segments,
-        0,
-        "nothing is dirty any more"
-    );
+    assert_eq!(fixture.compact(NOW).segments, 0, "nothing is dirty any more");
 
     fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     fixture.append_batch(1, keyed(&[("new", Some("1"))], Compression::None));
@@ -117,7 +133,7 @@ fn small_neighbours_are_merged_so_that_segments_stay_few() {
         for index in 0..100 {
             fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
         }
-        fixture.log.compact(NOW).unwrap();
+        fixture.compact(NOW);
         assert!(
             fixture.log.segments() < 25,
             "round {round}: {} segments",
@@ -137,7 +153,7 @@ fn a_rebuilt_index_of_a_compacted_log_reads_the_same() {
     for index in 0..200 {
         fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
     }
-    fixture.log.compact(NOW).unwrap();
+    fixture.compact(NOW);
     fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     let expected = entries(&fixture.log);
     let rebuilt =
@@ -163,7 +179,7 @@ fn tombstones_go_after_their_retention() {
             .count()
     };
     fill(&mut fixture);
-    fixture.log.compact(NOW).unwrap();
+    fixture.compact(NOW);
     assert_eq!(tombstones(&fixture), 1);
     assert_eq!(
         entries(&fixture.log)[0],
@@ -171,70 +187,130 @@ fn tombstones_go_after_their_retention() {
         "the value is gone, the tombstone keeps its place"
     );
     fill(&mut fixture);
-    fixture.log.compact(NOW.plus_ms(999)).unwrap();
+    fixture.compact(NOW.plus_ms(999));
     assert_eq!(tombstones(&fixture), 1);
     fill(&mut fixture);
-    fixture.log.compact(NOW.plus_ms(1_000)).unwrap();
+    fixture.compact(NOW.plus_ms(1_000));
     assert_eq!(tombstones(&fixture), 0);
 }
 
 #[test]
-fn nothing_above_the_high_watermark_or_in_an_open_transaction_is_touched() {
+fn a_table_of_few_keys_takes_more_passes() {
     let mut fixture = Fixture::with(compacted(0));
-    for index in 0..100 {
-        fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+    for index in 0..200 {
+        let key = format!("key-{}", index % 20);
+        fixture.append_batch(1, keyed(&[(&key, Some("x"))], Compression::None));
     }
-    fixture.log.set_high_watermark(50);
-    fixture.log.compact(NOW).unwrap();
-    let kept: Vec<i64> = entries(&fixture.log)
-        .iter()
-        .map(|(offset, _, _)| *offset)
+    let memory = PassMemory {
+        dedupe_bytes: 24 * 5,
+        ..PassMemory::default()
+    };
+    let active = fixture.log.active_segment_base_offset();
+    let mut passes = 0;
+    while fixture.log.cleaner_offset() < active {
+        let before = fixture.log.cleaner_offset();
+        let report = fixture.log.compact(NOW, memory).unwrap();
+        assert!(report.segments > 0 && report.table_used <= 0.9, "{report:?}");
+        assert!(fixture.log.cleaner_offset() > before, "every pass gets on");
+        passes += 1;
+        fixture = fixture.killed();
+    }
+    assert!(passes >= 20 / 4, "four keys a pass: {passes}");
+    let below: Vec<String> = entries(&fixture.log)
+        .into_iter()
+        .filter(|(offset, ..)| *offset < active)
+        .map(|(_, key, _)| key)
         .collect();
-    assert!(kept.len() >= 51 && kept.len() < 80, "{kept:?}");
-    assert!((50..100).all(|offset| kept.contains(&offset)));
+    let distinct: std::collections::BTreeSet<&String> = below.iter().collect();
+    assert_eq!(below.len(), distinct.len(), "one record per key: {below:?}");
+    assert_eq!(entries(&fixture.log).last().unwrap().0, 199);
 }
 
 #[test]
-fn a_compaction_overtaken_by_a_truncation_is_thrown_away() {
+fn a_pass_that_is_stopped_leaves_the_log_whole() {
+    let memory = PassMemory {
+        io_bytes: 100,
+        ..PassMemory::default()
+    };
+    for stop_after in [0, 1, 90, 110, 130, 150] {
+        let mut fixture = Fixture::with(compacted(0));
+        for index in 0..200 {
+            fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+        }
+        let plan = fixture.log.compaction_plan(NOW).unwrap().unwrap();
+        let mut left = stop_after;
+        let pace = &mut |_| {
+            left -= 1;
+            if left < 0 { Go::Stop } else { Go::On }
+        };
+        let outcome = plan
+            .run(memory, pace, &mut |cleaned| fixture.log.replace_segments(cleaned))
+            .unwrap();
+        assert!(outcome.is_none(), "{stop_after}");
+        assert_eq!(fixture.log.cleaner_offset(), 0);
+        let leftovers = fs::read_dir(fixture.path.join("events-0"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".cleaned") || name.ends_with(".swap"));
+        assert_eq!(leftovers.count(), 0);
+        assert_eq!(entries(&fixture.log).last().unwrap().0, 199);
+        assert!(fixture.compact(NOW).segments > 0);
+    }
+}
+
+#[test]
+fn a_corrupt_segment_fails_the_pass_and_stays_as_it_is() {
     let mut fixture = Fixture::with(compacted(0));
     for index in 0..100 {
         fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
     }
-    let plan = fixture.log.compaction_plan(NOW).unwrap().unwrap();
-    let compacted = plan.run().unwrap();
-    fixture.log.truncate_to(NOW, 10).unwrap();
-    assert_eq!(fixture.log.complete_compaction(compacted).unwrap().segments, 0);
-    assert_eq!(entries(&fixture.log).len(), 10);
+    let path = fixture.path.join("events-0").join(&fixture.segment_files()[3]);
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let failed = fixture.log.compact(NOW, PassMemory::default());
+    assert!(matches!(failed, Err(crate::error::LogError::Corrupt { .. })));
+    assert_eq!(fixture.log.cleaner_offset(), 0);
+    bytes[last] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(
+        fixture.compact(NOW).segments > 0,
+        "the next pass does what this one could not"
+    );
 }
 
 #[test]
-fn old_records_are_compacted_however_few_they_are() {
+fn compacted_and_deleted_logs_lose_old_segments_too() {
     let mut fixture = Fixture::with(LogConfig {
-        max_compaction_lag_ms: 1_000,
-        min_cleanable_dirty_ratio: 1.0,
+        cleanup_policy: CleanupPolicy {
+            compact: true,
+            delete: true,
+        },
+        retention_ms: 1_000,
         ..compacted(0)
     });
-    for index in 0..100 {
-        fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
-    }
-    assert!(
-        fixture.log.compact(NOW).unwrap().segments > 0,
-        "all of it is dirty"
-    );
-    for index in 0..50 {
-        fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
-    }
-    let after = |ms| Now {
-        wall_ms: NOW.wall_ms + ms,
-        ..NOW
+    let fill = |fixture: &mut Fixture, after_ms: i64| {
+        for index in 0..50 {
+            let mut builder = BatchBuilder::new(0);
+            let key = format!("key-{}", index % 3);
+            builder.append(NOW.wall_ms + after_ms, Some(key.as_bytes()), Some(b"x"), &[]);
+            fixture.append_batch(1, builder.build());
+        }
     };
-    assert_eq!(
-        fixture.log.compact(after(1_000)).unwrap().segments,
-        0,
-        "the ratio says no"
-    );
+    fill(&mut fixture, 0);
+    fixture.compact(NOW);
+    fill(&mut fixture, 5_000);
+    fixture.compact(NOW);
+    assert!(fixture.log.retention(NOW.plus_ms(3_000)).unwrap() > 0);
+    assert!(fixture.log.log_start_offset() > 40);
+    fill(&mut fixture, 5_000);
     assert!(
-        fixture.log.compact(after(1_001)).unwrap().segments > 0,
-        "the age says yes"
+        fixture.compact(NOW).segments > 0,
+        "a cleaner offset below the log start is no obstacle"
     );
+    let (start, expected) = (fixture.log.log_start_offset(), entries(&fixture.log));
+    let restarted = fixture.restart();
+    assert_eq!(restarted.log.log_start_offset(), start);
+    assert_eq!(entries(&restarted.log), expected);
 }

@@ -1,5 +1,6 @@
 //! Three nodes: replication, and what is left when some of them die.
 
+mod compaction;
 mod failover;
 mod load;
 mod replication;

@@ -5,12 +5,9 @@ use std::time::{Duration, Instant};
 use odradek_cluster_tests::asks::{OK, code};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
-use odradek_cluster_tests::records::{Seen, batch, idempotent, keyed};
+use odradek_cluster_tests::records::{Seen, batch, idempotent};
 use odradek_cluster_tests::shared::OVERRIDES;
-use odradek_cluster_tests::wait::{eventually, holds};
 use odradek_common::error::ErrorCode;
-
-const LIMIT: Duration = Duration::from_secs(30);
 
 async fn values(connection: &Connection, topic: &str) -> Vec<String> {
     connection
@@ -121,58 +118,4 @@ async fn epochs_rise_with_each_leadership() {
         (data.diverging_epoch.epoch, data.diverging_epoch.end_offset),
         (first, 1)
     );
-}
-
-/// 56: compaction leaves the last value of each key at its offset, and readers get past what is gone.
-#[tokio::test]
-async fn compaction_keeps_offsets_and_lets_readers_pass() {
-    let cleaner = [
-        ("log.cleaner.backoff.ms", "100"),
-        ("log.retention.check.interval.ms", "100"),
-        ("log.initial.task.delay.ms", "0"),
-    ];
-    let cluster = TestCluster::start(1, &cleaner).await;
-    let connection = cluster.connect(1).await;
-    let configs = [
-        ("cleanup.policy", "compact"),
-        ("segment.ms", "50"),
-        ("min.cleanable.dirty.ratio", "0.01"),
-        ("min.compaction.lag.ms", "0"),
-    ];
-    connection.create_topic("compacted", 1, 1, &configs).await;
-    for round in 0..5 {
-        let value = round.to_string();
-        connection
-            .produce(
-                "compacted",
-                0,
-                &keyed(&[("a", Some(&value)), ("b", Some(&value))]),
-            )
-            .await;
-    }
-    let mut next = 10;
-    eventually("old values are gone", LIMIT, async || {
-        // A segment is compacted once it is no longer the active one, which an append after segment.ms brings about.
-        next = connection
-            .produce("compacted", 0, &keyed(&[("tick", Some("x"))]))
-            .await
-            + 1;
-        let seen = connection.read_from("compacted", 0, 0).await;
-        let old: Vec<i64> = seen
-            .iter()
-            .map(|record| record.offset)
-            .filter(|offset| *offset < 10)
-            .collect();
-        holds(old == [8, 9], format!("{old:?}"))
-    })
-    .await;
-    for offset in 0..10 {
-        let first = connection
-            .read_from("compacted", 0, offset)
-            .await
-            .first()
-            .map(|record| record.offset);
-        assert_eq!(first, Some(offset.max(8)), "from {offset}");
-    }
-    assert_eq!(connection.list_offset("compacted", 0, -1).await.offset, next);
 }

@@ -1,0 +1,211 @@
+//! What a crash leaves of a pass, at each of its steps.
+
+use std::path::PathBuf;
+
+use super::*;
+
+const KEYS: usize = 5;
+
+/// A log whose first segments are to be merged into one.
+fn filled() -> Fixture {
+    let mut fixture = Fixture::with(compacted(0));
+    for index in 0..100 {
+        let key = format!("key-{}", index % KEYS);
+        fixture.append_batch(1, keyed(&[(&key, Some(&index.to_string()))], Compression::None));
+    }
+    fixture
+}
+
+/// The steps of a swap on what a crash before it has left: `.swap`, then each old segment, then `.log`.
+fn swap_steps(folder: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let cleaned = names.iter().find(|name| name.ends_with(".cleaned")).unwrap();
+    let log = cleaned.strip_suffix(".cleaned").unwrap();
+    let path = |name: &str| folder.join(name);
+    let mut steps = vec![(path(cleaned), path(&format!("{log}.swap")))];
+    // The first segments are merged as long as they fit one.
+    let mut size_bytes = 0;
+    for name in names.iter().filter(|name| name.ends_with(".log")) {
+        size_bytes += fs::metadata(path(name)).unwrap().len();
+        if size_bytes > small_segments().segment_bytes {
+            break;
+        }
+        steps.push((path(name), path(&format!("{name}.deleted"))));
+    }
+    steps.push((path(&format!("{log}.swap")), path(log)));
+    steps
+}
+
+/// The directory that a kill leaves right before the first swap of a pass.
+fn killed_before_swap(fixture: &mut Fixture) -> PathBuf {
+    let plan = fixture.log.compaction_plan(NOW).unwrap().unwrap();
+    let copy_to = fixture.path.with_file_name(Uuid::new_v4().to_string());
+    let outcome = plan
+        .run(PassMemory::default(), &mut |_| Go::On, &mut |_| {
+            copy(&fixture.path, &copy_to);
+            Ok(false)
+        })
+        .unwrap();
+    assert!(outcome.is_none());
+    copy_to
+}
+
+fn latest(log: &Log) -> BTreeMap<String, (i64, Option<String>)> {
+    entries(log)
+        .into_iter()
+        .map(|(offset, key, value)| (key, (offset, value)))
+        .collect()
+}
+
+#[test]
+fn a_swap_is_finished_or_never_was() {
+    for checkpointed in [false, true] {
+        let mut fixture = filled();
+        if checkpointed {
+            fixture.log.checkpoint(NOW).unwrap();
+            fixture.directory.flush_index().unwrap();
+        }
+        let before = entries(&fixture.log);
+        let killed = killed_before_swap(&mut fixture);
+        let steps = swap_steps(&killed.join("events-0")).len();
+        assert!(steps >= 3);
+        let mut outcomes = Vec::new();
+        for done in 0..=steps {
+            let path = killed.with_file_name(Uuid::new_v4().to_string());
+            copy(&killed, &path);
+            for (from, to) in swap_steps(&path.join("events-0")).iter().take(done) {
+                fs::rename(from, to).unwrap();
+            }
+            let mut opened = Fixture::at(fixture._temporary.clone(), path, fixture.config.clone());
+            let report = opened.log.take_recovery_report();
+            assert!(
+                report.is_none_or(|report| report.truncated_bytes == 0 && report.removed_segments == 0),
+                "{done}"
+            );
+            let after = entries(&opened.log);
+            assert_eq!(latest(&opened.log), latest(&fixture.log), "{done}");
+            assert_eq!(opened.log.log_end_offset(), 100);
+            outcomes.push(after.len());
+            assert_eq!(after == before, done == 0, "after {done} steps");
+            opened.directory.purge_deleted(MUCH_LATER).unwrap();
+            assert_eq!(opened.segment_files().len(), opened.log.segments());
+            opened.log.set_high_watermark(100);
+            assert!(opened.compact(NOW).segments > 0);
+            assert_eq!(latest(&opened.kill().log), latest(&fixture.log));
+            assert_eq!(latest(&opened.restart().log), latest(&fixture.log));
+        }
+        assert!(
+            outcomes[1..].iter().all(|count| *count == outcomes[1]),
+            "{outcomes:?}"
+        );
+    }
+}
+
+#[test]
+fn a_swap_is_finished_without_the_index_too() {
+    let mut fixture = filled();
+    let killed = killed_before_swap(&mut fixture);
+    let folder = killed.join("events-0");
+    for (from, to) in swap_steps(&folder).iter().take(2) {
+        fs::rename(from, to).unwrap();
+    }
+    fs::remove_dir_all(killed.join("odradek-index")).unwrap();
+    let opened = Fixture::at(fixture._temporary.clone(), killed, fixture.config.clone());
+    assert_eq!(latest(&opened.log), latest(&fixture.log));
+    assert!(entries(&opened.log).len() < 100);
+}
+
+#[test]
+fn a_recovery_point_in_a_segment_that_was_replaced_cuts_nothing() {
+    // Whether the index has heard of the swap when the process dies.
+    for flushed in [false, true] {
+        let mut fixture = filled();
+        fixture.log.checkpoint(NOW).unwrap();
+        fixture.directory.flush_index().unwrap();
+        let active = fixture.log.active_segment_base_offset();
+        for index in 0..50 {
+            fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+        }
+        fixture.compact(NOW);
+        assert!(fixture.log.cleaner_offset() > active);
+        if flushed {
+            fixture.directory.flush_index().unwrap();
+        }
+        let mut killed = fixture.kill();
+        let report = killed.log.take_recovery_report().unwrap();
+        assert_eq!(
+            (report.truncated_bytes, report.removed_segments),
+            (0, 0),
+            "{report:?}"
+        );
+        assert_eq!(entries(&killed.log), entries(&fixture.log));
+        assert_eq!(killed.log.log_end_offset(), 150);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_a_swap_overtook_names_no_segment_that_is_gone() {
+    let mut fixture = filled();
+    let active = fixture.log.active_segment_base_offset();
+    let plan = fixture.log.checkpoint_plan(NOW).unwrap().unwrap();
+    for index in 0..50 {
+        fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+    }
+    fixture.compact(NOW);
+    assert!(fixture.log.cleaner_offset() > active);
+    plan.sync().unwrap();
+    fixture.log.complete_flush(plan).unwrap();
+    fixture.directory.flush_index().unwrap();
+    let mut killed = fixture.kill();
+    let report = killed.log.take_recovery_report().unwrap();
+    assert_eq!(
+        (report.truncated_bytes, report.removed_segments),
+        (0, 0),
+        "{report:?}"
+    );
+    assert_eq!(entries(&killed.log), entries(&fixture.log));
+    killed.log.checkpoint(NOW).unwrap();
+    killed.directory.flush_index().unwrap();
+    assert_eq!(killed.kill().log.take_recovery_report(), None);
+}
+
+#[test]
+fn the_cleaner_offset_survives() {
+    let mut fixture = filled();
+    fixture.compact(NOW);
+    let offset = fixture.log.cleaner_offset();
+    assert!(offset > 80);
+    let killed = fixture.kill();
+    assert_eq!(killed.log.cleaner_offset(), offset);
+    assert_eq!(killed.restart().log.cleaner_offset(), offset);
+}
+
+#[test]
+fn a_cleaner_offset_above_the_end_is_reset() {
+    let mut fixture = filled();
+    fixture.compact(NOW);
+    let offset = fixture.log.cleaner_offset();
+    let segments = fixture.segment_files();
+    let holds_records = |name: &&String| {
+        let path = fixture.path.join("events-0").join(name);
+        fs::metadata(path).unwrap().len() > 0
+    };
+    let first = segments.iter().find(holds_records).unwrap().clone();
+    let mut damaged = fixture.damage(|folder| {
+        let path = folder.join(&first);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[70] ^= 1;
+        fs::write(path, bytes).unwrap();
+    });
+    assert!(damaged.log.log_end_offset() < offset);
+    assert_eq!(damaged.log.cleaner_offset(), damaged.log.log_start_offset());
+    for index in 0..150 {
+        damaged.append_batch(2, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+    }
+    assert_eq!(damaged.kill().log.cleaner_offset(), 0, "it stays reset");
+    assert!(damaged.compact(NOW).segments > 0);
+}
