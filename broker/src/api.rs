@@ -97,14 +97,16 @@ pub struct Api {
     pub versions: VersionRange,
     /// True if the controller answers.
     pub forwarded: bool,
-    run: fn(Arc<Broker>, Call, RequestFrame, ApiTimer) -> Reply,
+    run: Run,
 }
+
+type Run = fn(Arc<Broker>, Call, RequestFrame, ApiTimer) -> Reply;
 
 /// Every API of the broker listener, in the order of their keys.
 pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
     let mut apis = vec![
         produce::row(),
-        row::<fetch::Fetch>(),
+        fetch::row(),
         row::<list_offsets::ListOffsets>(),
         counted_row::<metadata::Metadata>(),
         row::<offset_commit::OffsetCommit>(),

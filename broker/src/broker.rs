@@ -8,11 +8,13 @@ use odradek_broker_core::fetch_session::FetchSessions;
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::MetadataImage;
 use odradek_config::ServerConfig;
+use odradek_net::budget::MemoryBudget;
 use parking_lot::Mutex;
 use slog::Logger;
 use tokio::sync::Notify;
 
 use crate::cleaner::cleaning::Cleaning;
+use crate::api::fetch::SharedSession;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
 use crate::isr::IsrUpdates;
@@ -39,7 +41,9 @@ pub struct Broker {
     /// The way to the active controller.
     pub controller: Arc<ControllerChannel>,
     /// Incremental fetch sessions.
-    pub sessions: Mutex<FetchSessions>,
+    pub sessions: Mutex<FetchSessions<SharedSession>>,
+    /// Records in memory that wait for slow consumers.
+    pub fetch_memory: MemoryBudget,
     /// Consumer groups coordinated here.
     pub groups: Arc<GroupCoordinators>,
     /// ISR changes on their way to the controller.

@@ -63,6 +63,13 @@ struct Followed {
     leader_epoch: i32,
 }
 
+impl Followed {
+    /// Whether it is this replica, followed in this epoch.
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.replica, &other.replica) && self.leader_epoch == other.leader_epoch
+    }
+}
+
 impl Fetchers {
     /// Tasks run on `runtime` and reach leaders through their endpoint of `listener`.
     #[must_use]

@@ -25,3 +25,4 @@ pub mod replica;
 pub mod replicas;
 pub mod server;
 pub mod topic_creation;
+pub mod watch;

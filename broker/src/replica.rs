@@ -3,11 +3,14 @@
 //! Invariant: the lock is never held across an await and never while a waiter is woken. Reads of cold data happen outside
 //! of it, through the slice that [`Replica::read`] hands out.
 
+pub mod watchers;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use odradek_broker_core::fetch_session::SlotId;
 use odradek_broker_core::partition::{
     FetchProgress, FollowerFetch, IsrProposal, Partition, PartitionSettings, RoleChange,
 };
@@ -17,7 +20,7 @@ use odradek_broker_log::config::LogConfig;
 use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::{AppendError, LogError, ReadError};
 use odradek_broker_log::log::Log;
-use odradek_broker_log::read::{LogSlice, MinOneBatch};
+use odradek_broker_log::read::{LogSlice, MinOneBatch, Patience, Planned};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::PartitionImage;
@@ -28,7 +31,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use self::watchers::{Watcher, Watchers};
 use crate::metrics::TopicTraffic;
+use crate::watch::Watch;
 
 /// One replica that this broker hosts.
 pub struct Replica {
@@ -62,8 +67,10 @@ pub struct ReplicaOrigin {
 
 struct State {
     partition: Partition<Log>,
-    readers: Vec<(u64, Arc<Notify>)>,
-    next_reader: u64,
+    watchers: Watchers,
+    /// Who waits for followers to come on.
+    observers: Vec<(u64, Arc<Notify>)>,
+    next_observer: u64,
     produces: Vec<PendingProduce>,
 }
 
@@ -98,15 +105,26 @@ pub struct Offsets {
 }
 
 /// What a read of one partition found.
+#[derive(Debug)]
 pub struct ReadPlan {
     /// The offsets to answer with.
     pub offsets: Offsets,
     /// Where the batches are; `None` if there is nothing to read at this offset yet.
     pub slice: Option<LogSlice>,
+    /// Set if nothing can be said before these bytes are in memory: they are to be read ahead, without the lock.
+    pub cold: Option<LogSlice>,
     /// Set if the follower's log parted from this one.
     pub diverging: Option<(i32, i64)>,
     /// For read_committed: producer id and first offset of aborted transactions in the slice.
     pub aborted: Vec<(i64, i64)>,
+}
+
+impl ReadPlan {
+    /// Bytes of the batches.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.slice.as_ref().map_or(0, |slice| slice.size_bytes)
+    }
 }
 
 /// One partition's part of a read.
@@ -126,6 +144,17 @@ pub struct ReadRequest {
     pub last_fetched_epoch: i32,
     /// Consumers may read from followers (KIP-392).
     pub follower_may_answer: bool,
+    /// Whether the lock may be held while the disk is waited for.
+    pub patience: Patience,
+}
+
+/// What the leader makes of a follower's fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerNoted {
+    /// What changed.
+    pub progress: FetchProgress,
+    /// The follower is a member of the ISR as the controller recorded it.
+    pub is_in_sync: bool,
 }
 
 /// Resolves when records are committed, or tells why they will not be.
@@ -177,8 +206,9 @@ impl Replica {
         let partition = Partition::new(id.clone(), node_id, settings, log);
         let state = State {
             partition,
-            readers: Vec::new(),
-            next_reader: 0,
+            watchers: Watchers::default(),
+            observers: Vec::new(),
+            next_observer: 0,
             produces: Vec::new(),
         };
         let offline = AtomicBool::new(false);
@@ -202,7 +232,7 @@ impl Replica {
         let mut state = self.state.lock();
         let change = state.partition.apply_image(now, image)?;
         // The ISR may have shrunk, the leader may be gone: everyone who waits looks again.
-        wake(state);
+        wake(state, Wake::Everybody);
         Ok(change)
     }
 
@@ -266,7 +296,7 @@ impl Replica {
             waits
                 .extend(last_offsets.map(|last| last.map(|last| state.await_commit(leader_epoch, last + 1))));
         }
-        wake(state);
+        wake(state, Wake::WhoeverSees);
         Ok(Appended {
             leader_epoch,
             log_start_offset,
@@ -307,7 +337,7 @@ impl Replica {
             log.maybe_increment_log_start_offset(target)
                 .map_err(AppendRefusal::Log)?;
         }
-        wake(state);
+        wake(state, Wake::WhoeverSees);
         Ok(())
     }
 
@@ -319,40 +349,55 @@ impl Replica {
         read(&mut self.state.lock(), request)
     }
 
-    /// As [`Replica::read`], and registers `reader` to be woken at the next change.
+    /// As [`Replica::read`]. If less than `enough_bytes` is found, `watcher` is told of every change from then on, until it
+    /// is taken off with [`Replica::unwatch`]; the second value tells whether it is.
     ///
     /// # Errors
-    /// As [`Replica::read`]; then nothing is registered.
-    pub fn read_or_wait(
+    /// As [`Replica::read`]; then nobody is told anything.
+    pub fn read_or_watch(
         &self,
         request: ReadRequest,
-        reader: &Arc<Notify>,
-    ) -> Result<(ReadPlan, u64), ErrorCode> {
+        enough_bytes: usize,
+        watcher: impl FnOnce() -> Watcher,
+    ) -> Result<(ReadPlan, bool), ErrorCode> {
         let mut state = self.state.lock();
         let plan = read(&mut state, request)?;
-        let id = state.next_reader;
-        state.next_reader += 1;
-        state.readers.push((id, reader.clone()));
-        Ok((plan, id))
+        let watches = plan.size_bytes() < enough_bytes;
+        if watches {
+            state.watchers.add(watcher(), plan.offsets);
+        }
+        Ok((plan, watches))
     }
 
-    /// Registers `reader` to be woken at the next change.
-    pub fn await_change(&self, reader: &Arc<Notify>) -> u64 {
+    /// Tells `watcher` of every change from now on, until it is taken off.
+    pub fn watch(&self, watcher: Watcher) {
         let mut state = self.state.lock();
-        let id = state.next_reader;
-        state.next_reader += 1;
-        state.readers.push((id, reader.clone()));
+        let now = offsets(&state.partition);
+        state.watchers.add(watcher, now);
+    }
+
+    /// Takes a watcher off again.
+    pub fn unwatch(&self, watch: &Arc<Watch>, slot: SlotId) {
+        self.state.lock().watchers.remove(watch, slot);
+    }
+
+    /// Registers `observer` to be notified at the next change of any kind.
+    pub fn await_change(&self, observer: &Arc<Notify>) -> u64 {
+        let mut state = self.state.lock();
+        let id = state.next_observer;
+        state.next_observer += 1;
+        state.observers.push((id, observer.clone()));
         id
     }
 
-    /// Wakes every reader: something that followers must learn has changed.
-    pub fn wake_readers(&self) {
-        wake(self.state.lock());
+    /// Takes an observer off the list again, if it was not notified.
+    pub fn forget_observer(&self, id: u64) {
+        self.state.lock().observers.retain(|observer| observer.0 != id);
     }
 
-    /// Takes a reader off the list again, if it was not woken.
-    pub fn forget_reader(&self, id: u64) {
-        self.state.lock().readers.retain(|reader| reader.0 != id);
+    /// Answers every parked fetch.
+    pub fn wake_readers(&self) {
+        wake(self.state.lock(), Wake::Everybody);
     }
 
     /// A follower's fetch arrived: it holds everything below its offset.
@@ -374,16 +419,18 @@ impl Replica {
         fetch: FollowerFetch,
         current_leader_epoch: i32,
         last_fetched_epoch: i32,
-    ) -> Result<FetchProgress, ErrorCode> {
+    ) -> Result<FollowerNoted, ErrorCode> {
         let state = self.state.lock();
         state.partition.check_leader(current_leader_epoch)?;
+        let is_in_sync = state.partition.image().isr.contains(&fetch.replica);
         let parted = state
             .partition
             .diverging_epoch(fetch.fetch_offset, last_fetched_epoch);
-        if parted.is_some() {
-            return Ok(FetchProgress::default());
-        }
-        note_fetch(state, now, fetch)
+        let progress = match parted {
+            Some(_) => FetchProgress::default(),
+            None => note_fetch(state, now, fetch)?,
+        };
+        Ok(FollowerNoted { progress, is_in_sync })
     }
 
     /// The leader said where the logs part. Returns the log end offset then; `None` if this replica does not follow that
@@ -430,13 +477,13 @@ impl Replica {
         })
     }
 
-    /// Runs a closure under the lock; wakes everyone who waits if the high watermark moved.
+    /// Runs a closure under the lock; wakes whoever waits for what it changed.
     pub fn with<T>(&self, action: impl FnOnce(&mut Partition<Log>) -> T) -> T {
         let mut state = self.state.lock();
-        let before = state.partition.log().high_watermark();
+        let before = offsets(&state.partition);
         let result = action(&mut state.partition);
-        if state.partition.log().high_watermark() != before {
-            wake(state);
+        if offsets(&state.partition) != before {
+            wake(state, Wake::WhoeverSees);
         }
         result
     }
@@ -489,7 +536,7 @@ impl Replica {
         self.offline.store(true, Ordering::Release);
         let mut state = self.state.lock();
         state.fail_produces(ErrorCode::KafkaStorageError);
-        wake(state);
+        wake(state, Wake::Everybody);
     }
 
     /// True after its log directory failed.
@@ -504,7 +551,7 @@ impl Replica {
         self.offline.store(true, Ordering::Release);
         let mut state = self.state.lock();
         state.fail_produces(ErrorCode::NotLeaderOrFollower);
-        wake(state);
+        wake(state, Wake::Everybody);
     }
 
     /// True once the replica has left this node, or the node stops: what fails then is no failure of the disk.
@@ -549,7 +596,7 @@ fn note_fetch(
     let before = state.follower_log_start(fetch.replica);
     let progress = state.partition.follower_fetched(now, fetch)?;
     if progress.high_watermark_moved || before != state.follower_log_start(fetch.replica) {
-        wake(state);
+        wake(state, Wake::WhoeverSees);
     }
     Ok(progress)
 }
@@ -618,6 +665,7 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
         return Ok(ReadPlan {
             offsets,
             slice: None,
+            cold: None,
             diverging: Some(diverging),
             aborted: Vec::new(),
         });
@@ -634,6 +682,7 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
         return Ok(ReadPlan {
             offsets,
             slice: None,
+            cold: None,
             diverging: None,
             aborted: Vec::new(),
         });
@@ -644,8 +693,24 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
     } else {
         MinOneBatch::No
     };
-    let slice = match log.read_plan(request.offset, request.max_bytes, upper_bound, min_one_batch) {
-        Ok(slice) => slice,
+    let planned = log.read_plan_with(
+        request.patience,
+        request.offset,
+        request.max_bytes,
+        upper_bound,
+        min_one_batch,
+    );
+    let slice = match planned {
+        Ok(Planned::Slice(slice)) => slice,
+        Ok(Planned::Cold(cold)) => {
+            return Ok(ReadPlan {
+                offsets,
+                slice: None,
+                cold: Some(cold),
+                diverging: None,
+                aborted: Vec::new(),
+            });
+        }
         Err(ReadError::OffsetOutOfRange { .. }) => return Err(ErrorCode::OffsetOutOfRange),
         Err(ReadError::Log(_)) => return Err(ErrorCode::KafkaStorageError),
     };
@@ -661,18 +726,35 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
     Ok(ReadPlan {
         offsets,
         slice: Some(slice),
+        cold: None,
         diverging: None,
         aborted,
     })
 }
 
+/// Whose wait may be over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// Theirs who see that offsets changed.
+    WhoeverSees,
+    /// Everybody's: leadership changed, the log failed, the broker stops.
+    Everybody,
+}
+
 /// Wakes everyone whose wait may be over, after the lock is gone.
-fn wake(mut state: MutexGuard<'_, State>) {
-    let readers = std::mem::take(&mut state.readers);
+fn wake(mut state: MutexGuard<'_, State>, whom: Wake) {
+    let observers = std::mem::take(&mut state.observers);
     let mut done = Vec::new();
     let State {
-        partition, produces, ..
+        partition,
+        produces,
+        watchers,
+        ..
     } = &mut *state;
+    let log = partition.log();
+    let news = watchers.news(offsets(partition), whom == Wake::Everybody, |from, to| {
+        log.bytes_between(from, to)
+    });
     let is_done = |produce: &mut PendingProduce| {
         // A caller that is gone waits for nothing.
         produce.answer.is_closed()
@@ -688,7 +770,10 @@ fn wake(mut state: MutexGuard<'_, State>) {
     for (answer, outcome) in done {
         _ = answer.send(outcome);
     }
-    for (_, reader) in readers {
-        reader.notify_one();
+    if let Some(news) = news {
+        news.tell();
+    }
+    for (_, observer) in observers {
+        observer.notify_one();
     }
 }

@@ -1,5 +1,9 @@
 //! Incremental fetch sessions (KIP-227): the broker remembers what a client fetches, so that requests and responses carry
-//! changes alone.
+//! changes alone, and so that a fetch costs what has changed and not what the session names.
+//!
+//! [`FetchSessions`] knows which sessions there are, [`FetchSession`] what one of them fetches. A partition of a session is
+//! *ready* while it must be looked at: the request named it, somebody marked it because it changed, or its last answer
+//! carried something that the client may not have taken yet.
 //!
 //! Bounded: at most `slots` sessions; a new one takes the place of the one that has been idle longest, if that is idle for
 //! [`EVICTION_MS`]; otherwise the client goes on without a session.
@@ -68,39 +72,211 @@ pub struct PartitionAnswer {
     pub must_send: bool,
     /// True if the answer carries an error; it is sent again until it is gone.
     pub failed: bool,
+    /// True if the next fetch must look at the partition although nothing marks it.
+    pub stays_ready: bool,
 }
 
-/// One request's view of its session.
-#[derive(Debug, PartialEq, Eq)]
-pub struct FetchContext {
-    kind: Kind,
-    /// Everything to read, in the order of the session.
-    pub partitions: Vec<FetchPartition>,
-}
+/// A partition's place in its session, for as long as it is in it.
+pub type SlotId = u32;
 
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    Sessionless,
-    Full { uses_ids: bool, privileged: bool },
-    Incremental { id: i32 },
-}
-
-struct Session {
-    epoch: i32,
-    uses_ids: bool,
-    privileged: bool,
-    last_used_ms: u64,
-    order: Vec<FetchKey>,
-    partitions: BTreeMap<FetchKey, Cached>,
-}
-
-struct Cached {
-    request: FetchPartition,
+/// A partition of a session, and what its broker attached to it.
+pub struct Slot<T> {
+    /// What the client asks of it.
+    pub request: FetchPartition,
+    /// Whatever the broker needs to answer.
+    pub attached: T,
+    /// Whoever was served last comes last.
+    turn: u64,
+    is_ready: bool,
+    /// High watermark and log start offset that the client knows.
     sent: Option<(i64, i64)>,
 }
 
-/// The session part of a fetch request.
-#[derive(Debug)]
+/// What one client fetches.
+pub struct FetchSession<T> {
+    slots: Vec<Option<Slot<T>>>,
+    vacant: Vec<SlotId>,
+    by_key: BTreeMap<FetchKey, SlotId>,
+    ready: Vec<SlotId>,
+    next_turn: u64,
+    round: u64,
+}
+
+impl<T> Default for FetchSession<T> {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            by_key: BTreeMap::new(),
+            ready: Vec::new(),
+            next_turn: 0,
+            round: 0,
+        }
+    }
+}
+
+impl<T> FetchSession<T> {
+    /// The partitions of a fetch without a session: all of them ready, none to be found by its key.
+    pub fn once(
+        partitions: impl IntoIterator<Item = FetchPartition>,
+        mut attach: impl FnMut(SlotId, &FetchPartition) -> T,
+    ) -> Self {
+        let mut session = Self::default();
+        for request in partitions {
+            session.add(request, &mut attach);
+        }
+        session
+    }
+
+    /// Adds what is new, changes what is known; both are ready then.
+    pub fn update(
+        &mut self,
+        partitions: impl IntoIterator<Item = FetchPartition>,
+        mut attach: impl FnMut(SlotId, &FetchPartition) -> T,
+    ) {
+        for request in partitions {
+            match self.by_key.get(&request.key) {
+                Some(&id) => {
+                    self.slot_mut(id).request = request;
+                    self.mark(id);
+                }
+                None => {
+                    let key = request.key.clone();
+                    let id = self.add(request, &mut attach);
+                    self.by_key.insert(key, id);
+                }
+            }
+        }
+    }
+
+    /// Removes partitions.
+    pub fn forget(&mut self, keys: impl IntoIterator<Item = FetchKey>) {
+        for key in keys {
+            if let Some(id) = self.by_key.remove(&key) {
+                self.slots[id as usize] = None;
+                self.ready.retain(|ready| *ready != id);
+                self.vacant.push(id);
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        request: FetchPartition,
+        attach: &mut impl FnMut(SlotId, &FetchPartition) -> T,
+    ) -> SlotId {
+        let id = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            SlotId::try_from(self.slots.len() - 1).expect("a request has fewer partitions than bytes")
+        });
+        let attached = attach(id, &request);
+        self.slots[id as usize] = Some(Slot {
+            request,
+            attached,
+            turn: self.next_turn,
+            is_ready: true,
+            sent: None,
+        });
+        self.next_turn += 1;
+        self.ready.push(id);
+        id
+    }
+
+    /// How many partitions there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.vacant.len()
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A request begins; whoever still waits for an earlier one is superseded.
+    pub fn begin_round(&mut self) -> u64 {
+        self.round += 1;
+        self.round
+    }
+
+    /// The request that was begun last.
+    #[must_use]
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// The partition has changed: it must be looked at. False if it has left the session meanwhile.
+    pub fn mark(&mut self, id: SlotId) -> bool {
+        let Some(Some(slot)) = self.slots.get_mut(id as usize) else {
+            return false;
+        };
+        if !slot.is_ready {
+            slot.is_ready = true;
+            self.ready.push(id);
+        }
+        true
+    }
+
+    /// The partitions that must be looked at, in the order in which they are served.
+    pub fn ready(&mut self) -> &[SlotId] {
+        let slots = &self.slots;
+        let turn = |id: &SlotId| slots[*id as usize].as_ref().map(|slot| slot.turn);
+        if !self.ready.is_sorted_by_key(turn) {
+            self.ready.sort_unstable_by_key(turn);
+        }
+        &self.ready
+    }
+
+    /// One partition.
+    ///
+    /// # Panics
+    /// It is not in the session.
+    #[must_use]
+    pub fn slot(&self, id: SlotId) -> &Slot<T> {
+        self.slots[id as usize]
+            .as_ref()
+            .expect("only partitions of the session are looked at")
+    }
+
+    /// One partition.
+    ///
+    /// # Panics
+    /// It is not in the session.
+    pub fn slot_mut(&mut self, id: SlotId) -> &mut Slot<T> {
+        self.slots[id as usize]
+            .as_mut()
+            .expect("only partitions of the session are looked at")
+    }
+
+    /// The partition is answered like this: whether the response must carry it.
+    pub fn settle(&mut self, id: SlotId, answer: PartitionAnswer) -> bool {
+        let served_turn = self.next_turn;
+        let slot = self.slot_mut(id);
+        let offsets = (answer.high_watermark, answer.log_start_offset);
+        let send = answer.must_send || slot.sent != Some(offsets);
+        if send {
+            slot.sent = (!answer.failed).then_some(offsets);
+        }
+        slot.is_ready = answer.must_send || answer.stays_ready;
+        if answer.must_send && !answer.failed {
+            // Partitions that were served go to the end, so that a full response does not starve the others.
+            slot.turn = served_turn;
+            self.next_turn += 1;
+        }
+        send
+    }
+
+    /// Every ready partition has been settled.
+    pub fn end_round(&mut self) {
+        let slots = &self.slots;
+        self.ready
+            .retain(|id| slots[*id as usize].as_ref().is_some_and(|slot| slot.is_ready));
+    }
+}
+
+/// The session part of a fetch request, apart from its partitions.
+#[derive(Clone, Copy, Debug)]
 pub struct SessionRequest {
     /// `session_id`.
     pub id: i32,
@@ -110,21 +286,36 @@ pub struct SessionRequest {
     pub uses_ids: bool,
     /// True for a follower: its session is the last to be evicted.
     pub follower: bool,
-    /// Partitions that are new or changed.
-    pub partitions: Vec<FetchPartition>,
-    /// Partitions that leave the session.
-    pub forgotten: Vec<FetchKey>,
 }
 
-/// Every session of a broker.
-pub struct FetchSessions {
+/// What a request is about.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FetchContext<S> {
+    /// The partitions that it names; there is no session.
+    Sessionless,
+    /// The partitions that it names; the client wants a session of them.
+    Full,
+    /// This session, with the changes that the request names.
+    Incremental(S),
+}
+
+/// Every session of a broker. `S` is a handle of a [`FetchSession`].
+pub struct FetchSessions<S> {
     slots: usize,
-    sessions: BTreeMap<i32, Session>,
+    sessions: BTreeMap<i32, Entry<S>>,
     by_age: BTreeSet<(bool, u64, i32)>,
     next_id: i32,
 }
 
-impl FetchSessions {
+struct Entry<S> {
+    epoch: i32,
+    uses_ids: bool,
+    privileged: bool,
+    last_used_ms: u64,
+    session: S,
+}
+
+impl<S: Clone> FetchSessions<S> {
     /// No sessions yet, at most `slots` of them (`max.incremental.fetch.session.cache.slots`). Ids start after `first_id`,
     /// which should differ from start to start, so that a client of an earlier process is recognised as such.
     #[must_use]
@@ -149,120 +340,61 @@ impl FetchSessions {
         self.sessions.is_empty()
     }
 
-    /// What this request reads.
+    /// What this request is about.
     ///
     /// # Errors
     /// FETCH_SESSION_ID_NOT_FOUND, INVALID_FETCH_SESSION_EPOCH, FETCH_SESSION_TOPIC_ID_ERROR: the client starts over with a
     /// full request.
-    pub fn begin(&mut self, now: Now, request: SessionRequest) -> Result<FetchContext, ErrorCode> {
+    pub fn begin(&mut self, now: Now, request: SessionRequest) -> Result<FetchContext<S>, ErrorCode> {
         if request.epoch == INITIAL_EPOCH || request.epoch == FINAL_EPOCH {
             // A full request replaces the session that it names.
-            self.remove(request.id);
-            let kind = if request.epoch == FINAL_EPOCH {
-                Kind::Sessionless
+            self.close(request.id);
+            return Ok(if request.epoch == FINAL_EPOCH {
+                FetchContext::Sessionless
             } else {
-                Kind::Full {
-                    uses_ids: request.uses_ids,
-                    privileged: request.follower,
-                }
-            };
-            return Ok(FetchContext {
-                kind,
-                partitions: request.partitions,
+                FetchContext::Full
             });
         }
-        let session = self
+        let entry = self
             .sessions
             .get_mut(&request.id)
             .ok_or(ErrorCode::FetchSessionIdNotFound)?;
-        if session.epoch != request.epoch {
+        if entry.epoch != request.epoch {
             return Err(ErrorCode::InvalidFetchSessionEpoch);
         }
-        if session.uses_ids != request.uses_ids {
+        if entry.uses_ids != request.uses_ids {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
-        session.update(request.partitions, &request.forgotten);
-        session.epoch = if session.epoch == i32::MAX {
+        entry.epoch = if entry.epoch == i32::MAX {
             1
         } else {
-            session.epoch + 1
+            entry.epoch + 1
         };
-        self.by_age
-            .remove(&(session.privileged, session.last_used_ms, request.id));
-        session.last_used_ms = now.mono_ms;
-        self.by_age.insert((session.privileged, now.mono_ms, request.id));
-        if session.partitions.is_empty() {
-            let partitions = Vec::new();
-            self.remove(request.id);
-            return Ok(FetchContext {
-                kind: Kind::Sessionless,
-                partitions,
-            });
+        if entry.last_used_ms != now.mono_ms {
+            self.by_age
+                .remove(&(entry.privileged, entry.last_used_ms, request.id));
+            entry.last_used_ms = now.mono_ms;
+            self.by_age.insert((entry.privileged, now.mono_ms, request.id));
         }
-        let partitions = session
-            .order
-            .iter()
-            .map(|key| session.partitions[key].request.clone())
-            .collect();
-        Ok(FetchContext {
-            kind: Kind::Incremental { id: request.id },
-            partitions,
-        })
+        Ok(FetchContext::Incremental(entry.session.clone()))
     }
 
-    /// Which answers to send (`true`), and the session id of the response. `answers` are in the order of
-    /// `context.partitions`.
-    pub fn finish(
-        &mut self,
-        now: Now,
-        context: FetchContext,
-        answers: &[PartitionAnswer],
-    ) -> (i32, Vec<bool>) {
-        let everything = vec![true; answers.len()];
-        match context.kind {
-            Kind::Sessionless => (NO_SESSION, everything),
-            Kind::Full { uses_ids, privileged } => {
-                if context.partitions.is_empty() || !self.make_room(now) {
-                    return (NO_SESSION, everything);
-                }
-                (
-                    self.open(now, uses_ids, privileged, context.partitions, answers),
-                    everything,
-                )
-            }
-            Kind::Incremental { id } => {
-                let Some(session) = self.sessions.get_mut(&id) else {
-                    return (NO_SESSION, everything);
-                };
-                (id, session.changed(&context.partitions, answers))
-            }
+    /// Keeps what a full request named. Returns the id of the new session, 0 if there is no room for it.
+    pub fn open(&mut self, now: Now, request: SessionRequest, session: S) -> i32 {
+        if !self.make_room(now) {
+            return NO_SESSION;
         }
-    }
-
-    fn open(
-        &mut self,
-        now: Now,
-        uses_ids: bool,
-        privileged: bool,
-        partitions: Vec<FetchPartition>,
-        answers: &[PartitionAnswer],
-    ) -> i32 {
         let id = self.next_id;
         self.next_id = if id == i32::MAX { 1 } else { id + 1 };
-        let mut session = Session {
+        let entry = Entry {
             epoch: 1,
-            uses_ids,
-            privileged,
+            uses_ids: request.uses_ids,
+            privileged: request.follower,
             last_used_ms: now.mono_ms,
-            order: Vec::with_capacity(partitions.len()),
-            partitions: BTreeMap::new(),
+            session,
         };
-        session.update(partitions, &[]);
-        for (key, answer) in session.order.clone().iter().zip(answers) {
-            session.note_sent(key, *answer);
-        }
-        self.sessions.insert(id, session);
-        self.by_age.insert((privileged, now.mono_ms, id));
+        self.by_age.insert((entry.privileged, now.mono_ms, id));
+        self.sessions.insert(id, entry);
         id
     }
 
@@ -276,80 +408,14 @@ impl FetchSessions {
         if now.mono_ms.saturating_sub(last_used_ms) <= EVICTION_MS {
             return false;
         }
-        self.remove(id);
+        self.close(id);
         true
     }
 
-    fn remove(&mut self, id: i32) {
-        if let Some(session) = self.sessions.remove(&id) {
-            self.by_age
-                .remove(&(session.privileged, session.last_used_ms, id));
-        }
-    }
-}
-
-impl Session {
-    fn update(&mut self, partitions: Vec<FetchPartition>, forgotten: &[FetchKey]) {
-        for request in partitions {
-            let key = request.key.clone();
-            match self.partitions.get_mut(&key) {
-                Some(cached) => cached.request = request,
-                None => {
-                    self.order.push(key.clone());
-                    self.partitions.insert(key, Cached { request, sent: None });
-                }
-            }
-        }
-        if forgotten.is_empty() {
-            return;
-        }
-        for key in forgotten {
-            self.partitions.remove(key);
-        }
-        self.order.retain(|key| self.partitions.contains_key(key));
-    }
-
-    fn changed(&mut self, partitions: &[FetchPartition], answers: &[PartitionAnswer]) -> Vec<bool> {
-        let mut sent_with_records = Vec::new();
-        let mut keep = Vec::with_capacity(answers.len());
-        for (partition, answer) in partitions.iter().zip(answers) {
-            let offsets = (answer.high_watermark, answer.log_start_offset);
-            let cached = self.partitions.get(&partition.key);
-            let send = answer.must_send || cached.is_none_or(|cached| cached.sent != Some(offsets));
-            if send {
-                self.note_sent(&partition.key, *answer);
-            }
-            if answer.must_send && !answer.failed {
-                sent_with_records.push(partition.key.clone());
-            }
-            keep.push(send);
-        }
-        self.rotate(&sent_with_records);
-        keep
-    }
-
-    /// Partitions that were served go to the end, so that a full response does not starve the others.
-    fn rotate(&mut self, served: &[FetchKey]) {
-        if served.is_empty() || served.len() == self.order.len() {
-            return;
-        }
-        let served: BTreeSet<&FetchKey> = served.iter().collect();
-        let (mut waiting, mut last): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
-        for key in std::mem::take(&mut self.order) {
-            if served.contains(&key) {
-                last.push(key)
-            } else {
-                waiting.push(key)
-            }
-        }
-        waiting.append(&mut last);
-        self.order = waiting;
-    }
-
-    fn note_sent(&mut self, key: &FetchKey, answer: PartitionAnswer) {
-        if let Some(cached) = self.partitions.get_mut(key) {
-            let offsets = (answer.high_watermark, answer.log_start_offset);
-            cached.sent = (!answer.failed).then_some(offsets);
+    /// Ends a session, if there is one of this id.
+    pub fn close(&mut self, id: i32) {
+        if let Some(entry) = self.sessions.remove(&id) {
+            self.by_age.remove(&(entry.privileged, entry.last_used_ms, id));
         }
     }
 }
@@ -358,12 +424,32 @@ impl Session {
 mod tests {
     use super::*;
 
+    const IDLE: PartitionAnswer = PartitionAnswer {
+        high_watermark: 5,
+        log_start_offset: 0,
+        must_send: false,
+        failed: false,
+        stays_ready: false,
+    };
+    const RECORDS: PartitionAnswer = PartitionAnswer {
+        must_send: true,
+        ..IDLE
+    };
+    const FAILED: PartitionAnswer = PartitionAnswer {
+        failed: true,
+        ..RECORDS
+    };
+
+    fn key(index: i32) -> FetchKey {
+        FetchKey {
+            topic: TopicKey::Name("t".into()),
+            partition: index,
+        }
+    }
+
     fn partition(index: i32, fetch_offset: i64) -> FetchPartition {
         FetchPartition {
-            key: FetchKey {
-                topic: TopicKey::Name("t".into()),
-                partition: index,
-            },
+            key: key(index),
             current_leader_epoch: -1,
             fetch_offset,
             last_fetched_epoch: -1,
@@ -372,60 +458,121 @@ mod tests {
         }
     }
 
-    fn request(id: i32, epoch: i32, partitions: Vec<FetchPartition>) -> SessionRequest {
+    /// Every partition has been sent once and none is ready.
+    fn settled(partitions: i32) -> FetchSession<()> {
+        let mut session = FetchSession::default();
+        session.update((0..partitions).map(|index| partition(index, 0)), |_, _| ());
+        assert_eq!(answer(&mut session, |_| IDLE).len(), partitions as usize);
+        session
+    }
+
+    /// Answers what is ready; the partitions that the response carries.
+    fn answer(session: &mut FetchSession<()>, with: impl Fn(i32) -> PartitionAnswer) -> Vec<i32> {
+        let ready = session.ready().to_vec();
+        let index = |session: &FetchSession<()>, id| session.slot(id).request.key.partition;
+        let mut sent = Vec::new();
+        for id in ready {
+            let partition = index(session, id);
+            if session.settle(id, with(partition)) {
+                sent.push(partition);
+            }
+        }
+        session.end_round();
+        sent
+    }
+
+    fn ready(session: &mut FetchSession<()>) -> Vec<i32> {
+        let ready = session.ready().to_vec();
+        ready
+            .iter()
+            .map(|id| session.slot(*id).request.key.partition)
+            .collect()
+    }
+
+    #[test]
+    fn a_fetch_looks_at_what_was_named_or_marked_and_at_nothing_else() {
+        let mut session = settled(1_000);
+        assert_eq!(ready(&mut session), [0; 0]);
+        session.update([partition(7, 3)], |_, _| unreachable!("it is known"));
+        assert!(session.mark(9) && session.mark(9));
+        assert_eq!(ready(&mut session), [7, 9]);
+        assert_eq!(session.slot(7).request.fetch_offset, 3);
+        let sent = answer(&mut session, |index| match index {
+            9 => PartitionAnswer {
+                high_watermark: 6,
+                ..IDLE
+            },
+            _ => IDLE,
+        });
+        assert_eq!(sent, [9], "the other is as it was sent");
+        assert_eq!(ready(&mut session), [0; 0]);
+    }
+
+    #[test]
+    fn what_the_client_may_not_have_taken_stays_ready() {
+        let mut session = settled(4);
+        (0..3).for_each(|id| assert!(session.mark(id)));
+        let stays = PartitionAnswer {
+            stays_ready: true,
+            ..IDLE
+        };
+        let with = |index| [RECORDS, FAILED, stays][index as usize];
+        assert_eq!(answer(&mut session, with), [0, 1]);
+        assert_eq!(ready(&mut session), [1, 2, 0]);
+        assert_eq!(answer(&mut session, |_| IDLE), [1], "an error is gone");
+        assert_eq!(ready(&mut session), [0; 0]);
+    }
+
+    #[test]
+    fn served_partitions_go_to_the_end() {
+        let mut session = settled(3);
+        (0..3).for_each(|id| assert!(session.mark(id)));
+        answer(&mut session, |index| if index == 0 { RECORDS } else { IDLE });
+        (0..3).for_each(|id| assert!(session.mark(id)));
+        assert_eq!(ready(&mut session), [1, 2, 0]);
+    }
+
+    #[test]
+    fn forgotten_partitions_make_room_and_late_marks_do_nothing() {
+        let mut session = settled(3);
+        assert!(session.mark(1));
+        session.forget([key(1), key(8)]);
+        assert!(!session.mark(1));
+        assert_eq!((session.len(), ready(&mut session)), (2, vec![]));
+        session.update([partition(5, 0)], |id, _| {
+            assert_eq!(id, 1, "the place is vacant")
+        });
+        assert_eq!(ready(&mut session), [5]);
+        session.forget([key(0), key(2), key(5)]);
+        assert!(session.is_empty());
+    }
+
+    fn request(id: i32, epoch: i32) -> SessionRequest {
         SessionRequest {
             id,
             epoch,
             uses_ids: false,
             follower: false,
-            partitions,
-            forgotten: Vec::new(),
         }
     }
 
-    fn answer(high_watermark: i64, must_send: bool) -> PartitionAnswer {
-        PartitionAnswer {
-            high_watermark,
-            log_start_offset: 0,
-            must_send,
-            failed: false,
-        }
-    }
-
-    fn open(sessions: &mut FetchSessions, ms: u64) -> i32 {
+    fn open(sessions: &mut FetchSessions<&'static str>, ms: u64) -> i32 {
         let now = Now::new(ms, 0);
-        let context = sessions
-            .begin(now, request(0, 0, vec![partition(0, 0), partition(1, 0)]))
-            .unwrap();
-        sessions
-            .finish(now, context, &[answer(5, false), answer(5, false)])
-            .0
+        assert_eq!(sessions.begin(now, request(0, 0)), Ok(FetchContext::Full));
+        sessions.open(now, request(0, 0), "session")
     }
 
     #[test]
-    fn an_incremental_response_leaves_out_what_did_not_change() {
+    fn epochs_count_the_requests_of_a_session() {
         let mut sessions = FetchSessions::new(10, 1);
         let id = open(&mut sessions, 0);
         assert_ne!(id, 0);
-        let context = sessions
-            .begin(Now::new(1, 0), request(id, 1, vec![partition(1, 3)]))
-            .unwrap();
-        assert_eq!(context.partitions, [partition(0, 0), partition(1, 3)]);
-        let (same, keep) = sessions.finish(Now::new(1, 0), context, &[answer(5, false), answer(6, false)]);
-        assert_eq!((same, keep), (id, vec![false, true]));
-        let context = sessions.begin(Now::new(2, 0), request(id, 2, vec![])).unwrap();
-        let (_, keep) = sessions.finish(Now::new(2, 0), context, &[answer(5, true), answer(6, false)]);
-        assert_eq!(keep, [true, false]);
-    }
-
-    #[test]
-    fn served_partitions_go_to_the_end() {
-        let mut sessions = FetchSessions::new(10, 1);
-        let id = open(&mut sessions, 0);
-        let context = sessions.begin(Now::new(1, 0), request(id, 1, vec![])).unwrap();
-        sessions.finish(Now::new(1, 0), context, &[answer(9, true), answer(5, false)]);
-        let context = sessions.begin(Now::new(2, 0), request(id, 2, vec![])).unwrap();
-        assert_eq!(context.partitions, [partition(1, 0), partition(0, 0)]);
+        for epoch in 1..4 {
+            assert_eq!(
+                sessions.begin(Now::new(1, 0), request(id, epoch)),
+                Ok(FetchContext::Incremental("session"))
+            );
+        }
     }
 
     #[test]
@@ -434,22 +581,22 @@ mod tests {
         let id = open(&mut sessions, 0);
         let now = Now::default();
         assert_eq!(
-            sessions.begin(now, request(id + 1, 1, vec![])),
+            sessions.begin(now, request(id + 1, 1)),
             Err(ErrorCode::FetchSessionIdNotFound)
         );
         assert_eq!(
-            sessions.begin(now, request(id, 2, vec![])),
+            sessions.begin(now, request(id, 2)),
             Err(ErrorCode::InvalidFetchSessionEpoch)
         );
         let by_id = SessionRequest {
             uses_ids: true,
-            ..request(id, 1, vec![])
+            ..request(id, 1)
         };
         assert_eq!(
             sessions.begin(now, by_id),
             Err(ErrorCode::FetchSessionTopicIdError)
         );
-        assert!(sessions.begin(now, request(id, -1, vec![])).is_ok());
+        assert!(sessions.begin(now, request(id, -1)).is_ok());
         assert!(sessions.is_empty());
     }
 
@@ -461,22 +608,5 @@ mod tests {
         let second = open(&mut sessions, EVICTION_MS + 1);
         assert!(second != 0 && second != first);
         assert_eq!(sessions.len(), 1);
-    }
-
-    #[test]
-    fn forgotten_partitions_leave() {
-        let mut sessions = FetchSessions::new(1, 1);
-        let id = open(&mut sessions, 0);
-        let forgotten = vec![partition(0, 0).key];
-        let context = sessions
-            .begin(
-                Now::default(),
-                SessionRequest {
-                    forgotten,
-                    ..request(id, 1, vec![])
-                },
-            )
-            .unwrap();
-        assert_eq!(context.partitions, [partition(1, 0)]);
     }
 }

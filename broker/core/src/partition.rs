@@ -78,6 +78,8 @@ enum Role {
 struct LeaderState {
     /// Where the leader's epoch starts in its log.
     epoch_start_offset: i64,
+    /// The log end offset as the last append left it.
+    appended_end: i64,
     followers: BTreeMap<NodeId, FollowerProgress>,
     /// Members and their broker epochs as they were when it was made: whoever has restarted since is another replica.
     proposal: Option<Vec<(NodeId, i64)>>,
@@ -248,6 +250,7 @@ impl<L: ReplicaLog> Partition<L> {
         let epoch_start_offset = self.log.log_end_offset();
         self.role = Role::Leader(LeaderState {
             epoch_start_offset,
+            appended_end: epoch_start_offset,
             followers,
             proposal: None,
         });
@@ -333,6 +336,10 @@ impl<L: ReplicaLog> Partition<L> {
 
     /// Moves the high watermark after the leader's own append. True if it moved.
     pub fn appended(&mut self, now: Now) -> bool {
+        let end = self.log.log_end_offset();
+        if let Role::Leader(leader) = &mut self.role {
+            leader.appended(now, end);
+        }
         self.advance_high_watermark(now)
     }
 
@@ -599,6 +606,16 @@ pub struct FollowerFetch {
 }
 
 impl LeaderState {
+    /// A follower of a partition at rest is not asked how far it has come, and had everything until now.
+    fn appended(&mut self, now: Now, end: i64) {
+        for progress in self.followers.values_mut() {
+            if progress.log_end_offset == self.appended_end {
+                progress.caught_up_ms = Some(now.mono_ms);
+            }
+        }
+        self.appended_end = end;
+    }
+
     fn is_proposed(&self, replica: NodeId) -> bool {
         let members = self.proposal.iter().flatten();
         members.into_iter().any(|(member, _)| *member == replica)

@@ -1,7 +1,8 @@
 //! Finding the bytes of a fetch: whole batches between an offset and an upper bound.
 //!
 //! The plan is made under the partition's lock (index, then a few headers); the bytes are read outside of it, from a file
-//! that stays readable even if the segment is deleted meanwhile.
+//! that stays readable even if the segment is deleted meanwhile. Headers that are not in memory are not waited for if the
+//! caller has no patience: it is told which bytes to read ahead, without the lock, before it asks again.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,7 +15,7 @@ use odradek_common::records::batch::BatchHeader;
 
 use crate::error::{LogError, ReadError};
 use crate::log::Log;
-use crate::scan::{LOOKUP_WINDOW_BYTES, Scan};
+use crate::scan::{LOOKUP_WINDOW_BYTES, Scan, ScanError};
 use crate::segment::{Segment, segment_path};
 
 /// Batches at the end of the log whose places are remembered, for consumers and followers that keep up.
@@ -71,6 +72,54 @@ impl LogSlice {
     }
 }
 
+/// Whether a plan may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It reads what it needs.
+    Wait,
+    /// It ends where the page cache does.
+    Refuse,
+}
+
+/// What a plan found.
+#[derive(Clone, Debug)]
+pub enum Planned {
+    /// These batches.
+    Slice(LogSlice),
+    /// Not yet: whoever asked with [`Patience::Refuse`] must bring these bytes into memory first.
+    Cold(LogSlice),
+}
+
+/// Why a lookup ended without an answer.
+enum LookupError {
+    Log(LogError),
+    Cold(LogSlice),
+}
+
+impl From<LogError> for LookupError {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl LookupError {
+    fn into_log_error(self) -> LogError {
+        match self {
+            Self::Log(error) => error,
+            Self::Cold(_) => unreachable!("a lookup with patience waits for the disk"),
+        }
+    }
+}
+
+/// What a read asks for.
+struct Wanted {
+    patience: Patience,
+    offset: i64,
+    max_bytes: usize,
+    upper_bound_offset: i64,
+    min_one_batch: MinOneBatch,
+}
+
 /// Where a batch lies.
 #[derive(Clone, Copy, Debug)]
 struct RecentBatch {
@@ -116,6 +165,19 @@ impl RecentBatches {
 }
 
 impl Log {
+    /// Bytes of the batches from one offset to another, if both are near the log end: whole batches, the first of which
+    /// contains `from`.
+    #[must_use]
+    pub fn bytes_between(&self, from: i64, to: i64) -> Option<usize> {
+        let begin = self.recent.locate(from)?;
+        let end = if to >= self.log_end_offset {
+            self.segments.values().next_back()?.footer.size_bytes
+        } else {
+            self.recent.locate(to)?
+        };
+        Some(end.saturating_sub(begin) as usize)
+    }
+
     /// Plans a read of whole batches from `offset` on that end below `upper_bound_offset`, of at most `max_bytes`.
     ///
     /// The batch that contains `offset` is returned whole. At the log end, and where no batch fits, the slice is empty.
@@ -126,6 +188,27 @@ impl Log {
         upper_bound_offset: i64,
         min_one_batch: MinOneBatch,
     ) -> Result<LogSlice, ReadError> {
+        let planned = self.read_plan_with(
+            Patience::Wait,
+            offset,
+            max_bytes,
+            upper_bound_offset,
+            min_one_batch,
+        )?;
+        match planned {
+            Planned::Slice(slice) | Planned::Cold(slice) => Ok(slice),
+        }
+    }
+
+    /// As [`Log::read_plan`], waiting for the disk or not.
+    pub fn read_plan_with(
+        &self,
+        patience: Patience,
+        offset: i64,
+        max_bytes: usize,
+        upper_bound_offset: i64,
+        min_one_batch: MinOneBatch,
+    ) -> Result<Planned, ReadError> {
         self.check_open()?;
         if offset < self.log_start_offset || offset > self.log_end_offset {
             return Err(ReadError::OffsetOutOfRange {
@@ -135,8 +218,24 @@ impl Log {
             });
         }
         if offset >= upper_bound_offset.min(self.log_end_offset) {
-            return Ok(LogSlice::empty(offset));
+            return Ok(Planned::Slice(LogSlice::empty(offset)));
         }
+        let wanted = Wanted {
+            patience,
+            offset,
+            max_bytes,
+            upper_bound_offset,
+            min_one_batch,
+        };
+        match self.find_slice(&wanted) {
+            Ok(slice) => Ok(Planned::Slice(slice)),
+            Err(LookupError::Cold(slice)) => Ok(Planned::Cold(slice)),
+            Err(LookupError::Log(error)) => Err(error.into()),
+        }
+    }
+
+    fn find_slice(&self, wanted: &Wanted) -> Result<LogSlice, LookupError> {
+        let offset = wanted.offset;
         // Compaction and truncation leave gaps: the batch may lie in a later segment than the offset's.
         let first = self
             .segments
@@ -144,18 +243,11 @@ impl Log {
             .next_back()
             .map_or(offset, |(base, _)| *base);
         for segment in self.segments.range(first..).map(|(_, segment)| segment) {
-            if segment.base_offset >= upper_bound_offset {
+            if segment.base_offset >= wanted.upper_bound_offset {
                 break;
             }
-            if let Some(position) = self.locate(segment, offset)? {
-                let end = self.end_position(
-                    segment,
-                    position,
-                    offset,
-                    max_bytes,
-                    upper_bound_offset,
-                    min_one_batch,
-                )?;
+            if let Some(position) = self.find(segment, offset, wanted.patience)? {
+                let end = self.end_position(segment, position, wanted)?;
                 if end <= position {
                     return Ok(LogSlice::empty(offset));
                 }
@@ -173,6 +265,11 @@ impl Log {
 
     /// Where the first batch begins that ends at or after `offset`; None if the segment ends before.
     pub(crate) fn locate(&self, segment: &Segment, offset: i64) -> Result<Option<u64>, LogError> {
+        self.find(segment, offset, Patience::Wait)
+            .map_err(LookupError::into_log_error)
+    }
+
+    fn find(&self, segment: &Segment, offset: i64, patience: Patience) -> Result<Option<u64>, LookupError> {
         if segment.is_empty() || segment.footer.next_offset <= offset {
             return Ok(None);
         }
@@ -187,37 +284,30 @@ impl Log {
         let place = self.place(segment.base_offset);
         let entry = segment.index.floor_offset(&place, segment.relative(offset))?;
         let from = entry.map_or(0, |entry| u64::from(entry.position));
-        self.walk(segment, from, |position, header| {
+        self.seek(segment, from, patience, |position, header| {
             (header.last_offset() >= offset).then_some(position)
         })
     }
 
     /// Where the batches of a read that begins at `start` end.
-    fn end_position(
-        &self,
-        segment: &Segment,
-        start: u64,
-        offset: i64,
-        max_bytes: usize,
-        upper_bound_offset: i64,
-        min_one_batch: MinOneBatch,
-    ) -> Result<u64, LogError> {
+    fn end_position(&self, segment: &Segment, start: u64, wanted: &Wanted) -> Result<u64, LookupError> {
         let size_bytes = segment.footer.size_bytes;
-        let readable = self.locate(segment, upper_bound_offset)?.unwrap_or(size_bytes);
-        let wanted = start.saturating_add(max_bytes as u64);
-        if readable <= wanted {
+        let readable = self.find(segment, wanted.upper_bound_offset, wanted.patience)?;
+        let readable = readable.unwrap_or(size_bytes);
+        let limit = start.saturating_add(wanted.max_bytes as u64);
+        if readable <= limit {
             return Ok(readable);
         }
-        let floor = self.floor_position(segment, offset, wanted)?.max(start);
+        let floor = self.floor_position(segment, wanted.offset, limit)?.max(start);
         let mut end = floor;
-        self.walk(segment, floor, |position, header| {
+        self.seek(segment, floor, wanted.patience, |position, header| {
             let next = position + header.size_bytes() as u64;
-            let is_first = position == start && min_one_batch == MinOneBatch::Yes;
-            if next > wanted && !is_first {
+            let is_first = position == start && wanted.min_one_batch == MinOneBatch::Yes;
+            if next > limit && !is_first {
                 return Some(());
             }
             end = next;
-            (next >= wanted).then_some(())
+            (next >= limit).then_some(())
         })?;
         // The bound may lie inside of the first batch, which then is not readable at all.
         Ok(end.min(readable))
@@ -241,10 +331,22 @@ impl Log {
         &self,
         segment: &Segment,
         position: u64,
-        mut visit: impl FnMut(u64, &BatchHeader) -> Option<T>,
+        visit: impl FnMut(u64, &BatchHeader) -> Option<T>,
     ) -> Result<Option<T>, LogError> {
+        self.seek(segment, position, Patience::Wait, visit)
+            .map_err(LookupError::into_log_error)
+    }
+
+    fn seek<T>(
+        &self,
+        segment: &Segment,
+        position: u64,
+        patience: Patience,
+        mut visit: impl FnMut(u64, &BatchHeader) -> Option<T>,
+    ) -> Result<Option<T>, LookupError> {
         let file = self.file_of(segment)?;
-        let mut scan = Scan::new(&file, position, segment.footer.size_bytes, LOOKUP_WINDOW_BYTES);
+        let size_bytes = segment.footer.size_bytes;
+        let mut scan = Scan::new(&file, position, size_bytes, LOOKUP_WINDOW_BYTES).with_patience(patience);
         loop {
             match scan.header() {
                 Ok(Some((position, header))) => {
@@ -253,9 +355,20 @@ impl Log {
                     }
                 }
                 Ok(None) => return Ok(None),
+                Err(ScanError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let position = scan.position();
+                    let left = size_bytes.saturating_sub(position) as usize;
+                    return Err(LookupError::Cold(LogSlice {
+                        start_offset: segment.base_offset,
+                        file: Some(file),
+                        position,
+                        size_bytes: left.min(LOOKUP_WINDOW_BYTES),
+                    }));
+                }
                 Err(error) => {
                     let path = segment_path(&self.folder, segment.base_offset);
-                    return Err(error.into_log_error(&self.directory.path, &path, scan.position()));
+                    let error = error.into_log_error(&self.directory.path, &path, scan.position());
+                    return Err(error.into());
                 }
             }
         }

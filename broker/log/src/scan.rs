@@ -1,13 +1,16 @@
 //! Walking a segment file batch by batch, through one read-ahead buffer.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use odradek_common::records::batch::{BatchHeader, HEADER_SIZE_BYTES, verify_crc};
 
+use rustix::io::{Errno, ReadWriteFlags};
+
 use crate::error::LogError;
+use crate::read::Patience;
 
 /// Read-ahead where only headers near an index entry are wanted.
 pub(crate) const LOOKUP_WINDOW_BYTES: usize = 8 << 10;
@@ -46,6 +49,7 @@ pub(crate) struct Scan<'a> {
     buffer: Vec<u8>,
     buffer_start: u64,
     window_bytes: usize,
+    patience: Patience,
 }
 
 impl<'a> Scan<'a> {
@@ -57,7 +61,14 @@ impl<'a> Scan<'a> {
             buffer: Vec::new(),
             buffer_start: position,
             window_bytes,
+            patience: Patience::Wait,
         }
+    }
+
+    /// The same walk, with this patience.
+    pub(crate) fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Where the next batch begins, or where the walk failed.
@@ -122,12 +133,32 @@ impl<'a> Scan<'a> {
         let left = (self.end - self.position) as usize;
         self.buffer.resize(size_bytes.max(self.window_bytes).min(left), 0);
         self.buffer_start = self.position;
-        match self.file.read_exact_at(&mut self.buffer, self.position) {
+        let read = match self.patience {
+            Patience::Wait => self.file.read_exact_at(&mut self.buffer, self.position),
+            Patience::Refuse => self.read_resident(size_bytes),
+        };
+        match read {
             Ok(()) => Ok(0),
             Err(error) => {
                 self.buffer.clear();
                 Err(ScanError::Io(error))
             }
+        }
+    }
+
+    /// Fills the buffer as far as the page cache goes, which must be so many bytes.
+    fn read_resident(&mut self, least: usize) -> io::Result<()> {
+        let mut buffers = [IoSliceMut::new(&mut self.buffer)];
+        let read = rustix::io::preadv2(self.file, &mut buffers, self.position, ReadWriteFlags::NOWAIT);
+        match read {
+            Ok(bytes) if bytes >= least => {
+                self.buffer.truncate(bytes);
+                Ok(())
+            }
+            Ok(_) | Err(Errno::AGAIN) => Err(io::ErrorKind::WouldBlock.into()),
+            // File systems that cannot tell are waited for.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.read_exact_at(&mut self.buffer, self.position),
+            Err(error) => Err(error.into()),
         }
     }
 }

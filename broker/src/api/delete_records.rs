@@ -94,7 +94,6 @@ fn start(
             Err(ReadError::Log(error)) => Err(ApiError::new(ErrorCode::KafkaStorageError, error.to_string())),
         }
     })?;
-    replica.wake_readers();
     Ok((replica, deleted))
 }
 
@@ -136,7 +135,7 @@ fn low_watermark(broker: &Broker, replica: &Replica) -> Result<i64, ErrorCode> {
     })
 }
 
-/// A place in a replica's list of readers, given up when the wait ends, however it ends.
+/// A place in a replica's list of observers, given up when the wait ends, however it ends.
 struct Registration<'a> {
     replica: &'a Replica,
     id: u64,
@@ -144,6 +143,6 @@ struct Registration<'a> {
 
 impl Drop for Registration<'_> {
     fn drop(&mut self) {
-        self.replica.forget_reader(self.id);
+        self.replica.forget_observer(self.id);
     }
 }

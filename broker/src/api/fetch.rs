@@ -1,29 +1,42 @@
 //! Fetch: records for consumers and followers, at once or when there are enough of them.
+//!
+//! A fetch looks at the partitions that its request names and at those that changed since they were last looked at; what a
+//! session names beyond that costs nothing. While it is parked, an append marks the partition and wakes the fetch once, when
+//! there may be enough; it looks at what is marked and at nothing else.
 
-use std::collections::BTreeMap;
+mod encode;
+pub mod target;
+
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::FetchTopic;
-use kafka_protocol::messages::fetch_response::{
-    AbortedTransaction, EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
-};
-use kafka_protocol::messages::{ApiKey, BrokerId, FetchRequest, FetchResponse, ProducerId};
+use kafka_protocol::messages::{ApiKey, FetchRequest};
 use odradek_broker_core::fetch_session::{
-    FetchContext, FetchKey, FetchPartition, PartitionAnswer, SessionRequest, TopicKey,
+    FetchContext, FetchKey, FetchPartition, FetchSession, PartitionAnswer, SessionRequest, SlotId, TopicKey,
 };
 use odradek_broker_core::partition::FollowerFetch;
+use odradek_broker_log::read::Patience;
 use odradek_common::error::{ErrorCode, wire_code};
 use odradek_common::ids::NodeId;
-use tokio::sync::Notify;
+use odradek_net::residency::read_ahead;
+use odradek_net::sendfile::FileRange;
+use odradek_net::service::{Reply, RequestFrame, Response};
+use odradek_net::wire;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Call, Handler};
+use self::encode::{Answer, Endpoint, FetchAnswer, encode};
+use self::target::Target;
+use super::{Api, Call};
 use crate::broker::Broker;
 use crate::clock;
-use crate::names::{text, topic_name};
-use crate::replica::{Isolation, ReadPlan, ReadRequest, Replica};
+use crate::metrics::requests::ApiTimer;
+use crate::replica::{Isolation, ReadPlan, ReadRequest};
+use crate::watch::{Change, Watch};
 
 /// First version that names topics by id.
 const TOPIC_IDS_SINCE: i16 = 13;
@@ -33,47 +46,75 @@ const FOLLOWER_READS_SINCE: i16 = 11;
 const DIVERGING_SINCE: i16 = 12;
 /// First version with `node_endpoints` (KIP-951).
 const LEADER_HINTS_SINCE: i16 = 16;
+/// First version with a broker epoch (KIP-903).
+const BROKER_EPOCHS_SINCE: i16 = 15;
 /// `isolation_level` of read_committed.
 const READ_COMMITTED: i8 = 1;
 
-/// The handler.
-pub struct Fetch;
+/// After so many reads from disk on behalf of one fetch its partitions' locks are held while the disk is waited for: memory
+/// is so short that what was read is gone before it is used.
+const COLD_READS_MAX: usize = 32;
 
-impl Handler for Fetch {
-    type Request = FetchRequest;
+/// Copies of records that wait in memory for slow consumers, over all connections of the broker; what exceeds them is sent
+/// from its file, which costs a system call more and no memory.
+pub const FETCH_MEMORY_BYTES: usize = 32 << 20;
 
-    async fn handle(broker: Arc<Broker>, call: Call, request: FetchRequest) -> FetchResponse {
-        let fetch = Parameters::new(&broker, &call, &request);
-        let context = broker
-            .sessions
-            .lock()
-            .begin(clock::now(), session_request(&fetch, request));
-        let context = match context {
-            Ok(context) => context,
-            Err(code) => {
-                broker.metrics.refused(ApiKey::Fetch, code);
-                return FetchResponse::default().with_error_code(code.code());
-            }
-        };
-        let targets = context
-            .partitions
-            .iter()
-            .map(|p| Target::new(&broker, p))
-            .collect();
-        let reading = Reading {
-            broker: broker.clone(),
-            fetch,
-            targets,
-        };
-        let (fetch, answers) = reading.run().await;
-        respond(&broker, &fetch, context, answers)
+/// What one client fetches, and who marks what changed of it.
+#[derive(Default)]
+pub struct Session {
+    fetch: FetchSession<Target>,
+    watch: Arc<Watch>,
+    /// Partitions of the round at hand; kept for its memory.
+    slots: Vec<SlotId>,
+}
+
+/// A session as the broker keeps it.
+pub type SharedSession = Arc<Mutex<Session>>;
+
+/// The row of the table: answers are made by hand, and most need no future.
+pub fn row() -> Api {
+    Api {
+        key: ApiKey::Fetch,
+        versions: wire::served_versions::<FetchRequest>(),
+        forwarded: false,
+        run,
     }
 }
 
+/// Answers at once, or parks the fetch.
+fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) -> Reply {
+    let request = match wire::decode_request::<FetchRequest>(&frame) {
+        Ok(request) => request,
+        Err(error) => return Reply::Done(Response::Close(error.to_string())),
+    };
+    let parameters = Parameters::new(&broker, &call, &request);
+    let fetch = match Fetch::begin(broker, parameters, request) {
+        Ok(fetch) => fetch,
+        Err(refused) => {
+            timer.done();
+            return Reply::Done(refused);
+        }
+    };
+    if fetch.is_enough() {
+        let response = fetch.answer();
+        timer.done();
+        return Reply::Done(response);
+    }
+    // A parked fetch holds no request memory.
+    drop(frame);
+    let timer = timer.parked();
+    Reply::pending(async move {
+        let response = fetch.wait().await;
+        timer.done();
+        response
+    })
+}
+
 /// The request apart from its partitions.
-#[derive(Clone)]
 struct Parameters {
     api_version: i16,
+    correlation_id: i32,
+    session: SessionRequest,
     /// Set for followers: node id and broker epoch.
     follower: Option<(NodeId, i64)>,
     isolation: Isolation,
@@ -85,11 +126,9 @@ struct Parameters {
 
 impl Parameters {
     fn new(broker: &Broker, call: &Call, request: &FetchRequest) -> Self {
-        let (id, epoch) = if call.api_version >= 15 {
-            (
-                request.replica_state.replica_id.0,
-                request.replica_state.replica_epoch,
-            )
+        let (id, epoch) = if call.api_version >= BROKER_EPOCHS_SINCE {
+            let state = &request.replica_state;
+            (state.replica_id.0, state.replica_epoch)
         } else {
             (request.replica_id.0, -1)
         };
@@ -101,134 +140,187 @@ impl Parameters {
         let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
         Self {
             api_version: call.api_version,
+            correlation_id: call.correlation_id,
+            session: SessionRequest {
+                id: request.session_id,
+                epoch: request.session_epoch,
+                uses_ids: call.api_version >= TOPIC_IDS_SINCE,
+                follower: id >= 0,
+            },
             follower: (id >= 0).then_some((id, epoch)),
             isolation,
             max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
-            min_bytes: size(request.min_bytes),
+            min_bytes: size(request.min_bytes).max(1),
             max_bytes: size(request.max_bytes).min(broker.fetch_max_bytes),
             listener: call.connection.listener.clone(),
         }
     }
-}
 
-fn session_request(fetch: &Parameters, request: FetchRequest) -> SessionRequest {
-    let uses_ids = fetch.api_version >= TOPIC_IDS_SINCE;
-    let key = |name: &str, id: Uuid| {
-        if uses_ids {
+    fn topic_key(&self, name: &str, id: Uuid) -> TopicKey {
+        if self.session.uses_ids {
             TopicKey::Id(id)
         } else {
             TopicKey::Name(Arc::from(name))
         }
-    };
-    let partitions = request.topics.iter().flat_map(|topic| {
-        let topic_key = key(topic.topic.0.as_str(), topic.topic_id);
-        partitions_of(topic, topic_key)
-    });
-    let forgotten = request.forgotten_topics_data.iter().flat_map(|topic| {
-        let topic_key = key(topic.topic.0.as_str(), topic.topic_id);
-        topic.partitions.iter().map(move |index| FetchKey {
-            topic: topic_key.clone(),
-            partition: *index,
-        })
-    });
-    SessionRequest {
-        id: request.session_id,
-        epoch: request.session_epoch,
-        uses_ids,
-        follower: fetch.follower.is_some(),
-        partitions: partitions.collect(),
-        forgotten: forgotten.collect(),
+    }
+
+    fn read_request(
+        &self,
+        partition: &FetchPartition,
+        found_bytes: usize,
+        patience: Patience,
+    ) -> ReadRequest {
+        let left = self.max_bytes.saturating_sub(found_bytes);
+        ReadRequest {
+            offset: partition.fetch_offset,
+            max_bytes: usize::try_from(partition.max_bytes).unwrap_or(0).min(left),
+            min_one_batch: found_bytes == 0,
+            isolation: self.isolation,
+            current_leader_epoch: partition.current_leader_epoch,
+            last_fetched_epoch: partition.last_fetched_epoch,
+            follower_may_answer: self.follower.is_none() && self.api_version >= FOLLOWER_READS_SINCE,
+            patience,
+        }
+    }
+
+    fn encode(&self, broker: &Broker, answer: &FetchAnswer) -> Response {
+        let frame = encode(
+            self.api_version,
+            self.correlation_id,
+            answer,
+            &broker.fetch_memory,
+        );
+        Response::Frame(frame)
+    }
+
+    fn refuse(&self, broker: &Broker, code: ErrorCode) -> Response {
+        broker.metrics.refused(ApiKey::Fetch, code);
+        let answer = FetchAnswer {
+            error_code: code.code(),
+            session_id: 0,
+            answers: Vec::new(),
+            endpoints: Vec::new(),
+        };
+        self.encode(broker, &answer)
     }
 }
 
-fn partitions_of(topic: &FetchTopic, key: TopicKey) -> impl Iterator<Item = FetchPartition> {
-    topic.partitions.iter().map(move |p| FetchPartition {
-        key: FetchKey {
-            topic: key.clone(),
-            partition: p.partition,
-        },
-        current_leader_epoch: p.current_leader_epoch,
-        fetch_offset: p.fetch_offset,
-        last_fetched_epoch: p.last_fetched_epoch,
-        log_start_offset: p.log_start_offset,
-        max_bytes: p.partition_max_bytes,
+fn partitions<'a>(
+    parameters: &'a Parameters,
+    topics: &'a [FetchTopic],
+) -> impl Iterator<Item = FetchPartition> + 'a {
+    topics.iter().flat_map(|topic| {
+        let key = parameters.topic_key(topic.topic.0.as_str(), topic.topic_id);
+        topic.partitions.iter().map(move |p| FetchPartition {
+            key: FetchKey {
+                topic: key.clone(),
+                partition: p.partition,
+            },
+            current_leader_epoch: p.current_leader_epoch,
+            fetch_offset: p.fetch_offset,
+            last_fetched_epoch: p.last_fetched_epoch,
+            log_start_offset: p.log_start_offset,
+            max_bytes: p.partition_max_bytes,
+        })
     })
 }
 
-/// One partition and where it is served.
-struct Target {
-    request: FetchPartition,
-    topic: Option<Arc<str>>,
-    replica: Result<Arc<Replica>, ErrorCode>,
-}
-
-impl Target {
-    fn new(broker: &Broker, request: &FetchPartition) -> Self {
-        let topic = match &request.key.topic {
-            TopicKey::Name(name) => Some(name.clone()),
-            TopicKey::Id(id) => broker.image().topic_by_id(id).map(|topic| topic.name.clone()),
-        };
-        let index = request.key.partition;
-        let replica = match (&topic, &request.key.topic) {
-            (Some(topic), TopicKey::Id(id)) => broker.replicas.hosted_of(id, topic, index),
-            (Some(topic), TopicKey::Name(_)) => broker.replicas.hosted(topic, index),
-            (None, _) => Err(ErrorCode::UnknownTopicId.into()),
-        };
-        let replica = replica.map_err(|error| error.code);
-        Self {
-            request: request.clone(),
-            topic,
-            replica,
-        }
-    }
-}
-
-/// What one partition is answered with.
-struct Answer {
-    topic: Option<Arc<str>>,
-    topic_id: Uuid,
-    data: PartitionData,
-}
-
-struct Reading {
+/// One request in work.
+struct Fetch {
     broker: Arc<Broker>,
-    fetch: Parameters,
-    targets: Vec<Target>,
+    parameters: Parameters,
+    session: SharedSession,
+    watch: Arc<Watch>,
+    /// What becomes of the session.
+    context: FetchContext<()>,
+    round: u64,
+    deadline: Instant,
+    has_partitions: bool,
+    /// What was found so far.
+    bytes: usize,
+    is_urgent: bool,
+    /// What must be read from disk before all partitions can be looked at.
+    cold: Option<FileRange>,
+    cold_reads: usize,
 }
 
-impl Reading {
-    async fn run(mut self) -> (Parameters, Vec<Answer>) {
-        self.note_follower();
-        let deadline = tokio::time::Instant::now() + self.fetch.max_wait;
-        let mut plans = self.plan(None).0;
-        while !self.is_enough(&plans) && tokio::time::Instant::now() < deadline {
-            let reader = Arc::new(Notify::new());
-            let (again, registered) = self.plan(Some(&reader));
-            plans = again;
-            let registrations = Registrations {
-                targets: &self.targets,
-                ids: registered,
-            };
-            if self.is_enough(&plans) {
-                break;
+impl Fetch {
+    /// Takes over what the request says and looks for records.
+    fn begin(broker: Arc<Broker>, parameters: Parameters, request: FetchRequest) -> Result<Self, Response> {
+        let begun = broker.sessions.lock().begin(clock::now(), parameters.session);
+        let context = begun.map_err(|code| parameters.refuse(&broker, code))?;
+        let watch = Arc::<Watch>::default();
+        let attach = |watch: &Arc<Watch>, slot, p: &FetchPartition| Target::new(&broker, watch, slot, p);
+        let named = partitions(&parameters, &request.topics);
+        let (context, session) = match context {
+            FetchContext::Sessionless => {
+                let fetch = FetchSession::once(named, |slot, p| attach(&watch, slot, p));
+                (FetchContext::Sessionless, Session::new(fetch, watch))
             }
-            let timed_out = tokio::time::timeout_at(deadline, reader.notified())
-                .await
-                .is_err();
-            drop(registrations);
-            plans = self.plan(None).0;
-            if timed_out {
-                break;
+            FetchContext::Full => {
+                let mut fetch = FetchSession::default();
+                fetch.update(named, |slot, p| attach(&watch, slot, p));
+                (FetchContext::Full, Session::new(fetch, watch))
             }
-        }
-        let answers = self.read(plans);
-        (self.fetch, answers)
+            FetchContext::Incremental(session) => {
+                let mut locked = session.lock();
+                let Session { fetch, watch, .. } = &mut *locked;
+                fetch.update(named, |slot, p| attach(watch, slot, p));
+                fetch.forget(forgotten(&parameters, &request));
+                drop(locked);
+                (FetchContext::Incremental(()), session)
+            }
+        };
+        Ok(Self::start(broker, parameters, context, session))
     }
 
-    /// A follower's offsets tell how far it has come, whether or not there is anything to send.
-    /// A stranger gets no records.
-    fn note_follower(&mut self) {
-        let Some((replica, broker_epoch)) = self.fetch.follower else {
+    fn start(
+        broker: Arc<Broker>,
+        parameters: Parameters,
+        context: FetchContext<()>,
+        session: SharedSession,
+    ) -> Self {
+        let mut locked = session.lock();
+        let mut fetch = Self {
+            session: session.clone(),
+            watch: locked.watch.clone(),
+            context,
+            round: locked.fetch.begin_round(),
+            deadline: Instant::now() + parameters.max_wait,
+            has_partitions: !locked.fetch.is_empty(),
+            bytes: 0,
+            is_urgent: false,
+            cold: None,
+            cold_reads: 0,
+            broker,
+            parameters,
+        };
+        locked.take_changes();
+        locked.slots_of_round();
+        fetch.refresh(&mut locked);
+        fetch.note_follower(&mut locked);
+        fetch.look(&mut locked);
+        drop(locked);
+        fetch
+    }
+
+    /// Forgets what was found, and finds the replicas again that went away: they come and go while a session stays.
+    fn refresh(&mut self, session: &mut Session) {
+        for &id in &session.slots {
+            let slot = session.fetch.slot_mut(id);
+            // A request that was superseded leaves plans that this one has not counted.
+            self.bytes = self.bytes.saturating_sub(slot.attached.planned_bytes());
+            slot.attached.plan = None;
+            slot.attached
+                .refresh(&self.broker, &session.watch, id, &slot.request);
+        }
+    }
+
+    /// A follower's offsets tell how far it has come, whether or not there is anything to send. A stranger gets no records.
+    ///
+    /// Of partitions that did not change and that the request does not name, the follower has said all there is to say.
+    fn note_follower(&self, session: &mut Session) {
+        let Some((replica, broker_epoch)) = self.parameters.follower else {
             return;
         };
         let now = clock::now();
@@ -236,29 +328,36 @@ impl Reading {
         let image = self.broker.image();
         let registered = image.brokers.get(&replica);
         let is_stale = broker_epoch >= 0 && registered.is_some_and(|b| b.broker_epoch > broker_epoch);
-        for target in &mut self.targets {
-            let Ok(hosted) = &target.replica else { continue };
+        for &id in &session.slots {
+            let slot = session.fetch.slot_mut(id);
+            let (request, target) = (&slot.request, &mut slot.attached);
+            let Ok(watched) = &target.replica else { continue };
             if is_stale {
                 target.replica = Err(ErrorCode::NotLeaderOrFollower);
                 continue;
             }
-            let last_fetched_epoch = if self.fetch.api_version >= DIVERGING_SINCE {
-                target.request.last_fetched_epoch
+            let last_fetched_epoch = if self.parameters.api_version >= DIVERGING_SINCE {
+                request.last_fetched_epoch
             } else {
                 -1
             };
             let fetch = FollowerFetch {
                 replica,
                 broker_epoch,
-                fetch_offset: target.request.fetch_offset,
-                log_start_offset: target.request.log_start_offset,
+                fetch_offset: request.fetch_offset,
+                log_start_offset: request.log_start_offset,
             };
-            let current_leader_epoch = target.request.current_leader_epoch;
-            match hosted.follower_asked(now, fetch, current_leader_epoch, last_fetched_epoch) {
-                Ok(progress) if progress.may_expand => self.broker.isr.expand(hosted),
-                Ok(_) => {}
+            let hosted = &watched.replica;
+            match hosted.follower_asked(now, fetch, request.current_leader_epoch, last_fetched_epoch) {
+                Ok(noted) => {
+                    if noted.progress.may_expand {
+                        self.broker.isr.expand(hosted);
+                    }
+                    // Until it is a member again, every fetch may be the one that makes it so.
+                    target.stays_ready = !noted.is_in_sync;
+                }
                 // Who knows no epoch cannot be ahead of this leader: it is no replica.
-                Err(ErrorCode::UnknownLeaderEpoch) if target.request.current_leader_epoch < 0 => {
+                Err(ErrorCode::UnknownLeaderEpoch) if request.current_leader_epoch < 0 => {
                     target.replica = Err(ErrorCode::NotLeaderOrFollower);
                 }
                 Err(code) => target.replica = Err(code),
@@ -266,231 +365,277 @@ impl Reading {
         }
     }
 
-    fn plan(&self, reader: Option<&Arc<Notify>>) -> (Vec<Result<ReadPlan, ErrorCode>>, Vec<Option<u64>>) {
-        let mut left = self.fetch.max_bytes;
-        let mut min_one_batch = true;
-        let mut plans = Vec::with_capacity(self.targets.len());
-        let mut registered = Vec::new();
-        for target in &self.targets {
-            let request = ReadRequest {
-                offset: target.request.fetch_offset,
-                max_bytes: usize::try_from(target.request.max_bytes).unwrap_or(0).min(left),
-                min_one_batch,
-                isolation: self.fetch.isolation,
-                current_leader_epoch: target.request.current_leader_epoch,
-                last_fetched_epoch: target.request.last_fetched_epoch,
-                follower_may_answer: self.fetch.follower.is_none()
-                    && self.fetch.api_version >= FOLLOWER_READS_SINCE,
-            };
-            let (plan, id) = match (&target.replica, reader) {
-                (Err(code), _) => (Err(*code), None),
-                (Ok(replica), _) if replica.is_offline() => (Err(ErrorCode::KafkaStorageError), None),
-                (Ok(replica), None) => (replica.read(request), None),
-                (Ok(replica), Some(reader)) => match replica.read_or_wait(request, reader) {
-                    Ok((plan, id)) => (Ok(plan), Some(id)),
-                    Err(code) => (Err(code), None),
-                },
-            };
-            let size = plan.as_ref().map_or(0, planned_bytes);
-            left = left.saturating_sub(size);
-            min_one_batch &= size == 0;
-            plans.push(plan);
-            registered.push(id);
+    /// Looks at the partitions of `slots`, of which nothing is known.
+    fn look(&mut self, session: &mut Session) {
+        let patience = if self.cold_reads < COLD_READS_MAX {
+            Patience::Refuse
+        } else {
+            Patience::Wait
+        };
+        for &id in &session.slots {
+            let slot = session.fetch.slot_mut(id);
+            let target = &mut slot.attached;
+            let request = self.parameters.read_request(&slot.request, self.bytes, patience);
+            target.look(request, self.parameters.min_bytes);
+            if let Some(cold) = target.cold() {
+                // Whichever is cold beside it will be found so when this one is not any more.
+                self.watch.mark(id, Change::Readable(0));
+                self.cold = Some(cold);
+            }
+            self.bytes += target.planned_bytes();
+            self.is_urgent |= target.is_urgent();
         }
-        (plans, registered)
     }
 
     /// True if there is something that must be answered now (protocol.md 50).
-    fn is_enough(&self, plans: &[Result<ReadPlan, ErrorCode>]) -> bool {
-        let stopping = self.broker.stopping.load(std::sync::atomic::Ordering::Acquire);
-        if self.fetch.max_wait.is_zero() || plans.is_empty() || stopping {
-            return true;
-        }
-        let mut bytes = 0;
-        for plan in plans {
-            match plan {
-                Err(_) => return true,
-                Ok(plan) if plan.diverging.is_some() => return true,
-                Ok(plan) => bytes += planned_bytes(plan),
+    fn is_enough(&self) -> bool {
+        let answers = self.parameters.max_wait.is_zero()
+            || !self.has_partitions
+            || self.is_urgent
+            || self.bytes >= self.parameters.min_bytes
+            || self.broker.stopping.load(Ordering::Acquire);
+        answers && self.cold.is_none()
+    }
+
+    async fn wait(mut self) -> Response {
+        while !self.is_enough() {
+            let timed_out = if let Some(cold) = self.cold.take() {
+                self.read_cold(cold).await;
+                false
+            } else if self.watch.park(self.parameters.min_bytes - self.bytes) {
+                let over = poll_fn(|cx| self.watch.poll_over(cx));
+                tokio::time::timeout_at(self.deadline, over).await.is_err()
+            } else {
+                false
+            };
+            if self.look_again().is_err() {
+                return self.supersede();
+            }
+            if timed_out && self.cold.is_none() {
+                break;
             }
         }
-        bytes >= self.fetch.min_bytes.max(1)
+        self.answer()
     }
 
-    fn read(&self, plans: Vec<Result<ReadPlan, ErrorCode>>) -> Vec<Answer> {
-        let targets = self.targets.iter().zip(plans);
-        targets
-            .map(|(target, plan)| {
-                let topic_id = match (&target.request.key.topic, &target.replica) {
-                    (TopicKey::Id(id), _) => *id,
-                    (TopicKey::Name(_), Ok(replica)) => replica.topic_id,
-                    (TopicKey::Name(_), Err(_)) => Uuid::nil(),
-                };
-                let data = match plan {
-                    Ok(plan) => self.answer(target, plan),
-                    Err(code) => self.refused(target, code),
-                };
-                Answer {
-                    topic: target.topic.clone(),
-                    topic_id,
-                    data,
-                }
-            })
-            .collect()
+    /// Waits for the disk while nobody else waits for this fetch.
+    async fn read_cold(&mut self, cold: FileRange) {
+        self.cold_reads += 1;
+        if let Err(error) = read_ahead(cold).await {
+            slog::error!(self.broker.log, "cannot read a segment"; "error" => %error);
+            // Whoever waits for the disk is told of the failure, as an error of its partition.
+            self.cold_reads = COLD_READS_MAX;
+        }
     }
 
-    fn answer(&self, target: &Target, plan: ReadPlan) -> PartitionData {
-        let records = match &plan.slice {
-            None => Bytes::new(),
-            Some(slice) => match slice.read() {
-                Ok(records) => records,
-                Err(error) => {
-                    slog::error!(self.broker.log, "cannot read a segment";
-                        "partition" => %target.request.key.partition, "error" => %error);
-                    return self.refused(target, ErrorCode::KafkaStorageError);
-                }
-            },
+    /// Looks at what changed since the last look. An error if the client has sent its next request since.
+    fn look_again(&mut self) -> Result<(), Superseded> {
+        let session = self.session.clone();
+        let mut locked = session.lock();
+        if locked.fetch.round() != self.round {
+            return Err(Superseded);
+        }
+        locked.take_changes();
+        self.refresh(&mut locked);
+        self.look(&mut locked);
+        Ok(())
+    }
+
+    fn supersede(&self) -> Response {
+        self.parameters
+            .refuse(&self.broker, ErrorCode::InvalidFetchSessionEpoch)
+    }
+
+    fn answer(self) -> Response {
+        let session = self.session.clone();
+        let mut locked = session.lock();
+        if locked.fetch.round() != self.round {
+            return self.supersede();
+        }
+        let answers = self.settle(&mut locked);
+        let session_id = self.session_id(&locked);
+        drop(locked);
+        let endpoints = if self.parameters.api_version >= LEADER_HINTS_SINCE {
+            self.endpoints(&answers)
+        } else {
+            Vec::new()
         };
-        if let Ok(replica) = &target.replica {
+        let answer = FetchAnswer {
+            error_code: 0,
+            session_id,
+            answers,
+            endpoints,
+        };
+        self.parameters.encode(&self.broker, &answer)
+    }
+
+    /// The answers of the partitions that the response carries.
+    fn settle(&self, session: &mut MutexGuard<'_, Session>) -> Vec<Answer> {
+        session.slots_of_round();
+        let Session { fetch, slots, .. } = &mut **session;
+        let mut answers = Vec::with_capacity(slots.len());
+        for &id in slots.iter() {
+            let slot = fetch.slot_mut(id);
+            let plan = slot
+                .attached
+                .plan
+                .take()
+                .expect("whatever is ready has been looked at");
+            let answer = match plan {
+                Ok(plan) => self.found(&slot.request, &slot.attached, plan),
+                Err(code) => self.refused(&slot.request, &slot.attached, code),
+            };
+            let summary = summary(&answer, slot.attached.stays_ready);
+            if fetch.settle(id, summary) {
+                answers.push(answer);
+            }
+        }
+        fetch.end_round();
+        answers
+    }
+
+    fn session_id(&self, session: &Session) -> i32 {
+        let id = self.parameters.session.id;
+        match (&self.context, session.fetch.is_empty()) {
+            (FetchContext::Sessionless, _) | (FetchContext::Full, true) => 0,
+            (FetchContext::Full, false) => {
+                let mut sessions = self.broker.sessions.lock();
+                sessions.open(clock::now(), self.parameters.session, self.session.clone())
+            }
+            (FetchContext::Incremental(()), false) => id,
+            (FetchContext::Incremental(()), true) => {
+                self.broker.sessions.lock().close(id);
+                0
+            }
+        }
+    }
+
+    fn found(&self, request: &FetchPartition, target: &Target, plan: ReadPlan) -> Answer {
+        if let Ok(watched) = &target.replica {
+            let traffic = &watched.replica.traffic;
+            let is_follower = self.parameters.follower.is_some();
             self.broker
                 .metrics
-                .fetched(&replica.traffic, records.len(), self.fetch.follower.is_some());
+                .fetched(traffic, plan.size_bytes(), is_follower);
         }
-        let aborted = plan.aborted.iter().map(|(producer_id, first_offset)| {
-            let aborted = AbortedTransaction::default().with_producer_id(ProducerId(*producer_id));
-            aborted.with_first_offset(*first_offset)
-        });
-        let read_committed = self.fetch.isolation == Isolation::ReadCommitted;
-        let data = PartitionData::default()
-            .with_partition_index(target.request.key.partition)
-            .with_high_watermark(plan.offsets.high_watermark)
-            .with_last_stable_offset(plan.offsets.last_stable)
-            .with_log_start_offset(plan.offsets.log_start)
-            .with_aborted_transactions(read_committed.then(|| aborted.collect()))
-            .with_preferred_read_replica(BrokerId(-1))
-            .with_records(Some(records));
-        match plan.diverging {
-            Some((epoch, end_offset)) if self.fetch.api_version >= DIVERGING_SINCE => data
-                .with_diverging_epoch(
-                    EpochEndOffset::default()
-                        .with_epoch(epoch)
-                        .with_end_offset(end_offset),
-                ),
-            _ => data,
+        let read_committed = self.parameters.isolation == Isolation::ReadCommitted;
+        Answer {
+            topic: target.topic.clone(),
+            topic_id: target.topic_id(request),
+            partition: request.key.partition,
+            error_code: 0,
+            high_watermark: plan.offsets.high_watermark,
+            last_stable_offset: plan.offsets.last_stable,
+            log_start_offset: plan.offsets.log_start,
+            diverging: plan
+                .diverging
+                .filter(|_| self.parameters.api_version >= DIVERGING_SINCE),
+            leader: None,
+            aborted: read_committed.then_some(plan.aborted),
+            preferred_read_replica: -1,
+            records: plan.slice,
         }
     }
 
-    fn refused(&self, target: &Target, code: ErrorCode) -> PartitionData {
+    fn refused(&self, request: &FetchPartition, target: &Target, code: ErrorCode) -> Answer {
         self.broker.metrics.refused(ApiKey::Fetch, code);
-        let data = PartitionData::default()
-            .with_partition_index(target.request.key.partition)
-            .with_error_code(wire_code(Some(code)))
-            .with_high_watermark(-1)
-            .with_last_stable_offset(-1)
-            .with_log_start_offset(-1)
-            .with_aborted_transactions(target.replica.is_err().then(Vec::new))
-            .with_preferred_read_replica(BrokerId(-1))
-            .with_records(Some(Bytes::new()));
-        let hints = self.fetch.api_version >= DIVERGING_SINCE
+        let hints = self.parameters.api_version >= DIVERGING_SINCE
             && matches!(
                 code,
                 ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch
             );
         let leader = target.topic.as_deref().filter(|_| hints).and_then(|topic| {
             let image = self.broker.image();
-            image.partition(topic, target.request.key.partition).cloned()
+            let partition = image.partition(topic, request.key.partition)?;
+            Some((partition.leader, partition.leader_epoch))
         });
-        match leader {
-            None => data,
-            Some(partition) => data.with_current_leader(
-                LeaderIdAndEpoch::default()
-                    .with_leader_id(BrokerId(partition.leader))
-                    .with_leader_epoch(partition.leader_epoch),
-            ),
+        Answer {
+            topic: target.topic.clone(),
+            topic_id: target.topic_id(request),
+            partition: request.key.partition,
+            error_code: wire_code(Some(code)),
+            high_watermark: -1,
+            last_stable_offset: -1,
+            log_start_offset: -1,
+            diverging: None,
+            leader,
+            aborted: target.replica.is_err().then(Vec::new),
+            preferred_read_replica: -1,
+            records: None,
         }
+    }
+
+    /// Where the leaders are that the answers name.
+    fn endpoints(&self, answers: &[Answer]) -> Vec<Endpoint> {
+        let named = answers.iter().filter_map(|answer| answer.leader);
+        let mut leaders: Vec<NodeId> = named.map(|(leader, _)| leader).collect();
+        if leaders.is_empty() {
+            return Vec::new();
+        }
+        leaders.sort_unstable();
+        leaders.dedup();
+        let image = self.broker.image();
+        let known = leaders.iter().filter_map(|leader| image.brokers.get(leader));
+        known
+            .filter_map(|broker| {
+                let endpoint = broker.endpoint(&self.parameters.listener)?;
+                Some(Endpoint {
+                    node_id: broker.broker_id,
+                    host: endpoint.host.to_string(),
+                    port: i32::from(endpoint.port),
+                    rack: broker.rack.as_deref().map(str::to_owned),
+                })
+            })
+            .collect()
     }
 }
 
-/// Takes parked readers off the lists of partitions that did not wake them.
-struct Registrations<'a> {
-    targets: &'a [Target],
-    ids: Vec<Option<u64>>,
-}
+/// The client has sent its next request of the session.
+struct Superseded;
 
-impl Drop for Registrations<'_> {
-    fn drop(&mut self) {
-        for (target, id) in self.targets.iter().zip(&self.ids) {
-            if let (Ok(replica), Some(id)) = (&target.replica, id) {
-                replica.forget_reader(*id);
-            }
-        }
+impl Session {
+    fn new(fetch: FetchSession<Target>, watch: Arc<Watch>) -> SharedSession {
+        Arc::new(Mutex::new(Self {
+            fetch,
+            watch,
+            slots: Vec::new(),
+        }))
+    }
+
+    /// `slots` are those that changed since they were last looked at.
+    fn take_changes(&mut self) {
+        self.slots.clear();
+        self.watch.take(&mut self.slots);
+        // A mark may come late, of a partition that has left.
+        self.slots.retain(|id| self.fetch.mark(*id));
+    }
+
+    /// `slots` are all that must be looked at.
+    fn slots_of_round(&mut self) {
+        self.slots.clear();
+        self.slots.extend_from_slice(self.fetch.ready());
     }
 }
 
-fn planned_bytes(plan: &ReadPlan) -> usize {
-    plan.slice.as_ref().map_or(0, |slice| slice.size_bytes)
-}
-
-fn respond(
-    broker: &Broker,
-    fetch: &Parameters,
-    context: FetchContext,
-    answers: Vec<Answer>,
-) -> FetchResponse {
-    let summaries: Vec<PartitionAnswer> = answers.iter().map(|answer| summary(&answer.data)).collect();
-    let (session_id, keep) = broker.sessions.lock().finish(clock::now(), context, &summaries);
-    let mut leaders = Vec::new();
-    let mut responses: Vec<FetchableTopicResponse> = Vec::new();
-    let mut at: BTreeMap<(Option<Arc<str>>, Uuid), usize> = BTreeMap::new();
-    for (answer, _) in answers.into_iter().zip(keep).filter(|(_, keep)| *keep) {
-        leaders.push(answer.data.current_leader.leader_id.0);
-        let next = responses.len();
-        let at = *at.entry((answer.topic.clone(), answer.topic_id)).or_insert(next);
-        if at == next {
-            let name = topic_name(answer.topic.as_deref().unwrap_or_default());
-            responses.push(
-                FetchableTopicResponse::default()
-                    .with_topic(name)
-                    .with_topic_id(answer.topic_id),
-            );
-        }
-        responses[at].partitions.push(answer.data);
-    }
-    leaders.sort_unstable();
-    leaders.dedup();
-    let endpoints = if fetch.api_version >= LEADER_HINTS_SINCE {
-        endpoints(broker, &fetch.listener, &leaders)
-    } else {
-        Vec::new()
-    };
-    FetchResponse::default()
-        .with_session_id(session_id)
-        .with_responses(responses)
-        .with_node_endpoints(endpoints)
-}
-
-fn endpoints(broker: &Broker, listener: &str, leaders: &[NodeId]) -> Vec<NodeEndpoint> {
-    let image = broker.image();
-    let known = leaders.iter().filter_map(|leader| image.brokers.get(leader));
-    known
-        .filter_map(|broker| {
-            let endpoint = broker.endpoint(listener)?;
-            let node = NodeEndpoint::default().with_node_id(BrokerId(broker.broker_id));
-            let node = node
-                .with_host(text(&endpoint.host))
-                .with_port(i32::from(endpoint.port));
-            Some(node.with_rack(broker.rack.as_deref().map(text)))
+fn forgotten(parameters: &Parameters, request: &FetchRequest) -> impl Iterator<Item = FetchKey> {
+    request.forgotten_topics_data.iter().flat_map(|topic| {
+        let key = parameters.topic_key(topic.topic.0.as_str(), topic.topic_id);
+        topic.partitions.iter().map(move |index| FetchKey {
+            topic: key.clone(),
+            partition: *index,
         })
-        .collect()
+    })
 }
 
-fn summary(data: &PartitionData) -> PartitionAnswer {
-    let failed = data.error_code != 0;
-    let diverges = data.diverging_epoch != EpochEndOffset::default();
+fn summary(answer: &Answer, stays_ready: bool) -> PartitionAnswer {
+    let failed = answer.error_code != 0;
+    let has_records = answer.records.as_ref().is_some_and(|records| !records.is_empty());
     PartitionAnswer {
-        high_watermark: data.high_watermark,
-        log_start_offset: data.log_start_offset,
-        must_send: failed || diverges || data.records.as_ref().is_some_and(|records| !records.is_empty()),
+        high_watermark: answer.high_watermark,
+        log_start_offset: answer.log_start_offset,
+        must_send: failed || answer.diverging.is_some() || has_records,
         failed,
+        // Records that had no room in this response.
+        stays_ready: stays_ready || answer.records.is_some(),
     }
 }

@@ -434,7 +434,7 @@ impl Production {
         let bytes = self
             .answer
             .encode(call.api_version, call.correlation_id, &endpoints);
-        Response::Frame(ResponseFrame::new(vec![bytes]))
+        Response::Frame(ResponseFrame::new(vec![bytes.into()]))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use odradek_broker_log::read::Patience;
 use odradek_common::error::ErrorCode;
 use odradek_common::records::batch::{BatchHeader, batches};
 use odradek_common::records::compression::DECOMPRESSED_BYTES_MAX;
@@ -118,6 +119,7 @@ impl LogReader {
             current_leader_epoch: self.leader_epoch,
             last_fetched_epoch: -1,
             follower_may_answer: false,
+            patience: Patience::Wait,
         };
         let plan = match self.replica.read(request) {
             Ok(plan) => plan,

@@ -1,6 +1,6 @@
 //! The follower's side of an incremental fetch session (KIP-227): what to send, given what the leader was told before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
 use kafka_protocol::messages::{BrokerId, FetchRequest};
@@ -36,29 +36,47 @@ pub struct Limits {
     pub partition_max_bytes: i32,
 }
 
-/// One session with one leader.
+/// One session with one leader: what is wanted of it, and what of that it has not been told.
 #[derive(Default)]
 pub struct FetcherSession {
     id: i32,
     epoch: i32,
-    sent: BTreeMap<Key, Position>,
+    wanted: BTreeMap<Key, Position>,
+    changed: BTreeSet<Key>,
+    forgotten: BTreeSet<Key>,
 }
 
 impl FetcherSession {
-    /// The next request for these partitions: full in a new session, else what changed.
-    pub fn request(
-        &mut self,
-        follower: NodeId,
-        broker_epoch: i64,
-        limits: Limits,
-        wanted: &BTreeMap<Key, Position>,
-    ) -> FetchRequest {
-        let is_full = self.id == 0;
+    /// A partition is to be fetched from there.
+    pub fn want(&mut self, key: Key, position: Position) {
+        if self.wanted.insert(key, position) != Some(position) {
+            self.changed.insert(key);
+            self.forgotten.remove(&key);
+        }
+    }
+
+    /// A partition is not to be fetched, for now or for good.
+    pub fn forget(&mut self, key: Key) {
+        if self.wanted.remove(&key).is_some() {
+            self.changed.remove(&key);
+            self.forgotten.insert(key);
+        }
+    }
+
+    /// Where a partition is fetched from.
+    pub fn position(&self, key: Key) -> Option<Position> {
+        self.wanted.get(&key).copied()
+    }
+
+    /// True if nothing is to be fetched.
+    pub fn is_empty(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// The next request: full in a new session, else what changed. What did not change costs nothing.
+    pub fn request(&mut self, follower: NodeId, broker_epoch: i64, limits: Limits) -> FetchRequest {
         let mut topics: BTreeMap<Uuid, Vec<FetchPartition>> = BTreeMap::new();
-        for (key, position) in wanted
-            .iter()
-            .filter(|(key, p)| is_full || self.sent.get(key) != Some(p))
-        {
+        let mut ask = |key: &Key, position: &Position| {
             let partition = FetchPartition::default()
                 .with_partition(key.1)
                 .with_current_leader_epoch(position.leader_epoch)
@@ -67,16 +85,18 @@ impl FetcherSession {
                 .with_log_start_offset(position.log_start_offset)
                 .with_partition_max_bytes(limits.partition_max_bytes);
             topics.entry(key.0).or_default().push(partition);
-        }
+        };
+        let changed = std::mem::take(&mut self.changed);
         let mut forgotten: BTreeMap<Uuid, Vec<i32>> = BTreeMap::new();
-        for key in self
-            .sent
-            .keys()
-            .filter(|key| !is_full && !wanted.contains_key(key))
-        {
+        for key in std::mem::take(&mut self.forgotten) {
             forgotten.entry(key.0).or_default().push(key.1);
         }
-        self.sent.clone_from(wanted);
+        if self.id == 0 {
+            forgotten.clear();
+            self.wanted.iter().for_each(|(key, position)| ask(key, position));
+        } else {
+            changed.iter().for_each(|key| ask(key, &self.wanted[key]));
+        }
         let topic = |(id, partitions)| {
             FetchTopic::default()
                 .with_topic_id(id)
@@ -119,7 +139,6 @@ impl FetcherSession {
     pub fn reset(&mut self) {
         self.id = 0;
         self.epoch = 0;
-        self.sent.clear();
     }
 }
 
@@ -134,17 +153,21 @@ mod tests {
         partition_max_bytes: 5,
     };
 
-    fn wanted(entries: &[(i32, i64)]) -> BTreeMap<Key, Position> {
-        let position = |fetch_offset| Position {
+    fn key(index: i32) -> Key {
+        (Uuid::nil(), index)
+    }
+
+    fn at(fetch_offset: i64) -> Position {
+        Position {
             leader_epoch: 0,
             fetch_offset,
             last_epoch: 0,
             log_start_offset: 0,
-        };
-        entries
-            .iter()
-            .map(|(index, offset)| ((Uuid::nil(), *index), position(*offset)))
-            .collect()
+        }
+    }
+
+    fn request(session: &mut FetcherSession) -> FetchRequest {
+        session.request(2, 9, LIMITS)
     }
 
     fn partitions(request: &FetchRequest) -> Vec<i32> {
@@ -158,25 +181,57 @@ mod tests {
     #[test]
     fn after_a_full_request_only_changes_are_sent() {
         let mut session = FetcherSession::default();
-        let first = session.request(2, 9, LIMITS, &wanted(&[(0, 0), (1, 0)]));
+        assert!(session.is_empty());
+        (0..3).for_each(|index| session.want(key(index), at(0)));
+        let first = request(&mut session);
         assert_eq!(
             (first.session_id, first.session_epoch, partitions(&first)),
-            (0, 0, vec![0, 1])
+            (0, 0, vec![0, 1, 2])
         );
         session.answered(77);
-        let second = session.request(2, 9, LIMITS, &wanted(&[(0, 5)]));
+        session.want(key(0), at(5));
+        session.want(key(1), at(0));
+        session.forget(key(2));
+        session.forget(key(9));
+        let second = request(&mut session);
         assert_eq!(
             (second.session_id, second.session_epoch, partitions(&second)),
             (77, 1, vec![0])
         );
-        assert_eq!(second.forgotten_topics_data[0].partitions, [1]);
+        assert_eq!(second.forgotten_topics_data[0].partitions, [2]);
         session.answered(77);
-        let third = session.request(2, 9, LIMITS, &wanted(&[(0, 5)]));
+        let third = request(&mut session);
         assert_eq!((third.session_epoch, partitions(&third)), (2, vec![]));
+        assert!(third.forgotten_topics_data.is_empty());
+    }
+
+    #[test]
+    fn a_new_session_is_told_everything() {
+        let mut session = FetcherSession::default();
+        (0..3).for_each(|index| session.want(key(index), at(0)));
+        request(&mut session);
+        session.answered(77);
+        session.forget(key(1));
         session.reset();
-        assert_eq!(
-            partitions(&session.request(2, 9, LIMITS, &wanted(&[(0, 5)]))),
-            [0]
-        );
+        let full = request(&mut session);
+        assert_eq!((full.session_id, partitions(&full)), (0, vec![0, 2]));
+        assert!(full.forgotten_topics_data.is_empty());
+        session.answered(78);
+        assert_eq!(partitions(&request(&mut session)), [0; 0]);
+    }
+
+    #[test]
+    fn a_partition_that_comes_back_is_asked_for_and_not_forgotten() {
+        let mut session = FetcherSession::default();
+        session.want(key(0), at(0));
+        session.want(key(1), at(0));
+        request(&mut session);
+        session.answered(77);
+        session.forget(key(1));
+        session.want(key(1), at(0));
+        let back = request(&mut session);
+        assert_eq!(partitions(&back), [1]);
+        assert!(back.forgotten_topics_data.is_empty());
+        assert_eq!(session.position(key(1)), Some(at(0)));
     }
 }

@@ -1,6 +1,9 @@
 //! The loop of one leader: ask, hand the answer to the replicas, ask again.
+//!
+//! A round costs what has changed: replicas mark what they have appended, truncated or lost, and only those are looked at.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -8,10 +11,12 @@ use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::{EpochEndOffset, PartitionData};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, FetchResponse, ListOffsetsRequest};
+use odradek_broker_core::fetch_session::SlotId;
 use odradek_broker_log::log::Log;
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::{NodeId, TopicPartition};
-use odradek_net::client::{Client, ClientError, ClientSettings};
+use odradek_net::client::{ClientError, ClientSettings};
+use odradek_net::exchange::Exchange;
 use slog::Logger;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -22,7 +27,9 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
-use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
+use crate::replica::watchers::Watcher;
+use crate::replica::{AppendRefusal, FollowerAppend, Isolation, OutOfRange};
+use crate::watch::{Change, Watch};
 
 /// Fetch with topic ids and broker epochs.
 const FETCH_VERSION: i16 = 17;
@@ -55,6 +62,7 @@ pub(super) async fn run(
         address: None,
         partitions: BTreeMap::new(),
         paused: BTreeMap::new(),
+        changes: Changes::default(),
         session: FetcherSession::default(),
         client: None,
         reconnect_pause: RECONNECT_PAUSE_MIN,
@@ -86,12 +94,72 @@ struct Fetcher {
     shared: Arc<Shared>,
     version: u64,
     address: Option<String>,
-    partitions: BTreeMap<Key, Followed>,
+    partitions: BTreeMap<Key, Fetched>,
     /// Partitions that failed, and when they are tried again.
     paused: BTreeMap<Key, Instant>,
+    changes: Changes,
     session: FetcherSession,
-    client: Option<Arc<Client>>,
+    client: Option<Exchange>,
     reconnect_pause: Duration,
+}
+
+/// A partition that marks its changes for as long as it is fetched.
+struct Fetched {
+    followed: Followed,
+    watch: Arc<Watch>,
+    slot: SlotId,
+}
+
+impl Drop for Fetched {
+    fn drop(&mut self) {
+        self.followed.replica.unwatch(&self.watch, self.slot);
+    }
+}
+
+/// Which partitions changed here since they were last looked at.
+#[derive(Default)]
+struct Changes {
+    watch: Arc<Watch>,
+    /// By slot.
+    keys: Vec<Option<Key>>,
+    vacant: Vec<SlotId>,
+    /// Kept for its memory.
+    marked: Vec<SlotId>,
+}
+
+impl Changes {
+    /// The partition is looked at in the next round, and whenever its log changes after that.
+    fn begin(&mut self, key: Key, followed: Followed) -> Fetched {
+        let slot = self.vacant.pop().unwrap_or_else(|| {
+            self.keys.push(None);
+            SlotId::try_from(self.keys.len() - 1).expect("a broker has fewer than 2^32 partitions")
+        });
+        self.keys[slot as usize] = Some(key);
+        followed.replica.watch(Watcher {
+            watch: self.watch.clone(),
+            slot,
+            isolation: Isolation::LogEnd,
+        });
+        self.watch.mark(slot, Change::Readable(0));
+        Fetched {
+            followed,
+            watch: self.watch.clone(),
+            slot,
+        }
+    }
+
+    fn end(&mut self, fetched: &Fetched) {
+        self.keys[fetched.slot as usize] = None;
+        self.vacant.push(fetched.slot);
+    }
+
+    fn take(&mut self) -> impl Iterator<Item = Key> + '_ {
+        self.marked.clear();
+        self.watch.take(&mut self.marked);
+        self.marked
+            .iter()
+            .filter_map(|slot| *self.keys.get(*slot as usize)?)
+    }
 }
 
 impl Fetcher {
@@ -100,11 +168,11 @@ impl Fetcher {
         let Some(broker) = self.broker.upgrade() else {
             return Round::Ended;
         };
-        let wanted = self.positions();
-        if wanted.is_empty() {
+        self.look_at_changes();
+        if self.session.is_empty() {
             return Round::Pause(self.next_resume());
         }
-        let client = match self.connected(&broker).await {
+        let mut client = match self.connected(&broker).await {
             Ok(client) => client,
             Err(error) => {
                 slog::debug!(self.log, "leader not reached"; "error" => %error);
@@ -114,29 +182,30 @@ impl Fetcher {
             }
         };
         self.reconnect_pause = RECONNECT_PAUSE_MIN;
-        let request = self
-            .session
-            .request(broker.node_id, broker.epoch(), self.limits(&broker), &wanted);
+        let limits = self.limits(&broker);
+        let request = self.session.request(broker.node_id, broker.epoch(), limits);
         let response = tokio::select! {
             biased;
-            response = client.send(FETCH_VERSION, request) => response,
+            response = client.send(FETCH_VERSION, &request) => response,
             // What changed must not wait until this fetch has: a new partition's first acks=all produce waits for us.
             woken = woken.recv() => {
-                self.disconnect("the assignment changed");
+                self.session.reset();
                 return if woken.is_some() { Round::Again } else { Round::Ended };
             }
         };
         match response {
             Ok(response) => {
                 broker.lost_leaders.found(self.leader);
-                self.answered(&broker, &client, &wanted, response).await
+                self.answered(&broker, &mut client, response).await;
+                self.client = Some(client);
+                Round::Again
             }
             Err(error) => {
                 slog::info!(self.log, "fetch failed"; "error" => %error);
                 if matches!(error, ClientError::Closed { .. }) {
                     broker.lost_leaders.lost(self.leader, clock::mono_ms());
                 }
-                self.disconnect("a fetch failed");
+                self.session.reset();
                 Round::Pause(RECONNECT_PAUSE_MIN)
             }
         }
@@ -148,35 +217,43 @@ impl Fetcher {
             return;
         }
         self.version = assignment.version;
-        self.partitions = assignment
-            .partitions
-            .values()
-            .map(|followed| {
-                (
-                    (followed.replica.topic_id, followed.replica.id.partition),
-                    followed.clone(),
-                )
-            })
-            .collect();
+        let key = |followed: &Followed| (followed.replica.topic_id, followed.replica.id.partition);
+        let followed = assignment.partitions.values();
+        let assigned: BTreeMap<Key, Followed> = followed.map(|it| (key(it), it.clone())).collect();
         let address = assignment.address.clone();
         drop(assignment);
-        self.paused.clear();
+        let stays = |key: &Key, fetched: &mut Fetched| {
+            assigned
+                .get(key)
+                .is_some_and(|followed| followed.is_same(&fetched.followed))
+        };
+        for (key, fetched) in self.partitions.extract_if(.., |key, it| !stays(key, it)) {
+            self.session.forget(key);
+            self.changes.end(&fetched);
+        }
+        for (key, followed) in assigned {
+            if let Entry::Vacant(entry) = self.partitions.entry(key) {
+                entry.insert(self.changes.begin(key, followed));
+            }
+        }
+        for key in std::mem::take(&mut self.paused).into_keys() {
+            self.look_at(key);
+        }
         if self.address != address {
             self.address = address;
-            self.disconnect("the leader's address changed");
+            self.disconnect();
         }
     }
 
-    fn disconnect(&mut self, reason: &str) {
-        if let Some(client) = self.client.take() {
-            client.close(reason);
-        }
+    fn disconnect(&mut self) {
+        self.client = None;
         self.session.reset();
     }
 
-    async fn connected(&mut self, broker: &Broker) -> Result<Arc<Client>, ClientError> {
-        if let Some(client) = self.client.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(client.clone());
+    /// The connection; whoever takes it puts it back if it is still good.
+    async fn connected(&mut self, broker: &Broker) -> Result<Exchange, ClientError> {
+        if let Some(client) = self.client.take() {
+            return Ok(client);
         }
         self.session.reset();
         let config = broker.config.load();
@@ -186,32 +263,40 @@ impl Fetcher {
                 u64::try_from(config.replica.socket_timeout_ms).unwrap_or(0),
             ),
             connect_timeout: connect_timeout(&config),
-            negotiate: false,
             ..ClientSettings::default()
         };
         let address = self.address.clone().unwrap_or_default();
-        let client = Client::connect(&address, settings).await?;
-        self.client = Some(client.clone());
-        Ok(client)
+        Exchange::connect(&address, settings).await
     }
 
-    fn positions(&mut self) -> BTreeMap<Key, Position> {
-        let now = Instant::now();
-        self.paused.retain(|_, until| *until > now);
-        let active = self
-            .partitions
-            .iter()
-            .filter(|(key, _)| !self.paused.contains_key(key));
-        let position = |(key, followed): (&Key, &Followed)| {
-            let position = followed.replica.with(|p| Position {
-                leader_epoch: followed.leader_epoch,
-                fetch_offset: p.log().log_end_offset(),
-                last_epoch: last_epoch(p.log()),
-                log_start_offset: p.log().log_start_offset(),
-            });
-            (!followed.replica.is_offline()).then_some((*key, position))
+    /// Takes over what happened to replicas, and resumes those that have paused long enough.
+    fn look_at_changes(&mut self) {
+        let mut keys: Vec<Key> = self.changes.take().collect();
+        if !self.paused.is_empty() {
+            let now = Instant::now();
+            let resumed = self.paused.extract_if(.., |_, until| *until <= now);
+            keys.extend(resumed.map(|(key, _)| key));
+        }
+        for key in keys {
+            self.look_at(key);
+        }
+    }
+
+    fn look_at(&mut self, key: Key) {
+        let Some(Fetched { followed, .. }) = self.partitions.get(&key) else {
+            return;
         };
-        active.filter_map(position).collect()
+        if followed.replica.is_offline() || self.paused.contains_key(&key) {
+            self.session.forget(key);
+            return;
+        }
+        let position = followed.replica.with(|p| Position {
+            leader_epoch: followed.leader_epoch,
+            fetch_offset: p.log().log_end_offset(),
+            last_epoch: last_epoch(p.log()),
+            log_start_offset: p.log().log_start_offset(),
+        });
+        self.session.want(key, position);
     }
 
     /// A fetch that waits for records of other partitions must not keep a paused one waiting beyond its pause.
@@ -235,37 +320,31 @@ impl Fetcher {
             .min(IDLE)
     }
 
-    async fn answered(
-        &mut self,
-        broker: &Arc<Broker>,
-        client: &Client,
-        wanted: &BTreeMap<Key, Position>,
-        response: FetchResponse,
-    ) -> Round {
+    async fn answered(&mut self, broker: &Arc<Broker>, client: &mut Exchange, response: FetchResponse) {
         if response.error_code != 0 {
             slog::debug!(self.log, "fetch session refused"; "error" => response.error_code);
             self.session.reset();
-            return Round::Again;
+            return;
         }
         self.session.answered(response.session_id);
         for topic in response.responses {
             for data in topic.partitions {
                 let key = (topic.topic_id, data.partition_index);
-                let (Some(followed), Some(position)) = (self.partitions.get(&key), wanted.get(&key)) else {
+                let (Some(fetched), Some(position)) = (self.partitions.get(&key), self.session.position(key))
+                else {
                     continue;
                 };
-                let followed = followed.clone();
-                self.partition_answered(broker, client, key, &followed, *position, data)
+                let followed = fetched.followed.clone();
+                self.partition_answered(broker, client, key, &followed, position, data)
                     .await;
             }
         }
-        Round::Again
     }
 
     async fn partition_answered(
         &mut self,
         broker: &Arc<Broker>,
-        client: &Client,
+        client: &mut Exchange,
         key: Key,
         followed: &Followed,
         position: Position,
@@ -345,7 +424,7 @@ impl Fetcher {
     async fn out_of_range(
         &self,
         broker: &Broker,
-        client: &Client,
+        client: &mut Exchange,
         followed: &Followed,
     ) -> Result<(), String> {
         let id = &followed.replica.id;
@@ -384,7 +463,7 @@ impl Fetcher {
     async fn list_offset(
         &self,
         broker: &Broker,
-        client: &Client,
+        client: &mut Exchange,
         id: &TopicPartition,
         leader_epoch: i32,
         timestamp: i64,
@@ -400,7 +479,7 @@ impl Fetcher {
             .with_replica_id(BrokerId(broker.node_id))
             .with_topics(vec![topic]);
         let response = client
-            .send(LIST_OFFSETS_VERSION, request)
+            .send(LIST_OFFSETS_VERSION, &request)
             .await
             .map_err(|error| error.to_string())?;
         let found = response.topics.first().and_then(|topic| topic.partitions.first());
@@ -416,6 +495,7 @@ impl Fetcher {
         const FIRST: Duration = Duration::from_millis(50);
         let most = Duration::from_millis(u64::from(broker.config.load().replica.fetch_backoff_ms));
         self.paused.insert(key, Instant::now() + FIRST.min(most));
+        self.session.forget(key);
     }
 }
 

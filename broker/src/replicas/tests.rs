@@ -5,12 +5,15 @@ use bytes::Bytes;
 use odradek_broker_core::partition::{FetchProgress, FollowerFetch};
 use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::directory::LogDirectoryOptions;
+use odradek_broker_log::read::Patience;
 use odradek_common::metadata::PartitionImage;
 use odradek_common::records::builder::BatchBuilder;
 use tempfile::TempDir;
 
 use super::*;
-use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
+use crate::replica::watchers::Watcher;
+use crate::replica::{AppendRefusal, FollowerAppend, FollowerNoted, Isolation, OutOfRange, ReadRequest};
+use crate::watch::Watch;
 
 const NODE: i32 = 1;
 const OTHER: i32 = 2;
@@ -195,13 +198,15 @@ fn a_fetch_of_another_epoch_or_of_a_parted_log_does_not_count() {
         replica.follower_asked(now, fetch, 1, 0),
         Err(ErrorCode::UnknownLeaderEpoch)
     );
-    assert_eq!(
-        replica.follower_asked(now, fetch, 0, 5),
-        Ok(FetchProgress::default())
-    );
+    let parted = FollowerNoted {
+        progress: FetchProgress::default(),
+        is_in_sync: false,
+    };
+    assert_eq!(replica.follower_asked(now, fetch, 0, 5), Ok(parted));
     let progress = |replica: &Replica| replica.with(|p| p.followers().next().map(|(_, f)| f.log_end_offset));
     assert_eq!(progress(&replica), Some(-1));
-    assert!(replica.follower_asked(now, fetch, 0, 0).unwrap().may_expand);
+    let noted = replica.follower_asked(now, fetch, 0, 0).unwrap();
+    assert!(noted.progress.may_expand);
     assert_eq!(progress(&replica), Some(10));
 }
 
@@ -296,4 +301,54 @@ fn partitions_of_topics_deleted_meanwhile_are_removed() {
     );
     assert!(replicas.directories()[0].log_directory.unopened().is_empty());
     assert!(!path.join("gone-0").exists());
+}
+
+/// A partition's readers are told what they can see of it, once for each change, and nothing after they left.
+#[test]
+fn an_append_marks_whoever_reads_there() {
+    let mut node = Node::new();
+    let replica = node.create("t", NODE).unwrap();
+    let watches: Vec<Arc<Watch>> = (0..2).map(|_| Arc::default()).collect();
+    let isolations = [Isolation::LogEnd, Isolation::ReadUncommitted];
+    let request = |isolation| ReadRequest {
+        offset: 0,
+        max_bytes: 1 << 20,
+        min_one_batch: true,
+        isolation,
+        current_leader_epoch: 0,
+        last_fetched_epoch: -1,
+        follower_may_answer: false,
+        patience: Patience::Refuse,
+    };
+    for (slot, (watch, isolation)) in (0..).zip(watches.iter().zip(isolations)) {
+        let watcher = || Watcher {
+            watch: watch.clone(),
+            slot,
+            isolation,
+        };
+        let (plan, watches) = replica.read_or_watch(request(isolation), 1, watcher).unwrap();
+        assert_eq!((plan.size_bytes(), watches), (0, true));
+    }
+    let marked = || {
+        let taken = watches.iter().map(|watch| {
+            let mut marked = Vec::new();
+            watch.take(&mut marked);
+            marked
+        });
+        taken.collect::<Vec<_>>()
+    };
+    append_own(&replica);
+    append_own(&replica);
+    // The ISR is the leader alone: what is appended is committed.
+    assert_eq!(marked(), [vec![0], vec![1]]);
+    let unreached = || -> Watcher { unreachable!("there is enough") };
+    let (plan, watches_it) = replica
+        .read_or_watch(request(Isolation::LogEnd), 1, unreached)
+        .unwrap();
+    assert!(plan.size_bytes() > 0 && !watches_it);
+    replica.unwatch(&watches[0], 0);
+    append_own(&replica);
+    assert_eq!(marked(), [vec![], vec![1]]);
+    replica.close();
+    assert_eq!(marked(), [vec![], vec![1]]);
 }

@@ -14,6 +14,7 @@ use odradek_controller::service::ControllerService;
 use odradek_controller::settings::NodeSettings;
 use odradek_controller::update::MetadataReceiver;
 use odradek_controller_core::controller::ServerConfigs;
+use odradek_net::budget::MemoryBudget;
 use odradek_net::client::ClientSettings;
 use odradek_net::listener::{BoundListener, Listener};
 use odradek_net::service::Service;
@@ -25,6 +26,7 @@ use super::directories::{self, Identity};
 use super::exposition::ExposedBroker;
 use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses};
 use crate::api::BrokerService;
+use crate::api::fetch::FETCH_MEMORY_BYTES;
 use crate::broker::{Broker, ImageCell};
 use crate::cleaner::Cleaner;
 use crate::cleaner::cleaning::Cleaning;
@@ -312,6 +314,7 @@ fn new_broker(
         fetch_max_bytes: usize::try_from(config.socket.fetch_bytes_max).unwrap_or(usize::MAX),
         replicas: Replicas::new(node_id, directories, metrics.clone(), image.clone(), log.clone()),
         controller,
+        fetch_memory: MemoryBudget::new(FETCH_MEMORY_BYTES),
         sessions: Mutex::new(FetchSessions::new(slots, rand::random_range(1..i32::MAX / 2))),
         groups: GroupCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
         isr: Arc::new(IsrUpdates::default()),

@@ -58,6 +58,12 @@ impl MemoryBudget {
         self.inner.waiting.load(Ordering::Acquire)
     }
 
+    /// A lease over so many bytes, if they are left. Who has none must do without: nobody waits here.
+    #[must_use]
+    pub fn try_lease(&self, bytes: usize) -> Option<Lease> {
+        (bytes == 0 || self.take(bytes, bytes) == bytes).then(|| self.lease(bytes))
+    }
+
     /// Takes from `least` to `most` bytes; 0 when fewer than `least` are left.
     pub(crate) fn take(&self, least: usize, most: usize) -> usize {
         let wanted = i64::try_from(most).unwrap_or(i64::MAX);
@@ -167,6 +173,19 @@ impl MemoryBudget {
 pub struct Lease {
     budget: MemoryBudget,
     bytes: usize,
+}
+
+impl Lease {
+    /// So many of its bytes as a lease of their own.
+    ///
+    /// # Panics
+    /// It has not so many.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Self {
+        assert!(bytes <= self.bytes, "{bytes} bytes of a lease of {}", self.bytes);
+        self.bytes -= bytes;
+        self.budget.lease(bytes)
+    }
 }
 
 impl Drop for Lease {

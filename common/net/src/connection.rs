@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use self::receive::{Filled, ReceiveBuffer, Refusal};
 use self::transmit::TransmitQueue;
 use crate::budget::MemoryBudget;
+use crate::sendfile::Outlet;
 use crate::service::{
     ConnectionInfo, ConnectionObserver, Reply, RequestFrame, Response, ResponseFuture, Service,
 };
@@ -30,6 +31,8 @@ use crate::service::{
 pub const IN_FLIGHT_REQUESTS_MAX: usize = 64;
 /// While more response bytes than this wait for the peer, no request is started and nothing is read.
 pub const OUTBOUND_BYTES_MAX: usize = 1 << 20;
+/// After so many response bytes, the other connections of the thread have their turn.
+const SENT_BYTES_PER_TURN: usize = 1 << 20;
 /// So much is read ahead of a request that may not start yet, so that a peer that goes away is noticed.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 /// How long answers may still leave after the peer has closed its half.
@@ -39,10 +42,10 @@ const OVERDRAFT_STALL: Duration = Duration::from_secs(5);
 /// A timer that nothing needs is set this far ahead.
 const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
-/// Byte streams that a connection can run on.
-pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+/// Byte streams that a connection can run on. One that encrypts copies what a plain socket sends from files.
+pub trait Transport: AsyncRead + AsyncWrite + Outlet + Unpin + Send + 'static {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
+impl<T: AsyncRead + AsyncWrite + Outlet + Unpin + Send + 'static> Transport for T {}
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -98,6 +101,8 @@ pub(crate) struct Connection<T> {
     /// Set when the service wants the connection closed after what is queued has left.
     closing: Option<String>,
     exhausted: bool,
+    /// Response bytes that left since the task was last woken.
+    sent_in_turn: usize,
     last_activity: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -120,6 +125,7 @@ impl<T: Transport> Connection<T> {
             draining: None,
             closing: None,
             exhausted: false,
+            sent_in_turn: 0,
             last_activity: now,
             timer: Box::pin(sleep_until(now + FAR_AHEAD)),
         }
@@ -132,6 +138,7 @@ impl<T: Transport> Connection<T> {
 
     /// Goes as far as possible; ready when the connection is over.
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.sent_in_turn = 0;
         loop {
             let now = Instant::now();
             if let Some(reason) = self.expired(now) {
@@ -276,11 +283,16 @@ impl<T: Transport> Connection<T> {
     fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
         let mut wrote = false;
         while !self.transmit.is_empty() {
+            if self.sent_in_turn >= SENT_BYTES_PER_TURN {
+                cx.waker().wake_by_ref();
+                break;
+            }
             match self.transmit.poll_write(&mut self.transport, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                 Poll::Ready(Ok(written)) => {
                     wrote = true;
+                    self.sent_in_turn += written;
                     self.last_activity = now;
                     self.context.observer.sent(&self.info, written);
                 }

@@ -7,9 +7,12 @@
 pub mod budget;
 pub mod client;
 pub mod connection;
+pub mod exchange;
 pub mod listener;
 mod log_limit;
 pub mod pool;
+pub mod residency;
+pub mod sendfile;
 pub mod service;
 pub mod wire;
 pub mod worker;

@@ -15,6 +15,7 @@ use odradek_common::metadata::SecurityProtocol;
 use parking_lot::RwLock;
 
 use crate::budget::Lease;
+use crate::sendfile::FileRange;
 
 /// API keys from here on are Odradek's own: never advertised, flexible headers, opaque bodies without a schema.
 pub const PRIVATE_API_KEY_MIN: i16 = 10_000;
@@ -115,11 +116,46 @@ pub enum Response {
     Close(String),
 }
 
+/// A piece of a response.
+#[derive(Clone, Debug)]
+pub enum Segment {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Bytes that the connection sends from a file. If the file has lost them by then, the connection closes.
+    File(FileRange),
+}
+
+impl Segment {
+    /// No bytes.
+    pub const EMPTY: Self = Self::Bytes(Bytes::new());
+
+    /// How many bytes it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::File(range) => range.length,
+        }
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Bytes> for Segment {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
 /// A response's bytes, header included, without the four bytes of length that the connection puts before it.
 #[derive(Debug, Default)]
 pub struct ResponseFrame {
     /// The bytes in order; large record sets stay in segments of their own, so that nobody copies them.
-    pub segments: Vec<Bytes>,
+    pub segments: Vec<Segment>,
     /// The connection is muted for so long after the response has been queued (KIP-219); 0 = not at all.
     pub throttle_ms: u32,
 }
@@ -127,7 +163,7 @@ pub struct ResponseFrame {
 impl ResponseFrame {
     /// A frame of these segments without throttling.
     #[must_use]
-    pub fn new(segments: Vec<Bytes>) -> Self {
+    pub fn new(segments: Vec<Segment>) -> Self {
         Self {
             segments,
             throttle_ms: 0,
@@ -144,7 +180,7 @@ impl ResponseFrame {
     /// Bytes of all segments.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.segments.iter().map(Bytes::len).sum()
+        self.segments.iter().map(Segment::len).sum()
     }
 
     /// Whether there are no bytes at all.

@@ -115,7 +115,7 @@ pub fn encode_response<R: Encodable + HeaderVersion>(
     response
         .encode(&mut bytes, api_version)
         .map_err(|error| failed(error.to_string()))?;
-    Ok(ResponseFrame::new(vec![bytes.freeze()]))
+    Ok(ResponseFrame::new(vec![bytes.freeze().into()]))
 }
 
 /// The response to a request of a private API, around an opaque body.
@@ -127,7 +127,7 @@ pub fn raw_response(api_key: i16, api_version: i16, correlation_id: i32, body: B
         response_header_version(api_key, api_version),
         correlation_id,
     );
-    ResponseFrame::new(vec![header.freeze(), body])
+    ResponseFrame::new(vec![header.freeze().into(), body.into()])
 }
 
 /// Decodes the body of a request.
@@ -243,6 +243,34 @@ pub(crate) fn take_response_header(frame: &mut Bytes, header_version: i16) -> Re
     Ok(correlation_id)
 }
 
+/// A response that has arrived, or not yet.
+pub(crate) enum Arrived {
+    /// All of it.
+    Frame(Bytes),
+    /// It lacks so many bytes.
+    Missing(usize),
+}
+
+/// Takes a response from what has arrived.
+///
+/// # Errors
+/// The response is longer than `size_max`, or of negative length.
+pub(crate) fn take_frame(bytes: &mut BytesMut, size_max: usize) -> Result<Arrived, String> {
+    let Some(prefix) = bytes.first_chunk::<LENGTH_BYTES>() else {
+        return Ok(Arrived::Missing(LENGTH_BYTES - bytes.len()));
+    };
+    let declared = i32::from_be_bytes(*prefix);
+    let size = usize::try_from(declared).ok().filter(|size| *size <= size_max);
+    let Some(size) = size else {
+        return Err(format!("response of {declared} bytes exceeds {size_max}"));
+    };
+    if bytes.len() < LENGTH_BYTES + size {
+        return Ok(Arrived::Missing(LENGTH_BYTES + size - bytes.len()));
+    }
+    bytes.advance(LENGTH_BYTES);
+    Ok(Arrived::Frame(bytes.split_to(size).freeze()))
+}
+
 fn skip_tagged_fields(frame: &mut Bytes) -> Result<(), WireError> {
     for _ in 0..take_unsigned_varint(frame)? {
         take_unsigned_varint(frame)?;
@@ -277,6 +305,7 @@ fn take_unsigned_varint(frame: &mut Bytes) -> Result<u32, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::Segment;
 
     #[test]
     fn header_of_a_flexible_request_survives_the_round_trip() {
@@ -319,7 +348,9 @@ mod tests {
     fn api_versions_is_answered_without_tagged_fields_in_the_header() {
         let response = kafka_protocol::messages::ApiVersionsResponse::default();
         let frame = encode_response(18, 3, 9, &response).unwrap();
-        let mut bytes = frame.segments[0].clone();
+        let Segment::Bytes(mut bytes) = frame.segments[0].clone() else {
+            panic!("a response without records is in memory");
+        };
         assert_eq!(take_response_header(&mut bytes, 0).unwrap(), 9);
         assert!(decode_whole::<kafka_protocol::messages::ApiVersionsResponse>(18, 3, bytes).is_ok());
     }

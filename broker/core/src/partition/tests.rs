@@ -106,6 +106,23 @@ fn the_high_watermark_waits_for_every_in_sync_replica() {
 }
 
 #[test]
+fn a_follower_of_a_partition_at_rest_lags_from_the_first_append_on() {
+    let mut partition = leader(2);
+    append(&mut partition, 1, 10);
+    for replica in [2, 3] {
+        fetch(&mut partition, 2, replica, 10);
+    }
+    // Nothing happens for a long time: nobody asks the followers.
+    let later = 10 * LAG_MAX_MS;
+    append(&mut partition, later, 1);
+    append(&mut partition, later + 100, 1);
+    assert_eq!(partition.propose_shrink(at(later + LAG_MAX_MS)), None);
+    fetch(&mut partition, later + LAG_MAX_MS, 3, 12);
+    let proposal = partition.propose_shrink(at(later + LAG_MAX_MS + 1)).unwrap();
+    assert_eq!(proposal.isr, [(1, -1), (3, 7)]);
+}
+
+#[test]
 fn a_lagging_follower_leaves_the_isr_and_returns() {
     let mut partition = leader(2);
     append(&mut partition, 1, 10);

@@ -4,6 +4,7 @@ use odradek_common::records::batch::{HEADER_SIZE_BYTES, set_base_offset, set_par
 
 use super::*;
 use crate::error::{AppendError, ReadError};
+use crate::read::{Patience, Planned};
 
 #[test]
 fn offsets_follow_each_other_and_nothing_is_created_before_the_first_append() {
@@ -322,4 +323,48 @@ fn an_idle_log_holds_no_file_open() {
     assert_eq!(fixture.log.directory.files.len(), 0);
     fixture.contents();
     assert_eq!(fixture.log.directory.files.len(), fixture.log.segments());
+}
+
+/// Whoever has no patience reads ahead what it is told to, and then finds what others wait for.
+#[test]
+fn a_plan_without_patience_ends_where_one_with_patience_does() {
+    let mut fixture = Fixture::with(small_segments());
+    for _ in 0..200 {
+        fixture.append(2);
+    }
+    // After a restart no place is remembered.
+    let fixture = fixture.restart();
+    for (offset, max_bytes) in [(0, 30_000), (7, 300), (151, 1), (398, 30_000)] {
+        let read = |patience| {
+            let planned = fixture
+                .log
+                .read_plan_with(patience, offset, max_bytes, 399, MinOneBatch::Yes);
+            planned.unwrap()
+        };
+        let Planned::Slice(expected) = read(Patience::Wait) else {
+            panic!("it waits");
+        };
+        drop_page_cache(&fixture);
+        let mut cold_reads = 0;
+        let found = loop {
+            match read(Patience::Refuse) {
+                Planned::Slice(found) => break found,
+                Planned::Cold(cold) => assert!(!cold.read().unwrap().is_empty()),
+            }
+            cold_reads += 1;
+            assert!(cold_reads < 100, "what was read is not there");
+        };
+        assert_eq!(
+            (found.position, found.size_bytes),
+            (expected.position, expected.size_bytes)
+        );
+    }
+}
+
+fn drop_page_cache(fixture: &Fixture) {
+    for name in fixture.segment_files() {
+        let file = fs::File::open(fixture.path.join("events-0").join(name)).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
 }

@@ -5,14 +5,15 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::connection::transmit::TransmitQueue;
-use crate::wire::{self, LENGTH_BYTES};
+use crate::service::Segment;
+use crate::wire::{self, Arrived};
 
 /// Requests taken from the queue at once.
 const REQUESTS_PER_WRITE: usize = 64;
@@ -45,7 +46,7 @@ async fn write_all(half: &mut OwnedWriteHalf, queue: &mut mpsc::Receiver<Vec<Byt
             return "the client was dropped".to_owned();
         }
         for frame in batch.drain(..) {
-            transmit.push_frame(frame);
+            transmit.push_frame(frame.into_iter().map(Segment::Bytes));
         }
         while !transmit.is_empty() {
             if let Err(error) = poll_fn(|cx| transmit.poll_write(half, cx)).await {
@@ -69,13 +70,13 @@ async fn read_all(half: &mut OwnedReadHalf, response_max_bytes: usize, shared: &
     let mut bytes = BytesMut::new();
     loop {
         loop {
-            match take_frame(&mut bytes, response_max_bytes) {
-                Ok(Some(frame)) => {
+            match wire::take_frame(&mut bytes, response_max_bytes) {
+                Ok(Arrived::Frame(frame)) => {
                     if let Err(reason) = deliver(frame, shared) {
                         return reason;
                     }
                 }
-                Ok(None) => break,
+                Ok(Arrived::Missing(_)) => break,
                 Err(reason) => return reason,
             }
         }
@@ -87,26 +88,6 @@ async fn read_all(half: &mut OwnedReadHalf, response_max_bytes: usize, shared: &
             Err(error) => return format!("cannot receive: {error}"),
         }
     }
-}
-
-fn take_frame(bytes: &mut BytesMut, response_max_bytes: usize) -> Result<Option<Bytes>, String> {
-    let Some(prefix) = bytes.first_chunk::<LENGTH_BYTES>() else {
-        return Ok(None);
-    };
-    let declared = i32::from_be_bytes(*prefix);
-    let size = usize::try_from(declared)
-        .ok()
-        .filter(|size| *size <= response_max_bytes);
-    let Some(size) = size else {
-        return Err(format!(
-            "response of {declared} bytes exceeds {response_max_bytes}"
-        ));
-    };
-    if bytes.len() < LENGTH_BYTES + size {
-        return Ok(None);
-    }
-    bytes.advance(LENGTH_BYTES);
-    Ok(Some(bytes.split_to(size).freeze()))
 }
 
 fn deliver(mut frame: Bytes, shared: &Shared) -> Result<(), String> {

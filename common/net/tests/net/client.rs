@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::messages::{ApiKey, MetadataRequest};
 use odradek_net::client::{Client, ClientError, ClientSettings};
+use odradek_net::exchange::Exchange;
 use odradek_net::pool::{ClientPool, join_address};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -95,6 +96,38 @@ async fn a_timeout_closes_the_connection_and_fails_all_that_wait() {
         client.send_raw(ECHO, 0, Bytes::new()).await,
         Err(ClientError::Closed { .. })
     ));
+}
+
+#[tokio::test]
+async fn an_exchange_asks_one_after_another() {
+    let server = Server::start();
+    let address = server.address().to_string();
+    let mut exchange = soon(Exchange::connect(&address, private())).await.unwrap();
+    for _ in 0..3 {
+        let response = soon(exchange.send(12, &MetadataRequest::default()))
+            .await
+            .unwrap();
+        assert_eq!(response.controller_id.0, 7);
+    }
+    assert_eq!(server.listener.connections(), 1);
+    soon(server.listener.stop(Duration::ZERO)).await;
+    let error = soon(exchange.send(12, &MetadataRequest::default())).await;
+    assert!(matches!(error, Err(ClientError::Closed { .. })), "{error:?}");
+    let refused = soon(Exchange::connect(&address, private())).await;
+    assert!(matches!(refused, Err(ClientError::Connect { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_exchange_waits_no_longer_than_it_was_told() {
+    let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = ClientSettings {
+        request_timeout: Duration::from_millis(20),
+        ..private()
+    };
+    let address = peer.local_addr().unwrap().to_string();
+    let mut exchange = soon(Exchange::connect(&address, settings)).await.unwrap();
+    let error = soon(exchange.send(12, &MetadataRequest::default())).await;
+    assert!(matches!(error, Err(ClientError::Timeout { .. })), "{error:?}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the crate is a test")]
 
 mod client;
+mod files;
 mod framing;
 mod limits;
 mod ordering;

@@ -1,6 +1,7 @@
 //! A service that tests command through private APIs, a server around it, and a socket that speaks frames.
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use kafka_protocol::messages::{
 };
 use odradek_net::budget::MemoryBudget;
 use odradek_net::listener::{BoundListener, ConnectionQuotas, Listener, ListenerContext, ListenerSettings};
+use odradek_net::sendfile::FileRange;
 use odradek_net::service::{
-    ClientSoftware, ConnectionInfo, ConnectionObserver, Reply, RequestFrame, Response, Service,
+    ClientSoftware, ConnectionInfo, ConnectionObserver, Reply, RequestFrame, Response, ResponseFrame,
+    Segment, Service,
 };
 use odradek_net::wire::{decode_request, encode_response, raw_response};
 use odradek_net::worker::WorkerPool;
@@ -39,6 +42,8 @@ pub const SILENT: i16 = 10_005;
 pub const CLOSE: i16 = 10_006;
 /// Answers as many bytes as its body says.
 pub const LARGE: i16 = 10_007;
+/// Answers with `head`, as many bytes of a file as its body says, and `tail`.
+pub const FILE: i16 = 10_008;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -70,6 +75,7 @@ pub struct TestService {
     pub opened: watch::Sender<Vec<i32>>,
     pub disconnected: AtomicUsize,
     pub connections: Mutex<Vec<Arc<ConnectionInfo>>>,
+    pub file: Arc<File>,
     pub counts: Arc<Counts>,
     /// The most response bytes that were made and had not left when a request started.
     pub backlog_max: AtomicUsize,
@@ -105,6 +111,20 @@ impl TestService {
     }
 }
 
+impl TestService {
+    fn file_response(&self, version: i16, request: &RequestFrame) -> ResponseFrame {
+        let head = Bytes::from_static(b"head");
+        let mut frame = raw_response(request.api_key, version, request.correlation_id, head);
+        frame.segments.push(Segment::File(FileRange {
+            file: self.file.clone(),
+            position: 0,
+            length: number(&request.body) as usize,
+        }));
+        frame.segments.push(Bytes::from_static(b"tail").into());
+        frame
+    }
+}
+
 fn number(body: &[u8]) -> u32 {
     u32::from_be_bytes(body.try_into().unwrap())
 }
@@ -114,7 +134,7 @@ impl Service for TestService {
         match api_key {
             3 => (0..=12).contains(&api_version),
             18 => (0..=4).contains(&api_version),
-            ECHO..=LARGE => api_version == 0,
+            ECHO..=FILE => api_version == 0,
             _ => false,
         }
     }
@@ -159,6 +179,7 @@ impl Service for TestService {
                     Bytes::from(vec![7; bytes]),
                 )))
             }
+            FILE => Reply::Done(Response::Frame(self.file_response(version, &request))),
             _ => Reply::Done(Response::Frame(echo)),
         }
     }
@@ -302,6 +323,7 @@ impl Server {
             opened: watch::Sender::new(Vec::new()),
             disconnected: AtomicUsize::new(0),
             connections: Mutex::new(Vec::new()),
+            file: Arc::new(tempfile::tempfile().unwrap()),
             counts: Arc::clone(&counts),
             backlog_max: AtomicUsize::new(0),
             made: AtomicUsize::new(0),
