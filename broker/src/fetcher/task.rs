@@ -22,7 +22,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
-use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
+use crate::replica::{AppendRefusal, CommitWait, FollowerAppend, OutOfRange};
 
 /// Fetch with topic ids and broker epochs.
 const FETCH_VERSION: i16 = 17;
@@ -58,6 +58,7 @@ pub(super) async fn run(
         session: FetcherSession::default(),
         client: None,
         reconnect_pause: RECONNECT_PAUSE_MIN,
+        flushes: Vec::new(),
     };
     loop {
         let pause = fetcher.round(&mut woken).await;
@@ -92,6 +93,8 @@ struct Fetcher {
     session: FetcherSession,
     client: Option<Arc<Client>>,
     reconnect_pause: Duration,
+    /// Flushes that the records of the last answer wait for.
+    flushes: Vec<CommitWait>,
 }
 
 impl Fetcher {
@@ -259,7 +262,16 @@ impl Fetcher {
                     .await;
             }
         }
+        self.await_flushes().await;
         Round::Again
+    }
+
+    /// To ask for what comes next says that everything before is held for good: with `flush.messages`, on disk.
+    async fn await_flushes(&mut self) {
+        for flushed in self.flushes.drain(..) {
+            // A replica whose directory failed is not asked for any more.
+            _ = flushed.await;
+        }
     }
 
     async fn partition_answered(
@@ -308,7 +320,10 @@ impl Fetcher {
         append: FollowerAppend,
     ) {
         match followed.replica.append_as_follower(clock::now(), records, append) {
-            Ok(()) => broker.metrics.replication_in.increment(records.len() as u64),
+            Ok(flushed) => {
+                broker.metrics.replication_in.increment(records.len() as u64);
+                self.flushes.extend(flushed);
+            }
             Err(AppendRefusal::Api(error)) if error.code == ErrorCode::FencedLeaderEpoch => {
                 self.pause(broker, key)
             }
@@ -319,8 +334,8 @@ impl Fetcher {
             }
             Err(AppendRefusal::Log(error)) => {
                 broker.replicas.log_failed(&followed.replica, &error);
-                // A full disk is no reason to fetch the same records over and over at full speed.
-                self.pause(broker, key);
+                // A full disk is no reason to fetch the same records over and over.
+                self.pause_for(key, fetch_backoff(broker));
             }
         }
     }
@@ -414,8 +429,11 @@ impl Fetcher {
     fn pause(&mut self, broker: &Broker, key: Key) {
         // The leader's or our own metadata is behind: it will not be for long.
         const FIRST: Duration = Duration::from_millis(50);
-        let most = Duration::from_millis(u64::from(broker.config.load().replica.fetch_backoff_ms));
-        self.paused.insert(key, Instant::now() + FIRST.min(most));
+        self.pause_for(key, FIRST.min(fetch_backoff(broker)));
+    }
+
+    fn pause_for(&mut self, key: Key, pause: Duration) {
+        self.paused.insert(key, Instant::now() + pause);
     }
 }
 
@@ -427,6 +445,10 @@ fn last_epoch(log: &Log) -> i32 {
     } else {
         log.epochs().epoch_for_offset(end - 1).unwrap_or(-1)
     }
+}
+
+fn fetch_backoff(broker: &Broker) -> Duration {
+    Duration::from_millis(u64::from(broker.config.load().replica.fetch_backoff_ms))
 }
 
 fn limits(broker: &Broker) -> Limits {
