@@ -55,6 +55,8 @@ pub struct Lifecycle {
     previous_epoch: i64,
     state: watch::Sender<BrokerState>,
     stop: watch::Receiver<bool>,
+    /// Tells that a log directory failed.
+    directories_changed: watch::Receiver<u64>,
     /// Since when a broker that wants to stop has had no answer.
     unanswered_since: Option<Instant>,
     /// Metadata offset of the last heartbeat.
@@ -72,9 +74,11 @@ impl Lifecycle {
     ) -> (Self, watch::Receiver<BrokerState>) {
         let (state, watched) =
             watch::channel(BrokerState::Registering("no controller was asked yet".to_owned()));
+        let directories_changed = broker.replicas.directories_changed();
         (
             Self {
                 broker,
+                directories_changed,
                 advertised,
                 incarnation: Uuid::new_v4(),
                 previous_epoch,
@@ -134,6 +138,7 @@ impl Lifecycle {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = self.stop.changed() => {}
+            _ = self.directories_changed.changed() => {}
             () = awaited => {}
         }
     }
@@ -212,9 +217,8 @@ impl Lifecycle {
             .with_log_dirs(
                 broker
                     .replicas
-                    .directories()
-                    .iter()
-                    .map(|directory| directory.id)
+                    .online()
+                    .map(|(directory, _)| directory.id())
                     .collect(),
             )
             .with_previous_broker_epoch(self.previous_epoch);
@@ -317,12 +321,16 @@ impl Lifecycle {
 /// Directories that failed while others serve, whose leaderships the controller moves; or whether there is none left, and
 /// the broker is to be fenced.
 fn offline_dirs(replicas: &Replicas) -> (Vec<Uuid>, bool) {
-    let directories = replicas.directories();
-    let failed = replicas.failures().offline();
-    if failed.len() == directories.len() {
+    if replicas.online().next().is_none() {
         return (Vec::new(), true);
     }
-    (failed.into_iter().map(|at| directories[at].id).collect(), false)
+    let failed = replicas
+        .directories()
+        .iter()
+        .filter(|directory| directory.is_offline());
+    // One that was found broken at the start is not in the registration.
+    let known = failed.filter(|directory| directory.logs().is_some());
+    (known.map(|directory| directory.id()).collect(), false)
 }
 
 enum Beat {

@@ -160,17 +160,14 @@ impl Chores {
 
     fn checkpoint_high_watermarks(&self) {
         let replicas = self.broker.replicas.all();
-        for (at, directory) in self.broker.replicas.directories().iter().enumerate() {
+        for (directory, logs) in self.broker.replicas.online() {
             let here = replicas
                 .iter()
-                .filter(|replica| replica.log_dir == at && !replica.is_offline());
+                .filter(|replica| Arc::ptr_eq(replica.directory(), directory) && !replica.is_offline());
             let moved =
                 here.filter_map(|replica| replica.with(|p| p.log_mut().high_watermark_to_checkpoint()));
-            if let Err(error) = directory
-                .log_directory
-                .checkpoint_high_watermarks(moved.collect::<Vec<_>>())
-            {
-                slog::error!(self.broker.log, "high watermarks not checkpointed"; "error" => error_chain(&error));
+            if let Err(error) = logs.checkpoint_high_watermarks(moved.collect::<Vec<_>>()) {
+                self.broker.replicas.directory_failed(directory, &error);
             }
         }
     }
@@ -196,7 +193,7 @@ impl Chores {
                 None => Ok(()),
                 Some(plan) => {
                     plan.sync()?;
-                    replica.with(|p| p.log_mut().complete_flush(plan))
+                    replica.complete_flush(now, plan)
                 }
             });
             if let Err(error) = done {
@@ -204,9 +201,9 @@ impl Chores {
             }
         }
         if checkpoint {
-            for directory in self.broker.replicas.directories() {
-                if let Err(error) = directory.log_directory.flush_index() {
-                    slog::error!(self.broker.log, "index not flushed"; "error" => error_chain(&error));
+            for (directory, logs) in self.broker.replicas.online() {
+                if let Err(error) = logs.flush_index() {
+                    self.broker.replicas.directory_failed(directory, &error);
                 }
             }
         }
@@ -224,8 +221,8 @@ impl Chores {
     }
 
     fn purge(&self) {
-        for directory in self.broker.replicas.directories() {
-            if let Err(error) = directory.log_directory.purge_deleted(clock::now()) {
+        for (_, logs) in self.broker.replicas.online() {
+            if let Err(error) = logs.purge_deleted(clock::now()) {
                 slog::error!(self.broker.log, "deleted files not removed"; "error" => error_chain(&error));
             }
         }

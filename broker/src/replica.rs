@@ -3,10 +3,12 @@
 //! Invariant: the lock is never held across an await and never while a waiter is woken. Reads of cold data happen outside
 //! of it, through the slice that [`Replica::read`] hands out.
 
+mod flushing;
+mod waiting;
 pub mod watchers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -17,7 +19,6 @@ use odradek_broker_core::partition::{
 use odradek_broker_core::producer_state::AppendOrigin;
 use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::config::LogConfig;
-use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::{AppendError, LogError, ReadError};
 use odradek_broker_log::log::Log;
 use odradek_broker_log::read::{LogSlice, MinOneBatch, Patience, Planned};
@@ -31,7 +32,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use self::waiting::{PendingAppend, Safe};
 use self::watchers::{Watcher, Watchers};
+use crate::data_directory::DataDirectory;
 use crate::metrics::TopicTraffic;
 use crate::watch::Watch;
 
@@ -41,12 +44,14 @@ pub struct Replica {
     pub id: TopicPartition,
     /// Its topic's id.
     pub topic_id: Uuid,
-    /// Where its log lives, an index into the broker's log directories.
-    pub log_dir: usize,
     /// Counts what producers and consumers move.
     pub traffic: Arc<TopicTraffic>,
     config: ArcSwap<TopicConfig>,
+    me: Weak<Replica>,
+    directory: Arc<DataDirectory>,
     state: Mutex<State>,
+    /// It is queued for the next round of flushes.
+    flush_queued: AtomicBool,
     offline: AtomicBool,
     closed: AtomicBool,
 }
@@ -57,8 +62,8 @@ pub struct ReplicaOrigin {
     pub id: TopicPartition,
     /// Its topic's id.
     pub topic_id: Uuid,
-    /// Index of its log directory.
-    pub log_dir: usize,
+    /// Where its log lives.
+    pub directory: Arc<DataDirectory>,
     /// What its decisions depend on.
     pub settings: PartitionSettings,
     /// Its topic's counters.
@@ -71,13 +76,7 @@ struct State {
     /// Who waits for followers to come on.
     observers: Vec<(u64, Arc<Notify>)>,
     next_observer: u64,
-    produces: Vec<PendingProduce>,
-}
-
-struct PendingProduce {
-    leader_epoch: i32,
-    offset: i64,
-    answer: oneshot::Sender<Result<(), ErrorCode>>,
+    pending: Vec<PendingAppend>,
 }
 
 /// How far a reader may see.
@@ -157,7 +156,7 @@ pub struct FollowerNoted {
     pub is_in_sync: bool,
 }
 
-/// Resolves when records are committed, or tells why they will not be.
+/// Resolves when records are as safe as their producer wants them, or tells why they will not be.
 pub type CommitWait = oneshot::Receiver<Result<(), ErrorCode>>;
 
 /// An append that the replica has taken on.
@@ -168,6 +167,9 @@ pub struct Appended {
     pub log_start_offset: i64,
     /// Why the batches without an outcome are not in the log.
     pub failed: Option<LogError>,
+    /// Without acks=all: for each batch that `flush.messages` wants on disk before it is acknowledged, a wait for that; empty
+    /// if there is none.
+    pub flushes: Vec<Option<CommitWait>>,
 }
 
 /// Why an append was refused.
@@ -199,7 +201,7 @@ impl Replica {
         let ReplicaOrigin {
             id,
             topic_id,
-            log_dir,
+            directory,
             settings,
             traffic,
         } = origin;
@@ -209,19 +211,26 @@ impl Replica {
             watchers: Watchers::default(),
             observers: Vec::new(),
             next_observer: 0,
-            produces: Vec::new(),
+            pending: Vec::new(),
         };
-        let offline = AtomicBool::new(false);
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
             id,
             topic_id,
-            log_dir,
             traffic,
             config: ArcSwap::new(config),
+            me: me.clone(),
+            directory,
             state: Mutex::new(state),
-            offline,
+            flush_queued: AtomicBool::new(false),
+            offline: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         })
+    }
+
+    /// Where its log lives.
+    #[must_use]
+    pub fn directory(&self) -> &Arc<DataDirectory> {
+        &self.directory
     }
 
     /// Takes over the controller's decision.
@@ -249,9 +258,12 @@ impl Replica {
     ///
     /// # Errors
     /// The log directory failed.
-    pub fn delete(&self, directory: &LogDirectory) -> Result<(), LogError> {
+    pub fn delete(&self) -> Result<(), LogError> {
         self.close();
-        directory.delete_partition(self.state.lock().partition.log_mut())
+        match self.directory.logs() {
+            Some(logs) => logs.delete_partition(self.state.lock().partition.log_mut()),
+            None => Ok(()),
+        }
     }
 
     /// The topic's configuration.
@@ -291,20 +303,35 @@ impl Replica {
             .err();
         state.partition.appended(now);
         let log_start_offset = state.partition.log().log_start_offset();
-        if let Some(waits) = waits {
-            let last_offsets = batches.iter_mut().map(|batch| batch.as_mut().last_offset());
-            waits
-                .extend(last_offsets.map(|last| last.map(|last| state.await_commit(leader_epoch, last + 1))));
+        let flushed_end = state.partition.log().durable_end_offset();
+        let unflushed = flushed_end < state.partition.log().log_end_offset();
+        let ends = batches
+            .iter_mut()
+            .map(|batch| batch.as_mut().last_offset().map(|last| last + 1));
+        let mut flushes = Vec::new();
+        let mut wait = |until, end| self.wait_until(&mut state, until, leader_epoch, end);
+        match waits {
+            Some(waits) => waits.extend(ends.map(|end| Some(wait(Safe::Committed, end?)))),
+            None if unflushed => {
+                let unflushed_ends = ends.map(|end| end.filter(|end| *end > flushed_end));
+                flushes.extend(unflushed_ends.map(|end| Some(wait(Safe::Flushed, end?))));
+            }
+            None => {}
         }
         wake(state, Wake::WhoeverSees);
+        if unflushed {
+            self.queue_flush();
+        }
         Ok(Appended {
             leader_epoch,
             log_start_offset,
             failed,
+            flushes,
         })
     }
 
-    /// Appends what the leader sent.
+    /// Appends what the leader sent. What `flush.messages` wants on disk must be awaited before more is asked for, because
+    /// a fetch tells the leader that this replica holds everything below its offset.
     ///
     /// # Errors
     /// The bytes do not continue this log, or the directory failed.
@@ -313,7 +340,7 @@ impl Replica {
         now: Now,
         records: &Bytes,
         leader: FollowerAppend,
-    ) -> Result<(), AppendRefusal> {
+    ) -> Result<Option<CommitWait>, AppendRefusal> {
         let mut state = self.state.lock();
         if state.partition.image().leader_epoch != leader.leader_epoch
             || state.partition.leader_to_follow() != Some(leader.leader)
@@ -337,8 +364,16 @@ impl Replica {
             log.maybe_increment_log_start_offset(target)
                 .map_err(AppendRefusal::Log)?;
         }
+        let end_offset = state.partition.log().log_end_offset();
+        let unflushed = state.partition.log().durable_end_offset() < end_offset;
+        let epoch = leader.leader_epoch;
+        let flushed =
+            unflushed.then(|| self.wait_until(&mut state, Safe::FlushedByFollower, epoch, end_offset));
         wake(state, Wake::WhoeverSees);
-        Ok(())
+        if unflushed {
+            self.queue_flush();
+        }
+        Ok(flushed)
     }
 
     /// What a read of one partition would return. The bytes are read later, outside the lock.
@@ -528,14 +563,14 @@ impl Replica {
 
     /// Waits until everything up to the log end offset of now is committed.
     pub fn await_commit(&self, leader_epoch: i32, offset: i64) -> CommitWait {
-        self.state.lock().await_commit(leader_epoch, offset)
+        self.wait_until(&mut self.state.lock(), Safe::Committed, leader_epoch, offset)
     }
 
     /// The log directory failed: from now on every request is refused.
     pub fn set_offline(&self) {
         self.offline.store(true, Ordering::Release);
         let mut state = self.state.lock();
-        state.fail_produces(ErrorCode::KafkaStorageError);
+        state.fail_pending(ErrorCode::KafkaStorageError);
         wake(state, Wake::Everybody);
     }
 
@@ -550,7 +585,7 @@ impl Replica {
         self.closed.store(true, Ordering::Release);
         self.offline.store(true, Ordering::Release);
         let mut state = self.state.lock();
-        state.fail_produces(ErrorCode::NotLeaderOrFollower);
+        state.fail_pending(ErrorCode::NotLeaderOrFollower);
         wake(state, Wake::Everybody);
     }
 
@@ -609,23 +644,9 @@ impl State {
             .map(|(_, p)| p.log_start_offset)
     }
 
-    fn await_commit(&mut self, leader_epoch: i32, offset: i64) -> CommitWait {
-        let (answer, committed) = oneshot::channel();
-        match self.partition.check_committed(leader_epoch, offset) {
-            Ok(false) => self.produces.push(PendingProduce {
-                leader_epoch,
-                offset,
-                answer,
-            }),
-            Ok(true) => _ = answer.send(Ok(())),
-            Err(code) => _ = answer.send(Err(code)),
-        }
-        committed
-    }
-
-    fn fail_produces(&mut self, code: ErrorCode) {
-        for produce in self.produces.drain(..) {
-            _ = produce.answer.send(Err(code));
+    fn fail_pending(&mut self, code: ErrorCode) {
+        for pending in self.pending.drain(..) {
+            _ = pending.answer.send(Err(code));
         }
     }
 }
@@ -747,7 +768,7 @@ fn wake(mut state: MutexGuard<'_, State>, whom: Wake) {
     let mut done = Vec::new();
     let State {
         partition,
-        produces,
+        pending,
         watchers,
         ..
     } = &mut *state;
@@ -755,16 +776,12 @@ fn wake(mut state: MutexGuard<'_, State>, whom: Wake) {
     let news = watchers.news(offsets(partition), whom == Wake::Everybody, |from, to| {
         log.bytes_between(from, to)
     });
-    let is_done = |produce: &mut PendingProduce| {
-        // A caller that is gone waits for nothing.
-        produce.answer.is_closed()
-            || partition.check_committed(produce.leader_epoch, produce.offset) != Ok(false)
-    };
-    for produce in produces.extract_if(.., is_done) {
-        let outcome = partition
-            .check_committed(produce.leader_epoch, produce.offset)
-            .map(|_| ());
-        done.push((produce.answer, outcome));
+    // A caller that is gone waits for nothing.
+    let is_done =
+        |pending: &mut PendingAppend| pending.answer.is_closed() || pending.outcome(partition) != Ok(false);
+    for pending in pending.extract_if(.., is_done) {
+        let outcome = pending.outcome(partition).map(|_| ());
+        done.push((pending.answer, outcome));
     }
     drop(state);
     for (answer, outcome) in done {

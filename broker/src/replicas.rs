@@ -3,9 +3,9 @@
 //! One publisher, on the metadata thread, creates and removes replicas; handlers only look them up.
 
 mod failures;
+mod placement;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,17 +28,12 @@ use uuid::Uuid;
 
 use crate::broker::ImageCell;
 use crate::clock;
+use crate::data_directory::DataDirectory;
+use crate::directory_assignments::DirectoryAssignments;
 use crate::metrics::Metrics;
+use crate::names::is_internal;
 use crate::replica::{Replica, ReplicaOrigin};
 use failures::LogFailures;
-
-/// One log directory of this broker.
-pub struct DataDirectory {
-    /// Its folder and index.
-    pub log_directory: LogDirectory,
-    /// `directory.id` of its meta.properties.
-    pub id: Uuid,
-}
 
 /// A replica whose role or place changed.
 #[derive(Clone)]
@@ -58,7 +53,7 @@ type Hosted = HashMap<Arc<str>, BTreeMap<i32, Arc<Replica>>>;
 pub struct Replicas {
     node_id: NodeId,
     log: Logger,
-    directories: Vec<DataDirectory>,
+    directories: Vec<Arc<DataDirectory>>,
     metrics: Arc<Metrics>,
     image: Arc<ImageCell>,
     hosted: RwLock<Hosted>,
@@ -66,6 +61,9 @@ pub struct Replicas {
     serving: AtomicBool,
     applied: watch::Sender<i64>,
     failures: LogFailures,
+    assignments: Arc<DirectoryAssignments>,
+    /// Grows when a log directory fails.
+    directories_changed: watch::Sender<u64>,
 }
 
 impl Replicas {
@@ -82,26 +80,49 @@ impl Replicas {
         Arc::new(Self {
             node_id,
             log,
-            directories,
+            directories: directories.into_iter().map(Arc::new).collect(),
             metrics,
             image,
             hosted: RwLock::default(),
             serving: AtomicBool::new(false),
             applied,
             failures: LogFailures::default(),
+            assignments: Arc::default(),
+            directories_changed: watch::Sender::new(0),
         })
     }
 
     /// The log directories.
     #[must_use]
-    pub fn directories(&self) -> &[DataDirectory] {
+    pub fn directories(&self) -> &[Arc<DataDirectory>] {
         &self.directories
+    }
+
+    /// The log directories that work.
+    pub fn online(&self) -> impl Iterator<Item = (&Arc<DataDirectory>, &LogDirectory)> {
+        let online = self
+            .directories
+            .iter()
+            .filter(|directory| !directory.is_offline());
+        online.filter_map(|directory| Some((directory, directory.logs()?)))
     }
 
     /// What went wrong with logs and may mend by itself.
     #[must_use]
     pub fn failures(&self) -> &LogFailures {
         &self.failures
+    }
+
+    /// Replicas whose directory the controller is to be told.
+    #[must_use]
+    pub fn assignments(&self) -> &Arc<DirectoryAssignments> {
+        &self.assignments
+    }
+
+    /// Tells that a log directory failed.
+    #[must_use]
+    pub fn directories_changed(&self) -> watch::Receiver<u64> {
+        self.directories_changed.subscribe()
     }
 
     /// Tells the offset of the metadata that all replicas have applied.
@@ -171,42 +192,6 @@ impl Replicas {
         all
     }
 
-    /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, unless the disk is only full, or the
-    /// replica has left this broker while somebody was at work in its log.
-    pub fn log_failed(&self, replica: &Replica, error: &LogError) {
-        if replica.is_closed() {
-            slog::debug!(self.log, "a log was closed meanwhile"; "partition" => %replica.id, "error" => %error);
-            return;
-        }
-        let path = self.directories[replica.log_dir].log_directory.path();
-        if error.is_disk_full() {
-            if self.failures.tell_full(replica.log_dir) {
-                slog::error!(self.log, "no room in a log directory: produces to it are refused until there is";
-                    "path" => %path.display(), "partition" => %replica.id, "error" => error_chain(error));
-            }
-            return;
-        }
-        if error.is_out_of_descriptors() {
-            slog::error!(self.log, "no file descriptors left: raise the limit of open files (ulimit -n)";
-                "partition" => %replica.id, "error" => error_chain(error));
-            return;
-        }
-        if let LogError::Corrupt { .. } = error {
-            // The damage is this partition's alone; its other replicas serve.
-            slog::error!(self.log, "a log is corrupt and offline"; "partition" => %replica.id, "error" => error_chain(error));
-            replica.set_offline();
-            return;
-        }
-        slog::error!(self.log, "log directory failed"; "partition" => %replica.id, "error" => error_chain(error),
-            "path" => %path.display());
-        // A second fsync may succeed although the first one lost data: no stop of this process is clean any more.
-        self.directories[replica.log_dir].log_directory.mark_failed();
-        self.failures.gone_offline(replica.log_dir);
-        for other in self.all().iter().filter(|other| other.log_dir == replica.log_dir) {
-            other.set_offline();
-        }
-    }
-
     /// Creates, changes and removes replicas as the controller decided. Returns whose role changed.
     pub fn publish(
         &self,
@@ -247,23 +232,24 @@ impl Replicas {
             self.publish_topic(topic, image, config, events);
         }
         for directory in &self.directories {
-            self.delete_strays(&directory.log_directory, image);
+            self.delete_strays(directory, image);
         }
         // The heartbeat that carries this offset is what the controller unfences for.
         self.applied.send_replace(image.offset);
     }
 
     /// Removes partitions of topics that were deleted, or placed elsewhere, while this broker was away.
-    fn delete_strays(&self, directory: &LogDirectory, image: &MetadataImage) {
+    fn delete_strays(&self, directory: &DataDirectory, image: &MetadataImage) {
         let is_stray = |identity: &PartitionIdentity| {
             let placed = image
                 .topic_by_id(&identity.topic_id)
                 .and_then(|topic| topic.partition(identity.partition));
             placed.is_none_or(|partition| !partition.replicas.contains(&self.node_id))
         };
-        for identity in directory.unopened().into_iter().filter(is_stray) {
+        let Some(logs) = directory.logs() else { return };
+        for identity in logs.unopened().into_iter().filter(is_stray) {
             let folder = identity.folder();
-            match directory.delete_unopened(&identity) {
+            match logs.delete_unopened(&identity) {
                 Ok(()) => {
                     slog::warn!(self.log, "partition removed: its topic was deleted or placed elsewhere \
                     while this broker was away"; "folder" => folder, "topic_id" => %identity.topic_id)
@@ -307,14 +293,7 @@ impl Replicas {
                     self.failures.settled(topic.id, *index);
                     self.apply(&replica, change, events);
                 }
-                Err(error) if !self.failures.not_opened(topic.id, *index) => {
-                    slog::debug!(self.log, "still cannot open a partition's log";
-                        "partition" => format!("{}-{index}", topic.name), "error" => error_chain(&error));
-                }
-                Err(error) => {
-                    slog::error!(self.log, "cannot open a partition's log";
-                        "partition" => format!("{}-{index}", topic.name), "error" => error_chain(&error));
-                }
+                Err(error) => self.not_opened(topic, *index, &error),
             }
         }
     }
@@ -328,9 +307,12 @@ impl Replicas {
         config: &ServerConfig,
     ) -> Result<Arc<Replica>, LogError> {
         let identity = PartitionIdentity::new(topic.name.clone(), topic.id, index);
-        let log_dir = self.choose_directory(&identity, partition);
-        let directory = &self.directories[log_dir].log_directory;
-        let mut log = directory.open_partition(identity, log_config(&topic_config, config), clock::now())?;
+        let (directory, logs) = self.place(&identity, partition)?;
+        let mut log = logs.open_partition(
+            identity,
+            log_config(&topic.name, &topic_config, config),
+            clock::now(),
+        )?;
         if let Some(report) = log.take_recovery_report() {
             slog::warn!(self.log, "log recovered after an unclean stop";
                 "partition" => format!("{}-{index}", topic.name), "report" => ?report);
@@ -338,7 +320,7 @@ impl Replicas {
         let origin = ReplicaOrigin {
             id: TopicPartition::new(topic.name.clone(), index),
             topic_id: topic.id,
-            log_dir,
+            directory: directory.clone(),
             settings: settings(&topic_config, config),
             traffic: self.metrics.topic(&topic.name),
         };
@@ -351,36 +333,15 @@ impl Replicas {
         Ok(replica)
     }
 
-    /// Where a partition lives already, else where the controller wants it, else where there are fewest.
-    fn choose_directory(&self, identity: &PartitionIdentity, partition: &PartitionImage) -> usize {
-        let holds = |directory: &DataDirectory| directory.log_directory.partitions().contains(identity);
-        if self.directories.len() == 1 {
-            return 0;
-        }
-        if let Some(at) = self.directories.iter().position(holds) {
-            return at;
-        }
-        let place = partition
-            .replicas
-            .iter()
-            .position(|replica| *replica == self.node_id);
-        let wanted = place.and_then(|place| partition.directories.get(place));
-        if let Some(at) =
-            wanted.and_then(|id| self.directories.iter().position(|directory| directory.id == *id))
-        {
-            return at;
-        }
-        let all = self.all();
-        let load = |at: &usize| all.iter().filter(|replica| replica.log_dir == *at).count();
-        (0..self.directories.len()).min_by_key(load).unwrap_or(0)
-    }
-
     fn apply(&self, replica: &Arc<Replica>, change: &PartitionChange, events: &mut Vec<RoleEvent>) {
         let epoch = change.after.leader_epoch;
         if change.after.leader == self.node_id
             && let Some(before) = &change.before
         {
             self.metrics.led_partition_changed(before, &change.after);
+        }
+        if change.after.directory_of(self.node_id) != replica.directory().id() {
+            self.assignments.add(replica);
         }
         match replica.apply_image(clock::now(), &change.after) {
             Ok(RoleChange::BecameLeader) => events.push(RoleEvent::Leads(replica.clone(), epoch)),
@@ -416,8 +377,7 @@ impl Replicas {
         };
         let Some(replica) = removed else { return };
         events.push(RoleEvent::Stops(replica.id.clone(), replica.image().leader_epoch));
-        let directory = &self.directories[replica.log_dir].log_directory;
-        if let Err(error) = replica.delete(directory) {
+        if let Err(error) = replica.delete() {
             slog::error!(self.log, "cannot delete a partition's log";
                 "partition" => %replica.id, "error" => %error);
         }
@@ -458,7 +418,7 @@ impl Replicas {
             for replica in replicas {
                 replica.set_config(
                     settings(&resolved, config),
-                    log_config(&resolved, config),
+                    log_config(&topic, &resolved, config),
                     resolved.clone(),
                 );
             }
@@ -473,10 +433,9 @@ impl Replicas {
                 slog::error!(self.log, "log not closed cleanly"; "partition" => %replica.id, "error" => %error);
             }
         }
-        for directory in &self.directories {
-            let directory = &directory.log_directory;
-            if let Err(error) = directory.close_clean() {
-                let path = directory.path().display().to_string();
+        for logs in self.directories.iter().filter_map(|directory| directory.logs()) {
+            if let Err(error) = logs.close_clean() {
+                let path = logs.path().display().to_string();
                 slog::error!(self.log, "log directory not closed cleanly"; "path" => path, "error" => %error);
             }
         }
@@ -499,8 +458,10 @@ fn settings(topic: &TopicConfig, config: &ServerConfig) -> PartitionSettings {
 
 /// What a log needs of the configuration.
 #[must_use]
-pub fn log_config(topic: &TopicConfig, config: &ServerConfig) -> LogConfig {
+pub fn log_config(name: &str, topic: &TopicConfig, config: &ServerConfig) -> LogConfig {
     LogConfig {
+        // What brokers write for themselves is little, and offsets committed are what lets consumers go on.
+        may_use_reserve: is_internal(name),
         segment_bytes: u64::from(topic.segment.bytes),
         segment_ms: topic.segment_ms_max(),
         segment_jitter_ms: topic.segment.jitter_ms,
@@ -539,12 +500,6 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         source = next.source();
     }
     text
-}
-
-/// A directory as logs and messages name it.
-#[must_use]
-pub fn shown(path: &Path) -> String {
-    path.display().to_string()
 }
 
 #[cfg(test)]

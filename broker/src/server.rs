@@ -140,6 +140,12 @@ impl Node {
                 None => std::future::pending().await,
             }
         };
+        let directories_failed = async {
+            match &self.broker {
+                Some(parts) => parts.all_directories_failed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGTERM"),
             _ = interrupt.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGINT"),
@@ -148,6 +154,7 @@ impl Node {
                 return Err(ServerError(format!("the controller stopped: {reason}")));
             }
             other = other_cluster => return Err(self.on_other_cluster(&other)),
+            () = directories_failed => return Err(self.on_directories_failed()),
             reason = gave_up => return Err(self.on_gave_up(&reason)),
         }
         Ok(())
@@ -162,6 +169,13 @@ impl Node {
             self.cluster_id,
             other.controller,
             other.cluster_id
+        ))
+    }
+
+    fn on_directories_failed(&self) -> ServerError {
+        let directories = self.ground.config.node.log_dirs.join(", ");
+        ServerError(format!(
+            "all log directories failed, {directories}: the log above says why; mend the disks and start this node again"
         ))
     }
 

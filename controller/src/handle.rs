@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -111,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) directories: Mutex<BTreeMap<NodeId, Uuid>>,
     /// Where the nodes that sent raft messages listen.
     pub(crate) addresses: Mutex<BTreeMap<NodeId, String>>,
+    /// The process stops: nothing is waited for any more.
+    pub(crate) stops: AtomicBool,
     /// Why the node's thread ended, once it has.
     pub(crate) ended: watch::Sender<Option<Result<(), String>>>,
 }
@@ -249,6 +252,7 @@ impl ControllerHandle {
 
     /// Hands leadership over, if this node has it, and stops the node.
     pub async fn shutdown(&self) {
+        self.shared.stops.store(true, Ordering::Release);
         let (done, stopped) = oneshot::channel();
         if self.shared.commands.send(Command::Shutdown(done)).await.is_ok() {
             let _gone = stopped.await;

@@ -11,6 +11,7 @@ pub(crate) mod voters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use odradek_common::ids::NodeId;
@@ -242,6 +243,7 @@ fn shared(
         observers: Mutex::new(BTreeMap::new()),
         directories: Mutex::new(BTreeMap::new()),
         addresses: Mutex::new(BTreeMap::new()),
+        stops: AtomicBool::new(false),
         ended: watch::Sender::new(None),
         settings,
     })

@@ -25,6 +25,8 @@ const WRITE_BUFFER_BYTES: usize = 4 << 20;
 const WAL_BYTES_MAX: u64 = 64 << 20;
 const OPEN_FILES_MAX: i32 = 32;
 const SNAPSHOT_HEADER_BYTES: usize = 16;
+/// How RocksDB, which keeps no error number, passes ENOSPC and EDQUOT on.
+const NO_ROOM_WORDS: [&str; 2] = ["No space left", "Disk quota exceeded"];
 
 /// Why the store cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,20 @@ pub enum StoreError {
         /// What is wrong.
         what: String,
     },
+}
+
+impl StoreError {
+    /// Whether the disk has no room left: the same write may be tried again once there is some.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Rocks { source, .. } => {
+                source.kind() == rocksdb::ErrorKind::IOError
+                    && NO_ROOM_WORDS.iter().any(|words| source.as_ref().contains(words))
+            }
+            Self::InUse { .. } | Self::Damaged { .. } => false,
+        }
+    }
 }
 
 /// The open store.
@@ -149,7 +165,7 @@ impl QuorumStore {
     /// Writes what the quorum asks for in one step; with `must_sync` it is on the disk when this returns.
     ///
     /// # Errors
-    /// The disk fails. The caller must stop: what is stored is unknown then.
+    /// The disk fails. The caller must stop, because what is stored is unknown then, or ask for the same again.
     pub fn persist(&mut self, persist: &Persist) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         if persist.reset_log && self.end > 0 {

@@ -4,7 +4,8 @@
 //! a request: the caller passes time in and carries [`IsrProposal`]s to the controller.
 //!
 //! Invariant: the high watermark never passes the log end offset of any member of the maximal ISR (the committed ISR and the
-//! one proposed to the controller), so a record below it is on every replica that may be elected.
+//! one proposed to the controller), so a record below it is on every replica that may be elected. Of its own log the leader
+//! counts what is durable, and a follower asks for more only then.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,9 @@ pub trait ReplicaLog {
     fn log_start_offset(&self) -> i64;
     /// Offset that the next record gets.
     fn log_end_offset(&self) -> i64;
+    /// End of what this replica may vouch for: the log end offset, unless records at the end have to be on disk first and
+    /// are not yet (`flush.messages`).
+    fn durable_end_offset(&self) -> i64;
     /// End of what is known to be committed.
     fn high_watermark(&self) -> i64;
     /// Moves the high watermark; the caller keeps it within the log.
@@ -334,7 +338,7 @@ impl<L: ReplicaLog> Partition<L> {
             .min(self.image.replicas.len().max(1))
     }
 
-    /// Moves the high watermark after the leader's own append. True if it moved.
+    /// Moves the high watermark after the leader's own append, or a flush of it. True if it moved.
     pub fn appended(&mut self, now: Now) -> bool {
         let end = self.log.log_end_offset();
         if let Role::Leader(leader) = &mut self.role {
@@ -359,6 +363,17 @@ impl<L: ReplicaLog> Partition<L> {
             return Err(ErrorCode::NotEnoughReplicasAfterAppend);
         }
         Ok(true)
+    }
+
+    /// True if nothing below `offset` waits for a flush; an error once the wait is pointless.
+    ///
+    /// # Errors
+    /// NOT_LEADER_OR_FOLLOWER after leadership moved.
+    pub fn check_durable(&self, leader_epoch: i32, offset: i64) -> Result<bool, ErrorCode> {
+        if !self.is_leader() || self.image.leader_epoch != leader_epoch {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        Ok(self.log.durable_end_offset() >= offset)
     }
 
     /// A follower asks for `fetch_offset`: it holds everything below.
@@ -573,7 +588,7 @@ impl<L: ReplicaLog> Partition<L> {
             return false;
         }
         let end = self.log.log_end_offset();
-        let mut target = end;
+        let mut target = self.log.durable_end_offset();
         for (replica, progress) in &leader.followers {
             let waits = self.image.isr.contains(replica)
                 || leader.is_proposed(*replica)

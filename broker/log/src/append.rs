@@ -51,7 +51,7 @@ pub struct AppendInfo {
     pub size_bytes: usize,
     /// Whether a new segment was begun.
     pub rolled: bool,
-    /// `flush.messages` asks for a flush, and the directory leaves it to the caller's group commit.
+    /// `flush.messages` asks for a flush before this is acknowledged; the caller sees to it, many partitions at a time.
     pub flush_due: bool,
 }
 
@@ -241,7 +241,6 @@ impl Log {
                 rest = tail;
             }
         }
-        let flush_due = self.flush_if_due()?;
         Ok(AppendInfo {
             first_offset: first.base_offset,
             last_offset: last.last_offset(),
@@ -249,7 +248,7 @@ impl Log {
             duplicate: false,
             size_bytes: consumed,
             rolled,
-            flush_due,
+            flush_due: self.is_flush_awaited(),
         })
     }
 
@@ -354,7 +353,7 @@ impl Log {
             }
             self.append_group(now, &written, &mut pieces)?
         };
-        let flush_due = self.flush_if_due()?;
+        let flush_due = self.is_flush_awaited();
         for place in &run.places {
             let batch = batches[*place].as_mut();
             batch.outcome = Some(Ok(AppendInfo {
@@ -376,13 +375,9 @@ impl Log {
         }
     }
 
-    /// `flush.messages`: flushes, or tells that the caller has to see to it.
-    fn flush_if_due(&mut self) -> Result<bool, LogError> {
-        let flush_due = self.persistence.unflushed_messages >= self.config.flush_messages;
-        if flush_due && self.directory.options.flush_inline {
-            self.flush()?;
-        }
-        Ok(flush_due && !self.directory.options.flush_inline)
+    /// Whether `flush.messages` asks for a flush that the caller has to see to.
+    fn is_flush_awaited(&self) -> bool {
+        self.durable_end_offset() < self.log_end_offset
     }
 
     /// Writes batches that fit one segment; returns whether that segment is new.
@@ -392,7 +387,11 @@ impl Log {
         written: &[Written],
         pieces: &mut [IoSlice<'_>],
     ) -> Result<bool, LogError> {
-        let rolled = self.prepare_active(now, &Extent::of(written))?;
+        let extent = Extent::of(written);
+        if !self.config.may_use_reserve {
+            self.directory.take_room(extent.size_bytes)?;
+        }
+        let rolled = self.prepare_active(now, &extent)?;
         let mut at = self.write(pieces)?;
         let mut epochs_changed = false;
         let interval = self.config.index_interval_bytes;
@@ -405,6 +404,7 @@ impl Log {
             self.persistence.unflushed_messages += i64::from(header.last_offset_delta) + 1;
             self.log_end_offset = header.next_offset();
         }
+        self.note_flush_due(extent.first_offset);
         if epochs_changed {
             self.persist_epochs(Survive::Kill)?;
         }

@@ -1,18 +1,13 @@
-//! Flushing, and moving the recovery point.
+//! Moving the recovery point.
 //!
-//! A flush is planned under the partition's lock, done outside of it, and completed under it again. A checkpoint is a
-//! flush that also writes down the recovery point, with the producers at it. The index goes to RocksDB before, the
-//! recovery point after the fdatasync, so what a crash leaves is never ahead of the data.
-
-use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
+//! A checkpoint is a flush that also writes down the recovery point, with the producers at it. The index goes to RocksDB
+//! before, the recovery point after the fdatasync, so what a crash leaves is never ahead of the data.
 
 use odradek_broker_core::aborted::AbortedTransaction;
 use odradek_common::time::Now;
 
-use crate::directory::METADATA_FILE;
 use crate::error::LogError;
+use crate::flush::{DueRecords, FlushPlan};
 use crate::log::Log;
 use crate::segment::{FOOTER_SIZE_BYTES, Footer};
 use crate::store::{Batch, Kind, PartitionKey, Survive};
@@ -34,6 +29,8 @@ pub(crate) struct Persistence {
     pub(crate) unflushed_messages: i64,
     /// When the first of them was appended.
     pub(crate) unflushed_since_ms: u64,
+    /// Records that `flush.messages` wants on disk before they are acknowledged.
+    pub(crate) due: Option<DueRecords>,
     /// Whether files were created since the folder was fsync'ed.
     pub(crate) folder_dirty: bool,
     /// Grows when the log's end moves back: plans made before are void.
@@ -82,71 +79,13 @@ impl State {
     }
 }
 
-/// What a flush has to do; made by [`Log::flush_plan`] or [`Log::checkpoint_plan`].
-pub struct FlushPlan {
-    directory: PathBuf,
-    generation: u64,
-    swaps: u64,
-    log_end_offset: i64,
-    messages: i64,
-    files: Vec<FileToFlush>,
-    folder: Option<PathBuf>,
-    checkpoint: Option<Checkpoint>,
-}
-
-struct FileToFlush {
-    base_offset: i64,
-    size_bytes: u64,
-    file: Arc<File>,
-}
-
-struct Checkpoint {
-    state: State,
+pub(crate) struct Checkpoint {
+    pub(crate) state: State,
     producers: Vec<u8>,
     aborted: Vec<AbortedTransaction>,
 }
 
-impl FlushPlan {
-    /// Waits until the disk has the data. Blocks; call it without the partition's lock.
-    pub fn sync(&self) -> Result<(), LogError> {
-        for file in &self.files {
-            file.file.sync_data().map_err(|source| {
-                LogError::io(
-                    &self.directory,
-                    format!("flush segment {}", file.base_offset),
-                    source,
-                )
-            })?;
-        }
-        if let Some(folder) = &self.folder {
-            sync_folder(folder).map_err(|source| {
-                LogError::io(&self.directory, format!("flush {}", folder.display()), source)
-            })?;
-        }
-        Ok(())
-    }
-}
-
-/// Waits until the disk has the names in a partition's folder.
-pub(crate) fn sync_folder(folder: &std::path::Path) -> std::io::Result<()> {
-    match File::open(folder.join(METADATA_FILE)) {
-        Ok(metadata) => metadata.sync_all()?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    File::open(folder)?.sync_all()
-}
-
 impl Log {
-    /// Flushes everything that was appended: [`Log::flush_plan`], [`FlushPlan::sync`] and [`Log::complete_flush`] at once.
-    pub fn flush(&mut self) -> Result<(), LogError> {
-        let Some(plan) = self.flush_plan()? else {
-            return Ok(());
-        };
-        plan.sync()?;
-        self.complete_flush(plan)
-    }
-
     /// Flushes, and writes the recovery point down.
     pub fn checkpoint(&mut self, now: Now) -> Result<(), LogError> {
         let Some(plan) = self.checkpoint_plan(now)? else {
@@ -154,37 +93,6 @@ impl Log {
         };
         plan.sync()?;
         self.complete_flush(plan)
-    }
-
-    /// Whether `flush.ms` or `flush.messages` asks for a flush.
-    #[must_use]
-    pub fn is_flush_due(&self, now: Now) -> bool {
-        let unflushed = self.persistence.unflushed_messages;
-        let waited_ms = i64::try_from(now.mono_ms.saturating_sub(self.persistence.unflushed_since_ms))
-            .unwrap_or(i64::MAX);
-        unflushed > 0 && (unflushed >= self.config.flush_messages || waited_ms >= self.config.flush_ms)
-    }
-
-    /// Plans a flush up to the log end; None if everything is on disk.
-    pub fn flush_plan(&mut self) -> Result<Option<FlushPlan>, LogError> {
-        let mut files = Vec::new();
-        for segment in self.segments.values().rev() {
-            if segment.footer.size_bytes > segment.flushed_bytes {
-                files.push(FileToFlush {
-                    base_offset: segment.base_offset,
-                    size_bytes: segment.footer.size_bytes,
-                    file: self.file_of(segment)?,
-                });
-            }
-        }
-        if files.is_empty() && !self.persistence.folder_dirty {
-            self.persistence.recovery_point = self.log_end_offset;
-            return Ok(None);
-        }
-        // Older segments first: the recovery point may not pass them.
-        files.reverse();
-        let folder = std::mem::take(&mut self.persistence.folder_dirty).then(|| self.folder.clone());
-        Ok(Some(self.plan(files, folder, None)))
     }
 
     /// Plans a checkpoint; None if the recovery point that is written down is the log end.
@@ -200,7 +108,7 @@ impl Log {
             active.index.spill(&self.key, active.base_offset, &mut index);
         }
         self.directory.store.write(index, Survive::Nothing)?;
-        let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None, None));
+        let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None));
         let aborted_until = self.persistence.aborted_until;
         let aborted = self
             .aborted
@@ -214,32 +122,6 @@ impl Log {
             aborted: aborted.copied().collect(),
         });
         Ok(Some(plan))
-    }
-
-    /// Takes note of a flush that was done. One that was overtaken by a truncation counts for nothing.
-    pub fn complete_flush(&mut self, plan: FlushPlan) -> Result<(), LogError> {
-        if plan.generation != self.persistence.generation {
-            return Ok(());
-        }
-        for file in &plan.files {
-            if let Some(segment) = self.segments.get_mut(&file.base_offset) {
-                segment.flushed_bytes = segment
-                    .flushed_bytes
-                    .max(file.size_bytes.min(segment.footer.size_bytes));
-            }
-        }
-        let persistence = &mut self.persistence;
-        persistence.unflushed_messages = (persistence.unflushed_messages - plan.messages).max(0);
-        persistence.recovery_point = persistence.recovery_point.max(plan.log_end_offset);
-        // The segment that the recovery point would name may be another one by now.
-        let is_sealed = |checkpoint: &Checkpoint| {
-            checkpoint.state.active_base_offset != self.active_segment_base_offset()
-        };
-        match plan.checkpoint {
-            Some(checkpoint) if plan.swaps != self.persistence.swaps && is_sealed(&checkpoint) => Ok(()),
-            Some(checkpoint) => self.write_checkpoint(&checkpoint),
-            None => Ok(()),
-        }
     }
 
     /// Flushes and checkpoints for the last time; nothing can be appended afterwards.
@@ -287,7 +169,7 @@ impl Log {
         }
     }
 
-    fn write_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LogError> {
+    pub(crate) fn write_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LogError> {
         let offset = checkpoint.state.recovery_point;
         let mut batch = Batch::default();
         batch.put(self.key.key(Kind::State, &[]), checkpoint.state.encode());
@@ -316,24 +198,6 @@ impl Log {
         self.persistence.snapshot = checkpoint.state.has_producers.then_some(offset);
         self.persistence.aborted_until = self.persistence.aborted_until.max(offset);
         Ok(())
-    }
-
-    fn plan(
-        &self,
-        files: Vec<FileToFlush>,
-        folder: Option<PathBuf>,
-        checkpoint: Option<Checkpoint>,
-    ) -> FlushPlan {
-        FlushPlan {
-            directory: self.directory.path.clone(),
-            generation: self.persistence.generation,
-            swaps: self.persistence.swaps,
-            log_end_offset: self.log_end_offset,
-            messages: self.persistence.unflushed_messages,
-            files,
-            folder,
-            checkpoint,
-        }
     }
 }
 

@@ -68,6 +68,8 @@ pub struct LogConfig {
     pub file_delete_delay_ms: i64,
     /// `message.timestamp.type`.
     pub message_timestamp_type: MessageTimestampType,
+    /// Whether appends go on where only the reserve of the disk is left.
+    pub may_use_reserve: bool,
     /// `producer.id.expiration.ms`, of the broker.
     pub producer_id_expiration_ms: i64,
 }
@@ -93,6 +95,7 @@ impl Default for LogConfig {
             preallocate: false,
             file_delete_delay_ms: 60_000,
             message_timestamp_type: MessageTimestampType::CreateTime,
+            may_use_reserve: false,
             producer_id_expiration_ms: DAY_MS,
         }
     }

@@ -15,10 +15,13 @@ use uuid::Uuid;
 
 use crate::checkpoint::HighWatermarkCheckpoint;
 use crate::config::LogConfig;
+use crate::disk::{Disk, SystemDisk};
 use crate::error::LogError;
 use crate::files::FileCache;
+use crate::flush::SyncTurn;
 use crate::log::{Log, PartitionIdentity};
 use crate::open;
+use crate::room::Room;
 use crate::store::{Batch, Kind, PartitionKey, Store, Survive, name_key};
 
 /// Kafka's file that names the topic id of a partition folder.
@@ -36,9 +39,10 @@ const FOLDER_NAME_BYTES_MAX: usize = 255;
 pub struct LogDirectoryOptions {
     /// Open files of segments that are only read.
     pub open_files_max: usize,
-    /// Whether an append that `flush.messages` asks to flush does so itself; otherwise it says so in its answer and the
-    /// caller flushes, many partitions at a time.
-    pub flush_inline: bool,
+    /// How data reaches the disk.
+    pub disk: Arc<dyn Disk>,
+    /// Bytes of the disk that clients' records do not get.
+    pub reserve_bytes: u64,
     /// Producers remembered per partition.
     pub producers_max: usize,
 }
@@ -47,7 +51,8 @@ impl Default for LogDirectoryOptions {
     fn default() -> Self {
         Self {
             open_files_max: 512,
-            flush_inline: true,
+            disk: Arc::new(SystemDisk),
+            reserve_bytes: 0,
             producers_max: odradek_broker_core::producer_state::PRODUCERS_MAX,
         }
     }
@@ -59,6 +64,8 @@ pub(crate) struct DirectoryShared {
     pub(crate) options: LogDirectoryOptions,
     pub(crate) store: Store,
     pub(crate) files: FileCache,
+    pub(crate) sync_turn: SyncTurn,
+    pub(crate) room: Room,
     pub(crate) logger: slog::Logger,
     next_uid: AtomicU64,
     pub(crate) clean_start: bool,
@@ -97,9 +104,14 @@ impl DirectoryShared {
         self.partitions.lock().open.remove(folder);
     }
 
+    /// Something failed that recovery has to look at.
+    pub(crate) fn note_failed(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
     /// A log that was neither closed nor deleted: what it knew is lost, so this stop is not clean.
     pub(crate) fn note_dropped(&self, folder: &str) {
-        self.failed.store(true, Ordering::Relaxed);
+        self.note_failed();
         self.note_closed(folder);
     }
 
@@ -120,7 +132,7 @@ impl DirectoryShared {
 /// An open log directory. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct LogDirectory {
-    shared: Arc<DirectoryShared>,
+    pub(crate) shared: Arc<DirectoryShared>,
 }
 
 impl LogDirectory {
@@ -141,6 +153,8 @@ impl LogDirectory {
         let unopened = known.keys().cloned().collect();
         let shared = DirectoryShared {
             files: FileCache::new(options.open_files_max),
+            sync_turn: SyncTurn::default(),
+            room: Room::default(),
             path,
             options,
             store,
@@ -171,7 +185,7 @@ impl LogDirectory {
 
     /// The disk failed: what it says from now on is not believed, and this stop leaves no clean note. The next start recovers.
     pub fn mark_failed(&self) {
-        self.shared.failed.store(true, Ordering::Relaxed);
+        self.shared.note_failed();
     }
 
     /// Whether the last stop was clean, or this is the first start. False means unclean: see KIP-966.
@@ -192,6 +206,13 @@ impl LogDirectory {
                 Some(PartitionIdentity::new(topic, *topic_id, partition))
             })
             .collect()
+    }
+
+    /// Whether it holds that partition, of that topic id.
+    #[must_use]
+    pub fn holds(&self, identity: &PartitionIdentity) -> bool {
+        let partitions = self.shared.partitions.lock();
+        partitions.known.get(&identity.folder()) == Some(&identity.topic_id)
     }
 
     /// The partitions of [`LogDirectory::partitions`] that no log was opened for since the start.
@@ -223,7 +244,7 @@ impl LogDirectory {
                 self.shared.partitions.lock().unopened.remove(&folder);
             }
             Err(_) => {
-                self.shared.failed.store(true, Ordering::Relaxed);
+                self.shared.note_failed();
                 self.shared.note_closed(&folder);
             }
         }
@@ -254,8 +275,9 @@ impl LogDirectory {
 
     /// Removes the files of deleted segments and partitions whose delay is over; returns how many. Blocks.
     ///
-    /// What cannot be removed is tried again by the next purge.
+    /// Where room is short no delay counts. What cannot be removed is tried again by the next purge.
     pub fn purge_deleted(&self, now: Now) -> Result<usize, LogError> {
+        let hurry = self.shared.is_short_of_room();
         let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.shared.doomed.lock())
             .into_iter()
             .map(|doomed| Doomed {
@@ -264,7 +286,7 @@ impl LogDirectory {
                     .or(Some(now.mono_ms.saturating_add(doomed.delay_ms))),
                 ..doomed
             })
-            .partition(|doomed| doomed.due_ms <= Some(now.mono_ms));
+            .partition(|doomed| hurry || doomed.due_ms <= Some(now.mono_ms));
         self.shared.doomed.lock().extend(waiting);
         let mut removed = 0;
         let mut failed = None;

@@ -25,6 +25,25 @@ pub enum LogError {
         /// Why it failed.
         source: io::Error,
     },
+    /// The disk has no room left, which passes.
+    #[error("no room in log directory {}: {detail}", path.display())]
+    NoRoom {
+        /// The log directory.
+        path: PathBuf,
+        /// What was attempted, or how much is left.
+        detail: String,
+    },
+    /// A flush failed: what was written since the last one may be lost, whatever a second flush says. Take the directory
+    /// offline.
+    #[error("cannot {attempt} in log directory {}: what was written last may be lost", path.display())]
+    Unsynced {
+        /// The log directory.
+        path: PathBuf,
+        /// What was attempted, and on which file.
+        attempt: String,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A segment holds bytes that are no record batch where one should be.
     #[error("segment {} is corrupt at byte {position}: {detail}", path.display())]
     Corrupt {
@@ -35,6 +54,12 @@ pub enum LogError {
         /// What is wrong there.
         detail: String,
     },
+    /// The directory failed before, or could not be opened.
+    #[error("log directory {} is offline", path.display())]
+    Offline {
+        /// The log directory.
+        path: PathBuf,
+    },
     /// The log was closed or deleted.
     #[error("the log of {0} is closed")]
     Closed(String),
@@ -42,9 +67,17 @@ pub enum LogError {
 
 impl LogError {
     pub(crate) fn io(directory: &Path, attempt: impl Into<String>, source: io::Error) -> Self {
+        let (path, attempt) = (directory.to_owned(), attempt.into());
+        if matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        ) {
+            let detail = format!("cannot {attempt}: {source}");
+            return Self::NoRoom { path, detail };
+        }
         Self::Directory {
-            path: directory.to_owned(),
-            attempt: attempt.into(),
+            path,
+            attempt,
             source,
         }
     }
@@ -56,22 +89,20 @@ impl LogError {
         const EMFILE: i32 = 24;
         match self {
             Self::Directory { source, .. } => matches!(source.raw_os_error(), Some(EMFILE | ENFILE)),
-            Self::Locked { .. } | Self::Corrupt { .. } | Self::Closed(_) => false,
+            Self::Locked { .. }
+            | Self::NoRoom { .. }
+            | Self::Unsynced { .. }
+            | Self::Corrupt { .. }
+            | Self::Offline { .. }
+            | Self::Closed(_) => false,
         }
     }
 
-    /// Whether the disk has no room left, which a produce may retry.
+    /// Whether the disk has no room left, which a produce may retry. A flush that found no room has lost what it was to
+    /// write, and is not meant.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        match self {
-            Self::Directory { source, .. } => {
-                matches!(
-                    source.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                )
-            }
-            Self::Locked { .. } | Self::Corrupt { .. } | Self::Closed(_) => false,
-        }
+        matches!(self, Self::NoRoom { .. })
     }
 }
 

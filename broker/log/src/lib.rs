@@ -8,21 +8,24 @@
 //! Invariant: nothing is put into RocksDB per append.
 //!
 //! Blocking: every call may do disk I/O, none awaits. The caller keeps a [`log::Log`] behind its partition's lock and does
-//! [`read::LogSlice::read`], [`checkpoint::FlushPlan::sync`] and [`compact::CompactionPlan::run`] outside of it.
+//! [`read::LogSlice::read`], [`directory::LogDirectory::sync`] and [`compact::CompactionPlan::run`] outside of it.
 
 pub mod append;
 pub mod checkpoint;
 pub mod compact;
 pub mod config;
 pub mod directory;
+pub mod disk;
 pub mod error;
 mod files;
+pub mod flush;
 mod index;
 pub mod log;
 pub mod open;
 pub mod read;
 mod replica_log;
 mod retention;
+mod room;
 mod scan;
 mod segment;
 mod store;

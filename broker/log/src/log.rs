@@ -285,7 +285,8 @@ impl Log {
         let mut batch = Batch::default();
         active.index.spill(&self.key, active.base_offset, &mut batch);
         active.index.seal();
-        active.file = None;
+        // Until it is flushed the file stays open: what writeback fails at is told to those who have it open.
+        active.file = active.file.take().filter(|_| !active.is_flushed());
         batch.put(
             self.key.key(Kind::Footer, &[active.base_offset]),
             active.footer.encode(),

@@ -85,6 +85,7 @@ pub(crate) fn open_log(
             high_watermark: persisted.high_watermark,
             unflushed_messages: 0,
             unflushed_since_ms: now.mono_ms,
+            due: None,
             folder_dirty: state.is_none(),
             generation: 0,
             swaps: 0,

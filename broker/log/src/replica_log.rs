@@ -17,6 +17,10 @@ impl ReplicaLog for Log {
         Log::log_end_offset(self)
     }
 
+    fn durable_end_offset(&self) -> i64 {
+        Log::durable_end_offset(self)
+    }
+
     fn high_watermark(&self) -> i64 {
         Log::high_watermark(self)
     }

@@ -77,7 +77,7 @@ pub(crate) struct Segment {
     pub(crate) index: SparseIndex,
     /// Wall clock of creation or opening; `segment.ms` counts from here without timestamps.
     pub(crate) created_ms: i64,
-    /// The file for appending, from the first append to the roll.
+    /// The file for appending, from the first append to the flush after the roll.
     pub(crate) file: Option<Arc<File>>,
     /// Bytes of the file that were fdatasync'ed.
     pub(crate) flushed_bytes: u64,
@@ -125,6 +125,11 @@ impl Segment {
         } else {
             self.created_ms
         }
+    }
+
+    /// Whether the disk has all of it.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.flushed_bytes >= self.footer.size_bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {

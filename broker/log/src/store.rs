@@ -341,6 +341,7 @@ fn as_io(error: rocksdb::Error) -> io::Error {
     let kind = match error.kind() {
         ErrorKind::Corruption => io::ErrorKind::InvalidData,
         ErrorKind::IOError if message.contains("No space left") => io::ErrorKind::StorageFull,
+        ErrorKind::IOError if message.contains("Disk quota exceeded") => io::ErrorKind::QuotaExceeded,
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, message)

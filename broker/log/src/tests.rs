@@ -22,10 +22,12 @@ use crate::read::MinOneBatch;
 
 mod compaction;
 mod directory;
+mod flushing;
 mod lookup;
 mod producers;
 mod recovery;
 mod retention;
+mod room;
 mod together;
 mod truncation;
 

@@ -57,6 +57,10 @@ impl Log {
         self.log_start_offset = self.log_start_offset.min(end_offset);
         self.high_watermark = self.high_watermark.min(end_offset);
         self.persistence.recovery_point = self.persistence.recovery_point.min(end_offset);
+        self.persistence.due = self
+            .persistence
+            .due
+            .and_then(|due| due.after_truncation(end_offset));
         if !self.producers.is_empty() || !self.aborted.entries().is_empty() {
             self.reload_producers()?;
         }
@@ -108,6 +112,7 @@ impl Log {
         self.persistence.snapshot = None;
         self.persistence.aborted_until = offset;
         self.persistence.unflushed_messages = 0;
+        self.persistence.due = None;
         self.create_segment(now.wall_ms, offset)
     }
 

@@ -57,7 +57,7 @@ fn alter(broker: &Broker, path: &str, topic: &str, partition: i32) -> Result<(),
         .replicas
         .directories()
         .iter()
-        .map(|directory| directory.log_directory.path());
+        .map(|directory| directory.path());
     let wanted = directory(paths, path, topic, partition)?;
     let replica = broker
         .replicas
@@ -71,7 +71,7 @@ fn alter(broker: &Broker, path: &str, topic: &str, partition: i32) -> Result<(),
         let detail = format!("the log directory of {topic}-{partition} is offline");
         return Err(ApiError::new(ErrorCode::KafkaStorageError, detail));
     }
-    if replica.log_dir == wanted {
+    if Arc::ptr_eq(replica.directory(), &broker.replicas.directories()[wanted]) {
         return Ok(());
     }
     let detail =

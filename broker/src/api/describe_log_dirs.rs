@@ -41,44 +41,37 @@ impl Handler for DescribeLogDirs {
             .iter()
             .filter(|replica| is_wanted(&request, replica))
             .collect();
-        let directories = broker
-            .replicas
-            .directories()
-            .iter()
-            .enumerate()
-            .map(|(at, directory)| {
-                let path = directory.log_directory.path();
-                let here = wanted.iter().filter(|replica| replica.log_dir == at);
-                let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
-                for replica in here {
-                    topics
-                        .entry(&replica.id.topic)
-                        .or_default()
-                        .push(describe(replica));
-                }
-                let topics = topics.into_iter().map(|(name, partitions)| {
-                    DescribeLogDirsTopic::default()
-                        .with_name(topic_name(name))
-                        .with_partitions(partitions)
-                });
-                let offline = replicas
-                    .iter()
-                    .any(|replica| replica.log_dir == at && replica.is_offline());
-                let code = if offline {
-                    ErrorCode::KafkaStorageError.code()
-                } else {
-                    0
-                };
-                let result = DescribeLogDirsResult::default()
-                    .with_error_code(code)
-                    .with_log_dir(text(&path.display().to_string()))
-                    .with_topics(topics.collect());
-                if call.api_version < VOLUME_SINCE {
-                    return result;
-                }
-                let (total, usable) = volume(path);
-                result.with_total_bytes(total).with_usable_bytes(usable)
+        let directories = broker.replicas.directories().iter().map(|directory| {
+            let path = directory.path();
+            let is_here = |replica: &&&Arc<Replica>| Arc::ptr_eq(replica.directory(), directory);
+            let here = wanted.iter().filter(is_here);
+            let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
+            for replica in here {
+                topics
+                    .entry(&replica.id.topic)
+                    .or_default()
+                    .push(describe(replica));
+            }
+            let topics = topics.into_iter().map(|(name, partitions)| {
+                DescribeLogDirsTopic::default()
+                    .with_name(topic_name(name))
+                    .with_partitions(partitions)
             });
+            let code = if directory.is_offline() {
+                ErrorCode::KafkaStorageError.code()
+            } else {
+                0
+            };
+            let result = DescribeLogDirsResult::default()
+                .with_error_code(code)
+                .with_log_dir(text(&path.display().to_string()))
+                .with_topics(topics.collect());
+            if call.api_version < VOLUME_SINCE {
+                return result;
+            }
+            let (total, usable) = volume(path);
+            result.with_total_bytes(total).with_usable_bytes(usable)
+        });
         DescribeLogDirsResponse::default().with_results(directories.collect())
     }
 

@@ -119,7 +119,12 @@ fn append(broker: &Broker, now: Now, parts: &mut [Part<'_>], productions: &mut [
 fn append_run(broker: &Broker, now: Now, run: &mut [Part<'_>], productions: &mut [Result<Production, Cut>]) {
     let (replica, acks_all) = (run[0].replica.clone(), run[0].acks_all);
     let mut waits = Vec::new();
-    let appended = replica.append(now, run, acks_all.then_some(&mut waits));
+    let mut appended = replica.append(now, run, acks_all.then_some(&mut waits));
+    if let Ok(appended) = &mut appended
+        && !acks_all
+    {
+        waits = std::mem::take(&mut appended.flushes);
+    }
     let mut waits = waits.into_iter();
     let failure = |error: &LogError| log_failed(broker, &replica, error);
     let (log_start_offset, failed) = match &appended {

@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock;
+use crate::data_directory::DataDirectory;
 use crate::metrics::Metrics;
 use crate::names::topic_name;
-use crate::replicas::DataDirectory;
 
 const NODE: i32 = 1;
 const OTHER: i32 = 2;
@@ -40,10 +40,7 @@ impl Node {
         let folder = TempDir::new().unwrap();
         let log_directory =
             LogDirectory::open(folder.path(), LogDirectoryOptions::default(), log.clone()).unwrap();
-        let directories = vec![DataDirectory {
-            log_directory,
-            id: Uuid::from_u128(1),
-        }];
+        let directories = vec![DataDirectory::new(Uuid::from_u128(1), log_directory)];
         let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
         let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log.clone());
         let groups = GroupCoordinators::new(Handle::current(), &config, log);

@@ -28,7 +28,7 @@ use crate::clock;
 use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
 use crate::replica::watchers::Watcher;
-use crate::replica::{AppendRefusal, FollowerAppend, Isolation, OutOfRange};
+use crate::replica::{AppendRefusal, CommitWait, FollowerAppend, Isolation, OutOfRange};
 use crate::watch::{Change, Watch};
 
 /// Fetch with topic ids and broker epochs.
@@ -66,6 +66,7 @@ pub(super) async fn run(
         session: FetcherSession::default(),
         client: None,
         reconnect_pause: RECONNECT_PAUSE_MIN,
+        flushes: Vec::new(),
     };
     loop {
         let pause = fetcher.round(&mut woken).await;
@@ -101,6 +102,8 @@ struct Fetcher {
     session: FetcherSession,
     client: Option<Exchange>,
     reconnect_pause: Duration,
+    /// Flushes that the records of the last answer wait for.
+    flushes: Vec<CommitWait>,
 }
 
 /// A partition that marks its changes for as long as it is fetched.
@@ -339,6 +342,15 @@ impl Fetcher {
                     .await;
             }
         }
+        self.await_flushes().await;
+    }
+
+    /// To ask for what comes next says that everything before is held for good: with `flush.messages`, on disk.
+    async fn await_flushes(&mut self) {
+        for flushed in self.flushes.drain(..) {
+            // A replica whose directory failed is not asked for any more.
+            _ = flushed.await;
+        }
     }
 
     async fn partition_answered(
@@ -387,7 +399,10 @@ impl Fetcher {
         append: FollowerAppend,
     ) {
         match followed.replica.append_as_follower(clock::now(), records, append) {
-            Ok(()) => broker.metrics.replication_in.increment(records.len() as u64),
+            Ok(flushed) => {
+                broker.metrics.replication_in.increment(records.len() as u64);
+                self.flushes.extend(flushed);
+            }
             Err(AppendRefusal::Api(error)) if error.code == ErrorCode::FencedLeaderEpoch => {
                 self.pause(broker, key)
             }
@@ -398,8 +413,8 @@ impl Fetcher {
             }
             Err(AppendRefusal::Log(error)) => {
                 broker.replicas.log_failed(&followed.replica, &error);
-                // A full disk is no reason to fetch the same records over and over at full speed.
-                self.pause(broker, key);
+                // A full disk is no reason to fetch the same records over and over.
+                self.pause_for(key, fetch_backoff(broker));
             }
         }
     }
@@ -493,8 +508,11 @@ impl Fetcher {
     fn pause(&mut self, broker: &Broker, key: Key) {
         // The leader's or our own metadata is behind: it will not be for long.
         const FIRST: Duration = Duration::from_millis(50);
-        let most = Duration::from_millis(u64::from(broker.config.load().replica.fetch_backoff_ms));
-        self.paused.insert(key, Instant::now() + FIRST.min(most));
+        self.pause_for(key, FIRST.min(fetch_backoff(broker)));
+    }
+
+    fn pause_for(&mut self, key: Key, pause: Duration) {
+        self.paused.insert(key, Instant::now() + pause);
         self.session.forget(key);
     }
 }
@@ -507,6 +525,10 @@ fn last_epoch(log: &Log) -> i32 {
     } else {
         log.epochs().epoch_for_offset(end - 1).unwrap_or(-1)
     }
+}
+
+fn fetch_backoff(broker: &Broker) -> Duration {
+    Duration::from_millis(u64::from(broker.config.load().replica.fetch_backoff_ms))
 }
 
 fn limits(broker: &Broker) -> Limits {

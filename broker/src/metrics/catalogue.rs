@@ -48,6 +48,7 @@ metrics! {
     REPLICATION_BYTES_OUT = Counter "odradek_replication_bytes_out_total" [] "Bytes that followers fetched here.";
     UNDER_REPLICATED = Gauge "odradek_under_replicated_partitions" [] "Partitions led here whose ISR is smaller than their replica set.";
     OFFLINE = Gauge "odradek_offline_partitions" [] "Partitions of the cluster without a leader.";
+    OFFLINE_LOG_DIRECTORIES = Gauge "odradek_offline_log_directories" [] "Log directories of this broker that failed.";
     UNDER_MIN_ISR = Gauge "odradek_under_min_isr_partitions" [] "Partitions led here whose ISR is smaller than min.insync.replicas.";
     PARTITIONS = Gauge "odradek_partitions" [] "Replicas hosted here.";
     LEADER_PARTITIONS = Gauge "odradek_leader_partitions" [] "Partitions led here.";

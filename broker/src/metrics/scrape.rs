@@ -144,6 +144,12 @@ pub fn broker(exporter: &mut Exporter, broker: &Broker, connections: &Connection
         .map(|replica| Seen::of(replica))
         .collect();
     partitions(exporter, &seen);
+    let directories = broker.replicas.directories();
+    let offline = directories
+        .iter()
+        .filter(|directory| directory.is_offline())
+        .count();
+    exporter.sample(names::OFFLINE_LOG_DIRECTORIES, &[], offline as f64);
     topics(exporter, &broker.metrics.topics());
     cluster(exporter, broker);
     groups(exporter, broker);

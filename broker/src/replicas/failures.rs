@@ -1,13 +1,20 @@
-//! What went wrong with logs and may mend by itself: partitions that could not be opened, and disks without room.
+//! What goes wrong with logs, and how far it reaches: a partition, a log directory, or nobody for long.
 //!
-//! It remembers; opening again is the metadata thread's.
+//! It remembers what may mend by itself, partitions that could not be opened and disks without room; opening again is the
+//! metadata thread's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use odradek_common::metadata::{MetadataDelta, MetadataImage, PartitionChange, TopicDelta};
+use odradek_broker_log::error::LogError;
+use odradek_common::metadata::{MetadataDelta, MetadataImage, PartitionChange, TopicDelta, TopicImage};
 use parking_lot::Mutex;
 use uuid::Uuid;
+
+use super::{Replicas, error_chain};
+use crate::data_directory::DataDirectory;
+use crate::replica::Replica;
 
 /// A full disk is told this often, however many requests it fails.
 const FULL_TOLD: Duration = Duration::from_secs(10);
@@ -16,8 +23,7 @@ const FULL_TOLD: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct LogFailures {
     unopened: Mutex<BTreeSet<(Uuid, i32)>>,
-    offline: Mutex<BTreeSet<usize>>,
-    full_told: Mutex<BTreeMap<usize, Instant>>,
+    full_told: Mutex<BTreeMap<PathBuf, Instant>>,
 }
 
 impl LogFailures {
@@ -62,24 +68,79 @@ impl LogFailures {
         delta
     }
 
-    /// A log directory failed and stays offline.
-    pub fn gone_offline(&self, log_dir: usize) {
-        self.offline.lock().insert(log_dir);
-    }
-
-    /// The log directories that failed.
-    #[must_use]
-    pub fn offline(&self) -> Vec<usize> {
-        self.offline.lock().iter().copied().collect()
-    }
-
     /// Whether it is time to say that a log directory is full.
-    pub fn tell_full(&self, log_dir: usize) -> bool {
+    pub fn tell_full(&self, directory: &Path) -> bool {
         let mut told = self.full_told.lock();
-        let due = told.get(&log_dir).is_none_or(|at| at.elapsed() >= FULL_TOLD);
+        let due = told.get(directory).is_none_or(|at| at.elapsed() >= FULL_TOLD);
         if due {
-            told.insert(log_dir, Instant::now());
+            told.insert(directory.to_owned(), Instant::now());
         }
         due
+    }
+}
+
+impl Replicas {
+    /// A log failed: how far that reaches depends on how. A replica that has left this broker while somebody was at work in
+    /// its log did not fail.
+    pub fn log_failed(&self, replica: &Replica, error: &LogError) {
+        if replica.is_closed() {
+            slog::debug!(self.log, "a log was closed meanwhile"; "partition" => %replica.id, "error" => %error);
+            return;
+        }
+        if let LogError::Corrupt { .. } = error {
+            // The damage is this partition's alone; its other replicas serve.
+            slog::error!(self.log, "a log is corrupt and offline"; "partition" => %replica.id, "error" => error_chain(error));
+            replica.set_offline();
+            return;
+        }
+        self.directory_failed(replica.directory(), error);
+    }
+
+    /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, and the controller is told. A disk
+    /// without room and a process without descriptors fail nothing for good.
+    pub fn directory_failed(&self, directory: &DataDirectory, error: &LogError) {
+        if error.is_disk_full() {
+            if self.failures.tell_full(directory.path()) {
+                slog::error!(self.log, "no room in a log directory: produces to it are refused until there is";
+                    "error" => error_chain(error));
+            }
+            return;
+        }
+        if error.is_out_of_descriptors() {
+            slog::error!(self.log, "no file descriptors left: raise the limit of open files (ulimit -n)";
+                "error" => error_chain(error));
+            return;
+        }
+        if directory.set_offline() {
+            slog::error!(self.log, "log directory failed"; "path" => %directory.path().display(),
+                "error" => error_chain(error));
+            self.directories_changed.send_modify(|changes| *changes += 1);
+        }
+        for replica in self.all() {
+            if replica.directory().path() == directory.path() {
+                replica.set_offline();
+            }
+        }
+    }
+
+    /// A partition's log could not be opened; it is tried again later.
+    pub(super) fn not_opened(&self, topic: &TopicImage, index: i32, error: &LogError) {
+        let is_news = self.failures.not_opened(topic.id, index);
+        let partition = format!("{}-{index}", topic.name);
+        let error_text = error_chain(error);
+        match error {
+            // The directory's failure was told.
+            LogError::Offline { .. } if is_news => {
+                slog::warn!(self.log, "a partition is on a log directory that is offline"; "partition" => partition,
+                    "error" => error_text);
+            }
+            _ if is_news => {
+                slog::error!(self.log, "cannot open a partition's log"; "partition" => partition, "error" => error_text);
+            }
+            _ => {
+                slog::debug!(self.log, "still cannot open a partition's log"; "partition" => partition,
+                    "error" => error_text);
+            }
+        }
     }
 }

@@ -15,6 +15,8 @@ use crate::replica::watchers::Watcher;
 use crate::replica::{AppendRefusal, FollowerAppend, FollowerNoted, Isolation, OutOfRange, ReadRequest};
 use crate::watch::Watch;
 
+mod flushing;
+
 const NODE: i32 = 1;
 const OTHER: i32 = 2;
 
@@ -28,15 +30,17 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let (config, _) = ServerConfig::load(None, std::iter::empty(), &[]).unwrap();
+        Self::with(&[], LogDirectoryOptions::default())
+    }
+
+    fn with(overrides: &[(&str, &str)], options: LogDirectoryOptions) -> Self {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let overrides: Vec<_> = overrides.iter().map(own).collect();
+        let (config, _) = ServerConfig::load(None, std::iter::empty(), &overrides).unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
         let folder = TempDir::new().unwrap();
-        let log_directory =
-            LogDirectory::open(folder.path(), LogDirectoryOptions::default(), log.clone()).unwrap();
-        let directories = vec![DataDirectory {
-            log_directory,
-            id: Uuid::from_u128(1),
-        }];
+        let log_directory = LogDirectory::open(folder.path(), options, log.clone()).unwrap();
+        let directories = vec![DataDirectory::new(Uuid::from_u128(1), log_directory)];
         let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
         Self {
             _folder: folder,
@@ -73,6 +77,17 @@ impl Node {
             image.topics.insert(name.into(), Arc::new(topic));
         });
         self.replicas.get(name, 0)
+    }
+
+    /// The topic's partition gets another leader.
+    fn elect(&mut self, name: &str, leader: i32) {
+        self.change(|image| {
+            let topic = Arc::make_mut(image.topics.get_mut(name).unwrap());
+            let partition = Arc::make_mut(&mut topic.partitions[0]);
+            partition.leader = leader;
+            partition.leader_epoch += 1;
+            partition.partition_epoch += 1;
+        });
     }
 
     fn delete(&mut self, name: &str) {
@@ -122,7 +137,7 @@ fn a_topic_deleted_under_a_writer_does_not_take_the_directory_offline() {
     // The fetch was under way when the topic was deleted.
     match gone.append_as_follower(clock::now(), &batch(0, 3), from_other(0, 0)) {
         Err(AppendRefusal::Log(error)) => node.replicas.log_failed(&gone, &error),
-        Err(AppendRefusal::Api(_)) | Ok(()) => panic!("the log is closed"),
+        Err(AppendRefusal::Api(_)) | Ok(_) => panic!("the log is closed"),
     }
     assert!(!stays.is_offline());
     stays
@@ -226,7 +241,7 @@ fn a_topic_s_namesake_is_not_taken_for_it() {
 fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
     let mut node = Node::new();
     let replica = node.create("t", OTHER).unwrap();
-    assert!(node.replicas.failures().offline().is_empty());
+    assert!(!node.replicas.directories()[0].is_offline());
     let error = LogError::Directory {
         path: "d".into(),
         attempt: "flush segment 0".to_owned(),
@@ -234,10 +249,10 @@ fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
     };
     node.replicas.log_failed(&replica, &error);
     assert!(replica.is_offline());
-    assert_eq!(node.replicas.failures().offline(), [0]);
+    assert!(node.replicas.directories()[0].is_offline());
     node.replicas.close_clean();
-    let directory = &node.replicas.directories()[0].log_directory;
-    assert!(!directory.close_clean().unwrap(), "the next start must recover");
+    let logs = node.replicas.directories()[0].logs().unwrap();
+    assert!(!logs.close_clean().unwrap(), "the next start must recover");
 }
 
 #[test]
@@ -277,7 +292,7 @@ fn partitions_of_topics_deleted_meanwhile_are_removed() {
     let mut node = Node::new();
     let replica = node.create("gone", OTHER).unwrap();
     let stray = PartitionIdentity::new("gone", replica.topic_id, 0);
-    let path = node.replicas.directories()[0].log_directory.path().to_owned();
+    let path = node.replicas.directories()[0].path().to_owned();
     replica
         .append_as_follower(clock::now(), &batch(0, 3), from_other(0, 0))
         .unwrap();
@@ -287,10 +302,7 @@ fn partitions_of_topics_deleted_meanwhile_are_removed() {
     let log = Logger::root(slog::Discard, slog::o!());
     let log_directory = LogDirectory::open(&path, LogDirectoryOptions::default(), log.clone()).unwrap();
     assert_eq!(log_directory.unopened(), [stray]);
-    let directories = vec![DataDirectory {
-        log_directory,
-        id: Uuid::from_u128(1),
-    }];
+    let directories = vec![DataDirectory::new(Uuid::from_u128(1), log_directory)];
     let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
     let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log);
     replicas.publish(
@@ -299,7 +311,7 @@ fn partitions_of_topics_deleted_meanwhile_are_removed() {
         &node.config,
         true,
     );
-    assert!(replicas.directories()[0].log_directory.unopened().is_empty());
+    assert!(replicas.directories()[0].logs().unwrap().unopened().is_empty());
     assert!(!path.join("gone-0").exists());
 }
 

@@ -2,18 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
+use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
 use odradek_common::metadata::{Endpoint, SecurityProtocol};
 use odradek_config::ServerConfig;
 use odradek_config::listener::{HostPort, Listener};
 use odradek_controller::client::ask_cluster;
 use odradek_controller::format::{self, InitialVoter, Start, StartRules};
-use odradek_controller::meta_properties::{MetaProperties, uuid_to_base64};
+use odradek_controller::meta_properties::{self, MetaProperties, uuid_to_base64};
 use slog::Logger;
 use uuid::Uuid;
 
-use super::ServerError;
+use super::{Ground, ServerError};
+use crate::data_directory::DataDirectory;
+use crate::replicas::error_chain;
 
+/// Written and removed to see whether a directory can be written.
+const PROBE_FILE: &str = ".odradek-probe";
 /// A node that waits for its cluster says so this often.
 const ASKING_TOLD: Duration = Duration::from_secs(10);
 
@@ -21,8 +27,8 @@ const ASKING_TOLD: Duration = Duration::from_secs(10);
 pub(crate) struct Identity {
     /// Of the metadata directory.
     pub(crate) meta: MetaProperties,
-    /// `log.dirs`, each with its directory id.
-    pub(crate) log_dirs: Vec<(PathBuf, Uuid)>,
+    /// `log.dirs`, each with its directory id, or why it cannot be used.
+    pub(crate) log_dirs: Vec<(PathBuf, Result<Uuid, String>)>,
     /// Where the quorum's log lives.
     pub(crate) metadata_log_dir: PathBuf,
 }
@@ -30,8 +36,16 @@ pub(crate) struct Identity {
 /// Checks the directories and formats empty ones where that is safe; a node that joins a cluster waits for a controller
 /// to tell the cluster's id.
 pub(crate) async fn prepare(config: &ServerConfig, dev: bool, log: &Logger) -> Result<Identity, ServerError> {
-    let log_dirs: Vec<PathBuf> = config.node.log_dirs.iter().map(PathBuf::from).collect();
     let metadata_log_dir = PathBuf::from(&config.node.metadata_log_dir);
+    let configured = config.node.log_dirs.iter().map(PathBuf::from);
+    let looked_at: Vec<_> = configured
+        .map(|path| {
+            let outcome = look_at(&path, &metadata_log_dir);
+            (path, outcome)
+        })
+        .collect();
+    let usable = looked_at.iter().filter(|(_, outcome)| outcome.is_ok());
+    let log_dirs: Vec<PathBuf> = usable.map(|(path, _)| path.clone()).collect();
     let voters = initial_voters(config);
     let founds = config.node.roles.controller && !voters.is_empty();
     let dev_cluster = (dev && founds).then(|| dev_cluster_id(config));
@@ -75,10 +89,15 @@ pub(crate) async fn prepare(config: &ServerConfig, dev: bool, log: &Logger) -> R
             }
         },
     };
-    let mut identified = Vec::with_capacity(log_dirs.len());
-    for directory in log_dirs {
-        let found = MetaProperties::read(&directory).map_err(|error| refused(&error))?;
-        let id = found.map_or(meta.directory_id, |found| found.directory_id);
+    let mut identified = Vec::with_capacity(looked_at.len());
+    for (directory, outcome) in looked_at {
+        let id = match outcome {
+            Ok(()) => {
+                let found = MetaProperties::read(&directory).map_err(|error| refused(&error))?;
+                Ok(found.map_or(meta.directory_id, |found| found.directory_id))
+            }
+            Err(error) => Err(error.to_string()),
+        };
         identified.push((directory, id));
     }
     Ok(Identity {
@@ -86,6 +105,56 @@ pub(crate) async fn prepare(config: &ServerConfig, dev: bool, log: &Logger) -> R
         log_dirs: identified,
         metadata_log_dir,
     })
+}
+
+/// Whether a log directory can be written at all; one that cannot is left alone while others work. The metadata directory
+/// is indispensable: what is wrong with it is told where it is needed.
+fn look_at(directory: &Path, metadata_log_dir: &Path) -> io::Result<()> {
+    if directory == metadata_log_dir {
+        return Ok(());
+    }
+    fs::create_dir_all(directory)?;
+    let probe = directory.join(PROBE_FILE);
+    match fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)) {
+        // A full disk may have room again soon, and what is on it can be read.
+        Err(error) if error.kind() != io::ErrorKind::StorageFull => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    match fs::read(directory.join(meta_properties::FILE)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens the log directories. One that fails is offline until the next start, as long as another works.
+pub(crate) fn open(ground: &Ground, identity: &Identity) -> Result<Vec<DataDirectory>, ServerError> {
+    let mut opened = Vec::with_capacity(identity.log_dirs.len());
+    let mut failures = Vec::new();
+    for (path, id) in &identity.log_dirs {
+        let options = LogDirectoryOptions {
+            reserve_bytes: u64::try_from(ground.config.odradek.log_dir_reserve_bytes).unwrap_or(0),
+            ..LogDirectoryOptions::default()
+        };
+        let logs = id.clone().and_then(|id| {
+            LogDirectory::open(path.clone(), options, ground.log.new(slog::o!()))
+                .map(|logs| DataDirectory::new(id, logs))
+                .map_err(|error| error_chain(&error))
+        });
+        opened.push(logs.unwrap_or_else(|error| {
+            slog::error!(ground.log, "log directory cannot be used; its replicas are offline"; "path" => %path.display(),
+                "error" => &error);
+            failures.push(format!("{}: {error}", path.display()));
+            DataDirectory::failed(id.clone().unwrap_or_default(), path.clone())
+        }));
+    }
+    if opened.iter().any(|directory| !directory.is_offline()) {
+        return Ok(opened);
+    }
+    Err(ServerError(format!(
+        "cannot open a log directory: {}",
+        failures.join("; ")
+    )))
 }
 
 /// Asks the configured controllers until one answers.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use odradek_broker_core::fetch_session::FetchSessions;
-use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
+use odradek_broker_log::directory::LogDirectory;
 use odradek_controller::client::{MetadataReader, OtherCluster, RemoteMetadata};
 use odradek_controller::handle::ControllerHandle;
 use odradek_controller::node::ControllerNode;
@@ -33,7 +33,9 @@ use crate::cleaner::cleaning::Cleaning;
 use crate::connection_limits::connect_timeout;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
+use crate::data_directory::DataDirectory;
 use crate::fetcher::Fetchers;
+use crate::group_commit::GroupCommit;
 use crate::isr::IsrUpdates;
 use crate::lifecycle::{BrokerState, Lifecycle};
 use crate::lost_leaders::LostLeaders;
@@ -41,7 +43,7 @@ use crate::maintenance::Maintenance;
 use crate::metadata::MetadataLoader;
 use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
-use crate::replicas::{DataDirectory, Replicas};
+use crate::replicas::Replicas;
 use crate::topic_creation::TopicCreation;
 
 /// Time for one request to the controller.
@@ -120,6 +122,7 @@ pub(super) struct BrokerParts {
     fetchers: Arc<Fetchers>,
     maintenance: Maintenance,
     cleaner: Cleaner,
+    group_commit: GroupCommit,
     state: watch::Receiver<BrokerState>,
     stop: watch::Sender<bool>,
     /// Reads metadata while it lives.
@@ -134,11 +137,12 @@ impl BrokerParts {
         bound: Vec<(String, BoundListener)>,
     ) -> Result<Self, ServerError> {
         let config = &ground.config;
-        let directories = open_directories(ground, identity)?;
+        let directories = directories::open(ground, identity)?;
         let clean = directories
             .iter()
-            .all(|directory| directory.log_directory.is_clean_start());
-        let noted = clean_stop::take(directories.iter().map(|directory| directory.log_directory.path()))
+            .all(|directory| directory.logs().is_some_and(LogDirectory::is_clean_start));
+        let open = directories.iter().filter_map(DataDirectory::logs);
+        let noted = clean_stop::take(open.map(LogDirectory::path))
             .map_err(|error| ServerError::because("cannot read the note of the last clean stop", &error))?;
         let previous_epoch = if clean { noted } else { -1 };
         let broker = new_broker(ground, directories, local.clone());
@@ -167,6 +171,7 @@ impl BrokerParts {
         };
         start_metadata(ground, &broker, &fetchers, updates)?;
         runtime.spawn(broker.isr.clone().run(broker.clone()));
+        runtime.spawn(broker.replicas.assignments().clone().run(broker.clone()));
         let names: Vec<String> = bound.iter().map(|(name, _)| name.clone()).collect();
         let service: Arc<dyn Service> = Arc::new(BrokerService::new(broker.clone()));
         let listeners = ground.serve(bound, &service);
@@ -180,12 +185,15 @@ impl BrokerParts {
             .map_err(|error| ServerError::because("cannot start the maintenance thread", &error))?;
         let cleaner = Cleaner::start(broker.clone())
             .map_err(|error| ServerError::because("cannot start the threads of compaction", &error))?;
+        let group_commit = GroupCommit::start(&broker.replicas)
+            .map_err(|error| ServerError::because("cannot start the threads that flush logs", &error))?;
         Ok(Self {
             broker,
             listeners,
             fetchers,
             maintenance,
             cleaner,
+            group_commit,
             state,
             stop,
             remote,
@@ -219,6 +227,17 @@ impl BrokerParts {
         }
     }
 
+    /// Waits until no log directory works any more.
+    pub(super) async fn all_directories_failed(&self) {
+        let replicas = &self.broker.replicas;
+        let mut changed = replicas.directories_changed();
+        while replicas.online().next().is_some() {
+            if changed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// What the metrics listener shows.
     pub(super) fn exposed(&self) -> ExposedBroker {
         ExposedBroker {
@@ -248,10 +267,12 @@ impl BrokerParts {
         }
         self.fetchers.stop();
         let (broker, log) = (self.broker.clone(), ground.log.clone());
-        let (mut maintenance, mut cleaner) = (self.maintenance, self.cleaner);
+        let (mut maintenance, mut cleaner, mut group_commit) =
+            (self.maintenance, self.cleaner, self.group_commit);
         let closed = tokio::task::spawn_blocking(move || {
             cleaner.stop();
             maintenance.stop();
+            group_commit.stop();
             close_logs(&broker, &log);
         });
         // A panic in there has been reported by the panic hook; the next start recovers.
@@ -261,25 +282,12 @@ impl BrokerParts {
 
 fn close_logs(broker: &Broker, log: &Logger) {
     broker.replicas.close_clean();
-    for directory in broker.replicas.directories() {
-        let path = directory.log_directory.path();
+    for (directory, _) in broker.replicas.online() {
+        let path = directory.path();
         if let Err(error) = clean_stop::write(path, broker.epoch()) {
             slog::warn!(log, "no note of the clean stop"; "path" => %path.display(), "error" => %error);
         }
     }
-}
-
-fn open_directories(ground: &Ground, identity: &Identity) -> Result<Vec<DataDirectory>, ServerError> {
-    let open = |(path, id): &(std::path::PathBuf, uuid::Uuid)| {
-        let logger = ground.log.new(o!());
-        let log_directory = LogDirectory::open(path.clone(), LogDirectoryOptions::default(), logger)
-            .map_err(|error| ServerError::because("cannot open a log directory", &error))?;
-        Ok(DataDirectory {
-            log_directory,
-            id: *id,
-        })
-    };
-    identity.log_dirs.iter().map(open).collect()
 }
 
 fn new_broker(

@@ -186,6 +186,16 @@ pub struct PartitionImage {
     pub recovering: bool,
 }
 
+impl PartitionImage {
+    /// The log directory that is recorded for a broker's replica; nil if none is.
+    #[must_use]
+    pub fn directory_of(&self, broker: NodeId) -> Uuid {
+        let at = self.replicas.iter().position(|replica| *replica == broker);
+        at.and_then(|at| self.directories.get(at).copied())
+            .unwrap_or_default()
+    }
+}
+
 impl Default for PartitionImage {
     fn default() -> Self {
         Self {

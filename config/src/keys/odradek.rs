@@ -11,6 +11,9 @@ keys! { ODRADEK: Broker;
     "odradek.broker.workers": Int = "0", AtLeast(0), ReadOnly, Used;
     /// Memory that requests may take up together while they are read and processed.
     "odradek.request.memory.max.bytes": Long = "268435456", AtLeast(1_048_576), ReadOnly, Used;
+    /// Bytes of a log directory's disk that records of clients do not get: produces are refused, and followers stand still,
+    /// while less is free; at most a twentieth of the disk. The rest is for what makes room again: retention, deletions, the index, the metadata log.
+    "odradek.log.dir.reserve.bytes": Long = "67108864", AtLeast(0), ReadOnly, Used;
     /// Whether the controller fences a broker at once when its connection drops and its port refuses, instead of
     /// waiting for broker.session.timeout.ms.
     "odradek.fencing.probe.enable": Boolean = "true", Any, ReadOnly, Used;

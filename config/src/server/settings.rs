@@ -431,6 +431,8 @@ pub struct OdradekSettings {
     pub broker_workers: u32,
     /// odradek.request.memory.max.bytes
     pub request_memory_bytes_max: i64,
+    /// odradek.log.dir.reserve.bytes
+    pub log_dir_reserve_bytes: i64,
 }
 
 impl OdradekSettings {
@@ -441,6 +443,7 @@ impl OdradekSettings {
                 .filter(|address| !address.is_empty()),
             broker_workers: values.unsigned("odradek.broker.workers"),
             request_memory_bytes_max: values.long("odradek.request.memory.max.bytes"),
+            log_dir_reserve_bytes: values.long("odradek.log.dir.reserve.bytes"),
         }
     }
 }

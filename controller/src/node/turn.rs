@@ -14,7 +14,7 @@ use odradek_controller_core::quorum::{
     CommittedEntry, Persist, ProposeError, QuorumEffects, QuorumInput, RejectedMessage, RestoredSnapshot,
     Role, RoleChange, StoredSnapshot,
 };
-use slog::{info, warn};
+use slog::{error, info, warn};
 
 use super::active::Active;
 use super::command::{Command, Deciding, Job, QueuedCall, Reply};
@@ -28,6 +28,9 @@ use crate::update::{MetadataContent, MetadataUpdate};
 /// How often brokers that have been silent for a while are dialled.
 const SUSPECTS_INTERVAL_MS: u64 = 500;
 const REJECTED_TOLD_INTERVAL: Duration = Duration::from_secs(10);
+/// A disk without room is tried again after this, and told of this often.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(200);
+const NO_ROOM_TOLD_INTERVAL: Duration = Duration::from_secs(30);
 
 impl ControllerNode {
     /// Takes what arrived, decides, and brings everything to rest: when it returns nothing waits for the disk.
@@ -275,7 +278,22 @@ impl ControllerNode {
 
     fn persist(&mut self, persist: &Persist) -> Result<(), NodeError> {
         let begun = Instant::now();
-        self.store.persist(persist)?;
+        let mut told = None;
+        while let Err(error) = self.store.persist(persist) {
+            // To stand still is to step down: this node sends nothing and acknowledges nothing, so the others elect anew.
+            if !error.is_no_room() || self.shared.stops.load(Ordering::Acquire) {
+                return Err(error.into());
+            }
+            if told.is_none_or(|told: Instant| told.elapsed() >= NO_ROOM_TOLD_INTERVAL) {
+                error!(self.logger, "no room for the metadata log: this controller stands still until there is";
+                    "directory" => %self.shared.settings.metadata_log_dir.display(), "error" => %error);
+                told = Some(Instant::now());
+            }
+            std::thread::sleep(NO_ROOM_PAUSE);
+        }
+        if told.is_some() {
+            info!(self.logger, "there is room for the metadata log again");
+        }
         if persist.must_sync {
             QuorumMetrics::count(&self.shared.metrics.syncs, 1);
             let elapsed_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);

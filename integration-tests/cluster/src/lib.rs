@@ -17,4 +17,5 @@ pub mod process;
 pub mod raw;
 pub mod records;
 pub mod shared;
+pub mod small_disk;
 pub mod wait;

@@ -1,5 +1,5 @@
 //! How a node comes up: Kafka's own configuration files as they are, which of several values counts, and what stands in
-//! the way of a start or of a running node's disk. Ports and directories in use are in `failover/start.rs`.
+//! the way of a start. Disks of running nodes are in `disks.rs`. Ports and directories in use are in `failover/start.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use kafka_protocol::messages::DescribeClusterRequest;
-use odradek_cluster_tests::asks::{OK, code, creatable};
+use odradek_cluster_tests::asks::{OK, creatable};
 use odradek_cluster_tests::binary;
 use odradek_cluster_tests::cluster::{TestCluster, free_port};
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::process;
-use odradek_cluster_tests::records::{Seen, batch};
+use odradek_cluster_tests::records::batch;
+use odradek_cluster_tests::small_disk::SmallDisk;
 use odradek_cluster_tests::wait::{eventually, holds};
-use odradek_common::error::ErrorCode;
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -407,40 +407,6 @@ async fn a_metadata_log_without_meta_properties_founds_no_other_cluster() {
     assert_says(&said, &[&logs.display().to_string(), "meta.properties", "backup"]);
 }
 
-/// A small file system in memory, where this process may mount one.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: PathBuf, options: &str) -> Option<Self> {
-        fs::create_dir_all(&path).expect("the test's directory can be written to");
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path);
-        if command.output().is_ok_and(|output| output.status.success()) {
-            return Some(Self(path));
-        }
-        eprintln!("not run: only root can mount a small disk");
-        None
-    }
-
-    /// Takes all the room there is.
-    fn fill(&self) {
-        let mut file = fs::File::create(self.0.join("filler")).expect("a file needs no room");
-        let error = std::io::copy(&mut std::io::repeat(0), &mut file).expect_err("the disk is small");
-        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.0.join("filler")).expect("it was filled");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that is being killed may still hold files open.
-        _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
-    }
-}
-
 #[tokio::test]
 async fn a_full_or_read_only_or_wrong_directory_is_named_with_what_to_do() {
     let directory = TempDir::new().expect("a temporary directory can be made");
@@ -467,7 +433,7 @@ async fn a_full_or_read_only_or_wrong_directory_is_named_with_what_to_do() {
     let Some(read_only) = SmallDisk::mount(directory.path().join("read-only"), "ro") else {
         return;
     };
-    let path = read_only.0.join("logs");
+    let path = read_only.path().join("logs");
     assert_says(
         &refusal(&path).await,
         &[&path.display().to_string(), "Read-only", "mount it writable"],
@@ -475,7 +441,7 @@ async fn a_full_or_read_only_or_wrong_directory_is_named_with_what_to_do() {
 
     let small = SmallDisk::mount(directory.path().join("small"), "size=32m").expect("the first was mounted");
     small.fill();
-    let path = small.0.join("logs");
+    let path = small.path().join("logs");
     assert_says(
         &refusal(&path).await,
         &[&path.display().to_string(), "No space left"],
@@ -528,78 +494,4 @@ async fn a_directory_without_rights_is_named_with_what_to_do() {
             "right to read and write",
         ],
     );
-}
-
-async fn readable(connection: &Connection, topic: &str) -> Vec<String> {
-    connection
-        .read_from(topic, 0, 0)
-        .await
-        .iter()
-        .map(Seen::text)
-        .collect()
-}
-
-/// Produces once more as soon as the broker can.
-async fn in_the_end(connection: &Connection, topic: &str, value: &str) {
-    eventually(&format!("{topic} takes records again"), LIMIT, async || {
-        let result = connection.produce_with(topic, 0, -1, &batch(&[value])).await;
-        holds(result.error_code == OK, format!("error {}", result.error_code))
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_disk_that_fills_up_refuses_produces_and_nothing_else_until_there_is_room() {
-    let cluster = TestCluster::prepare(1, &[]);
-    let node = cluster.node(1);
-    let Some(disk) = SmallDisk::mount(node.directory().join("disk"), "size=32m") else {
-        return;
-    };
-    let text = fs::read_to_string(node.properties()).expect("the harness wrote it");
-    let (data, metadata) = (disk.0.join("data"), node.log_dir());
-    let dirs = format!(
-        "{text}log.dirs={}\nmetadata.log.dir={}\n",
-        data.display(),
-        metadata.display()
-    );
-    fs::write(node.properties(), dirs).expect("the test's directory can be written to");
-    node.start().await;
-    let connection = cluster.connect(1).await;
-    connection.create_topic("t", 1, 1, &[]).await;
-    connection.produce("t", 0, &batch(&["before"])).await;
-
-    disk.fill();
-    let large = "x".repeat(100_000);
-    for acks in [-1, 1] {
-        let refused = connection.produce_with("t", 0, acks, &batch(&[&large])).await;
-        assert_eq!(
-            refused.error_code,
-            code(ErrorCode::KafkaStorageError),
-            "{refused:?}"
-        );
-    }
-    assert!(ErrorCode::KafkaStorageError.is_retriable());
-    assert_eq!(readable(&connection, "t").await, ["before"]);
-    // The quorum's log has its own disk, but the new partition's has no room.
-    let created = connection.try_create(creatable("while-full", 1, 1, &[])).await;
-    assert_eq!(created.error_code, OK, "{created:?}");
-    eventually("the log names the disk", LIMIT, async || {
-        let said = node.log_text();
-        holds(
-            said.contains("No space left on device") && said.contains("no room"),
-            said,
-        )
-    })
-    .await;
-    assert!(node.is_running());
-
-    disk.make_room();
-    in_the_end(&connection, "t", "after").await;
-    in_the_end(&connection, "while-full", "late").await;
-    assert_eq!(readable(&connection, "t").await, ["before", "after"]);
-    node.kill();
-    node.start().await;
-    let connection = cluster.connect(1).await;
-    connection.await_leaders("t", 1).await;
-    assert_eq!(readable(&connection, "t").await, ["before", "after"]);
 }

@@ -72,8 +72,19 @@ struct Connection {
     last_at: u64,
 }
 
+/// When what is appended becomes safe from power cuts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushing {
+    /// Some time, as by default.
+    Background,
+    /// Before anybody vouches for it: `flush.messages` is 1.
+    EachAppend,
+}
+
 /// What everybody shares.
 pub struct Env {
+    /// When appends are flushed.
+    pub flushing: Flushing,
     /// Both clocks.
     pub now: Now,
     /// Chance.
@@ -98,8 +109,9 @@ pub struct Env {
 impl Env {
     /// Nothing has happened.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, flushing: Flushing) -> Self {
         Self {
+            flushing,
             now: Now::new(1_000, 1_700_000_000_000),
             rng: Rng::new(seed),
             network: Network::default(),

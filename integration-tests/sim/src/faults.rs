@@ -2,7 +2,8 @@
 //!
 //! A process may be killed at any time, all of them at once too. The power goes only on one node while the others are well
 //! and have every acknowledged record (a member of ISR or ELR, for each partition), and no other process ends before that
-//! node is back: more than that an acks=all without fsync does not promise.
+//! node is back: more than that an acks=all without fsync does not promise. Where each append is flushed the power goes
+//! whenever a process would be killed, on all nodes at once too.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use odradek_common::ids::NodeId;
 use odradek_common::metadata::{MetadataImage, PartitionImage};
 use odradek_controller_core::quorum::QuorumInput;
 
-use crate::env::{Env, Event, Undo};
+use crate::env::{Env, Event, Flushing, Undo};
 use crate::message::{Address, Key};
 use crate::node::{End, Node};
 use crate::scenario::NODES;
@@ -62,7 +63,11 @@ impl Faults {
         if self.without_records.is_some_and(|other| other != id) {
             return;
         }
-        if end == End::PowerCut {
+        let end = match (env.flushing, end) {
+            (Flushing::EachAppend, End::Kill) => End::PowerCut,
+            (Flushing::EachAppend | Flushing::Background, end) => end,
+        };
+        if end == End::PowerCut && env.flushing == Flushing::Background {
             if !others_have_everything(env, nodes, id) {
                 return;
             }

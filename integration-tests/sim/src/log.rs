@@ -39,6 +39,8 @@ pub struct SimLog {
     end: i64,
     /// Everything below survives a power cut.
     flushed: i64,
+    /// `flush.messages` is 1: nothing is vouched for that is not flushed.
+    flush_each: bool,
     checkpointed_high_watermark: i64,
 }
 
@@ -51,6 +53,7 @@ impl Default for SimLog {
             high_watermark: 0,
             end: 0,
             flushed: 0,
+            flush_each: false,
             checkpointed_high_watermark: 0,
         }
     }
@@ -152,6 +155,17 @@ impl SimLog {
         self.batches.push(batch);
     }
 
+    /// Whether `flush.messages` is 1.
+    pub fn set_flush_each(&mut self, flush_each: bool) {
+        self.flush_each = flush_each;
+    }
+
+    /// Whether an append waits for a flush.
+    #[must_use]
+    pub fn is_flush_due(&self) -> bool {
+        self.durable_end_offset() < self.end
+    }
+
     /// Everything is safe from power cuts, and the high watermark is written down.
     pub fn flush(&mut self) {
         self.flushed = self.end;
@@ -213,6 +227,10 @@ impl ReplicaLog for SimLog {
 
     fn log_end_offset(&self) -> i64 {
         self.end
+    }
+
+    fn durable_end_offset(&self) -> i64 {
+        if self.flush_each { self.flushed } else { self.end }
     }
 
     fn high_watermark(&self) -> i64 {

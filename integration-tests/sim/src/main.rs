@@ -1,22 +1,27 @@
-//! `odradek-sim --seeds N [--start S]` runs that many seeds; `--seed S --verbose` shows one.
+//! `odradek-sim --seeds N [--start S]` runs that many seeds, `--flush-each` with `flush.messages` 1 and power cuts without
+//! limit; `--seed S --verbose` shows one.
 #![expect(clippy::print_stdout, reason = "a command line tool")]
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use odradek_sim::env::Flushing;
 use odradek_sim::scenario::{Counts, Trace, simulate};
 
 struct Arguments {
     start: u64,
     seeds: u64,
     verbose: bool,
+    flushing: Flushing,
 }
 
 fn main() -> ExitCode {
     let arguments = match arguments() {
         Ok(arguments) => arguments,
         Err(problem) => {
-            println!("{problem}\nusage: odradek-sim [--seeds N] [--start S] [--seed S] [--verbose]");
+            println!(
+                "{problem}\nusage: odradek-sim [--seeds N] [--start S] [--seed S] [--flush-each] [--verbose]"
+            );
             return ExitCode::from(2);
         }
     };
@@ -24,7 +29,7 @@ fn main() -> ExitCode {
     let mut total = Counts::default();
     let mut failed = Vec::new();
     for seed in arguments.start..arguments.start + arguments.seeds {
-        let failure = match std::panic::catch_unwind(|| simulate(seed)) {
+        let failure = match std::panic::catch_unwind(|| simulate(seed, arguments.flushing)) {
             Ok(trace) => {
                 if arguments.verbose {
                     show(&trace);
@@ -64,11 +69,16 @@ fn arguments() -> Result<Arguments, String> {
         start: 0,
         seeds: 100,
         verbose: false,
+        flushing: Flushing::Background,
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         if name == "--verbose" {
             parsed.verbose = true;
+            continue;
+        }
+        if name == "--flush-each" {
+            parsed.flushing = Flushing::EachAppend;
             continue;
         }
         let value = given.next().ok_or_else(|| format!("{name} needs a number"))?;

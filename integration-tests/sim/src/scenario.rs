@@ -9,7 +9,7 @@ use odradek_common::ids::NodeId;
 use odradek_common::metadata::MetadataImage;
 
 use crate::checkers::{high_watermark, liveness};
-use crate::env::{Env, Event};
+use crate::env::{Env, Event, Flushing};
 use crate::faults::Faults;
 use crate::message::{ControllerRequest, Payload};
 use crate::node::Node;
@@ -69,8 +69,8 @@ pub struct Counts {
 
 /// One seed, one history.
 #[must_use]
-pub fn simulate(seed: u64) -> Trace {
-    let mut scenario = Scenario::new(seed);
+pub fn simulate(seed: u64, flushing: Flushing) -> Trace {
+    let mut scenario = Scenario::new(seed, flushing);
     let healing_ms = scenario.run();
     let Scenario { env, faults, .. } = scenario;
     Trace {
@@ -98,8 +98,8 @@ struct Scenario {
 }
 
 impl Scenario {
-    fn new(seed: u64) -> Self {
-        let mut env = Env::new(seed);
+    fn new(seed: u64, flushing: Flushing) -> Self {
+        let mut env = Env::new(seed, flushing);
         let mut nodes: BTreeMap<NodeId, Node> = NODES.iter().map(|id| (*id, Node::new(*id))).collect();
         for (id, node) in &mut nodes {
             node.start(&mut env);

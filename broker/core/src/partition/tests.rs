@@ -5,6 +5,8 @@ use super::*;
 #[derive(Default)]
 struct MemoryLog {
     end: i64,
+    /// Of what is at the end, so many records wait for a flush.
+    unflushed: i64,
     high_watermark: i64,
     epochs: Vec<(i32, i64)>,
 }
@@ -17,6 +19,9 @@ impl ReplicaLog for MemoryLog {
     }
     fn log_end_offset(&self) -> i64 {
         self.end
+    }
+    fn durable_end_offset(&self) -> i64 {
+        self.end - self.unflushed
     }
     fn high_watermark(&self) -> i64 {
         self.high_watermark
@@ -120,6 +125,27 @@ fn a_follower_of_a_partition_at_rest_lags_from_the_first_append_on() {
     fetch(&mut partition, later + LAG_MAX_MS, 3, 12);
     let proposal = partition.propose_shrink(at(later + LAG_MAX_MS + 1)).unwrap();
     assert_eq!(proposal.isr, [(1, -1), (3, 7)]);
+}
+
+#[test]
+fn of_its_own_log_the_leader_counts_what_is_flushed() {
+    let mut partition = leader(2);
+    partition.log_mut().unflushed = 10;
+    append(&mut partition, 1, 10);
+    fetch(&mut partition, 2, 2, 10);
+    assert!(!fetch(&mut partition, 3, 3, 10).high_watermark_moved);
+    assert_eq!(partition.check_durable(0, 10), Ok(false));
+    partition.log_mut().unflushed = 4;
+    assert!(partition.appended(at(4)));
+    assert_eq!(partition.log().high_watermark, 6);
+    partition.log_mut().unflushed = 0;
+    assert!(partition.appended(at(5)));
+    assert_eq!(partition.check_durable(0, 10), Ok(true));
+    assert_eq!(partition.check_committed(0, 10), Ok(true));
+    assert_eq!(
+        partition.check_durable(1, 10),
+        Err(ErrorCode::NotLeaderOrFollower)
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use rustix::fs::Advice;
 
 use super::swap::{CLEANED_SUFFIX, CleanedSegment, suffixed};
 use super::{Compacted, CompactionPlan, CompactionReport, Go, PassMemory, Source, group};
-use crate::checkpoint::sync_folder;
+use crate::flush::sync_folder;
 use crate::error::LogError;
 use crate::scan::{FoundBatch, Scan};
 use crate::segment::segment_path;
@@ -249,7 +249,8 @@ impl Pass<'_> {
     }
 
     fn sync_folder(&self) -> Result<(), LogError> {
-        sync_folder(&self.plan.folder).map_err(|source| self.failed("flush", &self.plan.folder, source))
+        sync_folder(&self.plan.directory, &self.plan.folder)
+            .map_err(|source| self.failed("flush", &self.plan.folder, source))
     }
 
     fn corrupt(&self, source: &Source, position: u64, error: &dyn std::error::Error) -> LogError {

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{CompactionPlan, PassFlag, Source};
-use crate::checkpoint::{State, sync_folder};
+use crate::checkpoint::State;
+use crate::flush::sync_folder;
 use crate::directory::DirectoryShared;
 use crate::error::LogError;
 use crate::log::Log;
@@ -191,7 +192,7 @@ pub(crate) fn finish_swaps(
             "folder" => %folder.display(), "base_offset" => base_offset, "end_offset" => end_offset);
     }
     if !swaps.is_empty() {
-        sync_folder(folder)
+        sync_folder(directory, folder)
             .map_err(|source| LogError::io(&directory.path, format!("flush {}", folder.display()), source))?;
     }
     forget_announced(directory, key, &announced)

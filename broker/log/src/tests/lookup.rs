@@ -288,32 +288,6 @@ fn offsets_too_far_apart_for_one_segment_roll() {
 }
 
 #[test]
-fn flush_messages_moves_the_recovery_point() {
-    let mut fixture = Fixture::with(LogConfig {
-        flush_messages: 3,
-        ..LogConfig::default()
-    });
-    fixture.append(2);
-    assert_eq!(fixture.log.recovery_point(), 0);
-    fixture.append(2);
-    assert_eq!(fixture.log.recovery_point(), 4);
-}
-
-#[test]
-fn flush_ms_counts_from_the_oldest_record_that_is_not_flushed() {
-    let mut fixture = Fixture::with(LogConfig {
-        flush_ms: 100,
-        ..LogConfig::default()
-    });
-    assert!(!fixture.log.is_flush_due(NOW.plus_ms(1_000)), "nothing to flush");
-    fixture.append(1);
-    assert!(!fixture.log.is_flush_due(NOW.plus_ms(99)));
-    assert!(fixture.log.is_flush_due(NOW.plus_ms(100)));
-    fixture.log.flush().unwrap();
-    assert!(!fixture.log.is_flush_due(NOW.plus_ms(1_000)));
-}
-
-#[test]
 fn an_idle_log_holds_no_file_open() {
     let mut fixture = Fixture::with(small_segments());
     for _ in 0..50 {

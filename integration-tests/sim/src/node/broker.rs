@@ -13,7 +13,7 @@ use super::controller::Update;
 use super::fetching::Fetcher;
 use super::isr::IsrUpdates;
 use super::lifecycle::Lifecycle;
-use crate::env::Env;
+use crate::env::{Env, Flushing};
 use crate::log::{ProducerBatch, SimLog};
 use crate::message::{Address, Channel, ControllerRequest, ControllerResponse, Key, Payload, ReturnAddress};
 use crate::scenario::{MIN_ISR, REPLICA_LAG_MS};
@@ -140,12 +140,29 @@ impl BrokerNode {
         self.pursue_isr(env);
         self.pursue_calls(env, controller);
         self.expire_produces(env);
+        self.commit_flushes(env);
         for replica in self.replicas.values_mut() {
             if env.rng.below(300) == 0 {
                 replica.partition.log_mut().flush();
             } else if env.rng.below(200) == 0 {
                 replica.partition.log_mut().checkpoint();
             }
+        }
+    }
+
+    /// What waits for the disk is there some time later, all of it at once.
+    fn commit_flushes(&mut self, env: &mut Env) {
+        let is_due = |(_, replica): &(&Key, &Replica)| replica.partition.log().is_flush_due();
+        let due: Vec<Key> = self.replicas.iter().filter(is_due).map(|(key, _)| *key).collect();
+        if due.is_empty() || !env.rng.percent(60) {
+            return;
+        }
+        for key in due {
+            if let Some(replica) = self.replicas.get_mut(&key) {
+                replica.partition.log_mut().flush();
+                replica.partition.appended(env.now);
+            }
+            self.settle(env, key);
         }
     }
 
@@ -221,8 +238,10 @@ impl BrokerNode {
         };
         let node = self.at.node;
         let stored = &mut self.stored;
+        let flush_each = env.flushing == Flushing::EachAppend;
         let replica = self.replicas.entry(key).or_insert_with(|| {
-            let log = stored.remove(&key).unwrap_or_default();
+            let mut log = stored.remove(&key).unwrap_or_default();
+            log.set_flush_each(flush_each);
             let id = TopicPartition::new(topic.clone(), key.1);
             Replica {
                 partition: Partition::new(id, node, settings, log),

@@ -53,6 +53,14 @@ impl BrokerNode {
         if fetcher.outstanding.is_some() || now_ms < fetcher.next_ms {
             return;
         }
+        // Asking for what comes next says that all before it is held for good.
+        let mut followed = self
+            .replicas
+            .values()
+            .filter(|replica| replica.partition.leader_to_follow() == Some(leader));
+        if followed.any(|replica| replica.partition.log().is_flush_due()) {
+            return;
+        }
         fetcher.paused.retain(|_, until_ms| *until_ms > now_ms);
         let follows = |(key, replica): &(&Key, &Replica)| {
             replica.partition.leader_to_follow() == Some(leader) && !fetcher.paused.contains_key(*key)

@@ -1,0 +1,284 @@
+//! Flushing: what is written but not yet on disk, and waiting for the disk.
+//!
+//! A flush is planned under the partition's lock, done outside of it by [`LogDirectory::sync`], and completed under the
+//! lock again. Many plans share a round.
+//!
+//! Invariant: one round at a time works on a directory, and none after one that failed. The kernel tells an error of
+//! writeback once per open file and then calls the lost pages clean, so a second fsync that succeeds proves nothing.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use odradek_common::time::Now;
+use parking_lot::Mutex;
+
+use crate::checkpoint::Checkpoint;
+use crate::directory::{DirectoryShared, LogDirectory, METADATA_FILE};
+use crate::error::LogError;
+use crate::log::Log;
+
+/// Files of a round that are flushed at the same time: file systems commit them together.
+const SYNC_THREADS_MAX: usize = 16;
+
+/// The turn to flush a directory, and whether flushing it ever failed.
+#[derive(Debug, Default)]
+pub(crate) struct SyncTurn {
+    turn: Mutex<()>,
+    failed: AtomicBool,
+}
+
+/// Records whose acknowledgement waits for a flush, because `flush.messages` says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DueRecords {
+    pub(crate) from: i64,
+    pub(crate) until: i64,
+}
+
+impl DueRecords {
+    /// What is left of it once everything below `offset` is on disk.
+    fn after_flush(self, offset: i64) -> Option<Self> {
+        let from = self.from.max(offset);
+        (from < self.until).then_some(Self { from, ..self })
+    }
+
+    /// What is left of it in a log that ends at `offset`.
+    pub(crate) fn after_truncation(self, offset: i64) -> Option<Self> {
+        let until = self.until.min(offset);
+        (self.from < until).then_some(Self { until, ..self })
+    }
+}
+
+/// What a flush has to do; made by [`Log::flush_plan`] or [`Log::checkpoint_plan`].
+pub struct FlushPlan {
+    pub(crate) directory: Arc<DirectoryShared>,
+    pub(crate) generation: u64,
+    pub(crate) swaps: u64,
+    pub(crate) log_end_offset: i64,
+    pub(crate) messages: i64,
+    pub(crate) files: Vec<FileToFlush>,
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+}
+
+pub(crate) struct FileToFlush {
+    pub(crate) base_offset: i64,
+    pub(crate) size_bytes: u64,
+    pub(crate) file: Arc<File>,
+}
+
+/// One thing to wait for.
+enum Target<'a> {
+    Segment(&'a FileToFlush),
+    Folder(&'a Path),
+}
+
+impl FlushPlan {
+    /// Waits until the disk has the data of this plan alone. Blocks; call it without the partition's lock.
+    pub fn sync(&self) -> Result<(), LogError> {
+        sync(&self.directory, std::slice::from_ref(self))
+    }
+
+    fn targets(&self) -> impl Iterator<Item = Target<'_>> {
+        let folder = self.folder.as_deref().map(Target::Folder);
+        self.files.iter().map(Target::Segment).chain(folder)
+    }
+}
+
+impl Target<'_> {
+    fn sync(&self, directory: &DirectoryShared) -> Result<(), LogError> {
+        let disk = &directory.options.disk;
+        let (outcome, attempt) = match self {
+            Self::Segment(segment) => (
+                disk.sync_data(&segment.file),
+                format!("flush segment {}", segment.base_offset),
+            ),
+            Self::Folder(folder) => (
+                sync_folder(directory, folder),
+                format!("flush {}", folder.display()),
+            ),
+        };
+        outcome.map_err(|source| LogError::Unsynced {
+            path: directory.path.clone(),
+            attempt,
+            source,
+        })
+    }
+}
+
+impl LogDirectory {
+    /// Waits until the disk has what these plans, all of this directory, name. Blocks; call it without a partition's lock.
+    ///
+    /// # Errors
+    /// The directory is to be taken offline: none of the plans may be completed, and no later flush is believed.
+    pub fn sync(&self, plans: &[FlushPlan]) -> Result<(), LogError> {
+        sync(&self.shared, plans)
+    }
+}
+
+fn sync(directory: &DirectoryShared, plans: &[FlushPlan]) -> Result<(), LogError> {
+    let _turn = directory.sync_turn.turn.lock();
+    if directory.sync_turn.failed.load(Ordering::Acquire) {
+        return Err(LogError::Unsynced {
+            path: directory.path.clone(),
+            attempt: "flush anything".to_owned(),
+            source: std::io::Error::other("an earlier flush failed"),
+        });
+    }
+    let mut targets: Vec<_> = plans.iter().flat_map(FlushPlan::targets).collect();
+    if plans.iter().any(|plan| plan.folder.is_some()) {
+        // The folder itself may be new.
+        targets.push(Target::Folder(&directory.path));
+    }
+    let outcome = sync_targets(directory, &targets);
+    if outcome.is_err() {
+        directory.sync_turn.failed.store(true, Ordering::Release);
+        directory.note_failed();
+    }
+    outcome
+}
+
+/// Flushes the targets side by side; the first error of any.
+fn sync_targets(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(), LogError> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            target.sync(directory)?;
+        }
+        Ok(())
+    };
+    let helpers = targets.len().min(SYNC_THREADS_MAX).saturating_sub(1);
+    std::thread::scope(|scope| {
+        // A thread that cannot be started is no harm: the others take its share.
+        let started: Vec<_> = (0..helpers)
+            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let mut outcome = work();
+        for thread in started {
+            outcome = outcome.and(thread.join().expect("a panic was reported where it happened"));
+        }
+        outcome
+    })
+}
+
+/// Waits until the disk has the names in a partition's folder.
+pub(crate) fn sync_folder(directory: &DirectoryShared, folder: &Path) -> std::io::Result<()> {
+    let disk = &directory.options.disk;
+    match File::open(folder.join(METADATA_FILE)) {
+        Ok(metadata) => disk.sync_all(&metadata)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    disk.sync_all(&File::open(folder)?)
+}
+
+impl Log {
+    /// End of what this replica may vouch for: the log end, unless `flush.messages` asks for a flush of the last records
+    /// that has not been done.
+    #[must_use]
+    pub fn durable_end_offset(&self) -> i64 {
+        self.persistence.due.map_or(self.log_end_offset, |due| due.from)
+    }
+
+    /// Flushes everything that was appended: [`Log::flush_plan`], [`FlushPlan::sync`] and [`Log::complete_flush`] at once.
+    pub fn flush(&mut self) -> Result<(), LogError> {
+        let Some(plan) = self.flush_plan()? else {
+            return Ok(());
+        };
+        plan.sync()?;
+        self.complete_flush(plan)
+    }
+
+    /// Whether `flush.ms` or `flush.messages` asks for a flush.
+    #[must_use]
+    pub fn is_flush_due(&self, now: Now) -> bool {
+        let unflushed = self.persistence.unflushed_messages;
+        let waited_ms = i64::try_from(now.mono_ms.saturating_sub(self.persistence.unflushed_since_ms))
+            .unwrap_or(i64::MAX);
+        unflushed > 0 && (unflushed >= self.config.flush_messages || waited_ms >= self.config.flush_ms)
+    }
+
+    /// Notes an append of `first_offset` and on that may have to be flushed before it is acknowledged.
+    pub(crate) fn note_flush_due(&mut self, first_offset: i64) {
+        if self.persistence.unflushed_messages >= self.config.flush_messages {
+            let from = self.persistence.due.map_or(first_offset, |due| due.from);
+            let until = self.log_end_offset;
+            self.persistence.due = Some(DueRecords { from, until });
+        }
+    }
+
+    /// Plans a flush up to the log end; None if everything is on disk.
+    pub fn flush_plan(&mut self) -> Result<Option<FlushPlan>, LogError> {
+        let mut files = Vec::new();
+        // Segments that end at or below the recovery point are on disk.
+        let recovery_point = self.persistence.recovery_point;
+        let unflushed = self.segments.values().rev();
+        for segment in unflushed.take_while(|segment| segment.footer.next_offset > recovery_point) {
+            if !segment.is_flushed() {
+                files.push(FileToFlush {
+                    base_offset: segment.base_offset,
+                    size_bytes: segment.footer.size_bytes,
+                    file: self.file_of(segment)?,
+                });
+            }
+        }
+        if files.is_empty() && !self.persistence.folder_dirty {
+            self.note_flushed(self.log_end_offset);
+            return Ok(None);
+        }
+        // Older segments first: the recovery point may not pass them.
+        files.reverse();
+        let folder = std::mem::take(&mut self.persistence.folder_dirty).then(|| self.folder.clone());
+        Ok(Some(self.plan(files, folder)))
+    }
+
+    /// Takes note of a flush that was done. One that was overtaken by a truncation counts for nothing.
+    pub fn complete_flush(&mut self, plan: FlushPlan) -> Result<(), LogError> {
+        if plan.generation != self.persistence.generation {
+            return Ok(());
+        }
+        let active = self.active_segment_base_offset();
+        for file in &plan.files {
+            if let Some(segment) = self.segments.get_mut(&file.base_offset) {
+                segment.flushed_bytes = segment
+                    .flushed_bytes
+                    .max(file.size_bytes.min(segment.footer.size_bytes));
+                if segment.base_offset != active && segment.is_flushed() {
+                    segment.file = None;
+                }
+            }
+        }
+        self.persistence.unflushed_messages = (self.persistence.unflushed_messages - plan.messages).max(0);
+        self.note_flushed(plan.log_end_offset);
+        // The segment that the recovery point would name may be another one by now.
+        let overtaken = |checkpoint: &Checkpoint| {
+            plan.swaps != self.persistence.swaps && checkpoint.state.active_base_offset != active
+        };
+        match plan.checkpoint {
+            Some(checkpoint) if overtaken(&checkpoint) => Ok(()),
+            Some(checkpoint) => self.write_checkpoint(&checkpoint),
+            None => Ok(()),
+        }
+    }
+
+    fn note_flushed(&mut self, offset: i64) {
+        let persistence = &mut self.persistence;
+        persistence.recovery_point = persistence.recovery_point.max(offset);
+        persistence.due = persistence.due.and_then(|due| due.after_flush(offset));
+    }
+
+    /// A plan up to the log end.
+    pub(crate) fn plan(&self, files: Vec<FileToFlush>, folder: Option<PathBuf>) -> FlushPlan {
+        FlushPlan {
+            directory: self.directory.clone(),
+            generation: self.persistence.generation,
+            swaps: self.persistence.swaps,
+            log_end_offset: self.log_end_offset,
+            messages: self.persistence.unflushed_messages,
+            files,
+            folder,
+            checkpoint: None,
+        }
+    }
+}

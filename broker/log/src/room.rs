@@ -1,0 +1,66 @@
+//! Room on the disk of a log directory: producers are refused while there is still some left for what has to go on.
+//!
+//! Retention, deletions, the index and a metadata log on the same disk need a little room themselves. A disk that is full
+//! to the last block refuses them as well, and then nothing ever becomes free.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::directory::DirectoryShared;
+use crate::disk::Space;
+use crate::error::LogError;
+
+/// So much is appended at most until the disk is asked again how much room it has.
+const UNASKED_BYTES_MAX: i64 = 8 << 20;
+
+/// The reserve is at most one part of so many of the disk.
+const RESERVED_PART_MAX: u64 = 20;
+
+/// What may be appended before the disk is asked again.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    unasked_bytes: AtomicI64,
+}
+
+impl DirectoryShared {
+    /// Refuses an append of so many bytes that would leave less than the reserve.
+    ///
+    /// # Errors
+    /// [`LogError::NoRoom`]; the next append asks the disk again.
+    pub(crate) fn take_room(&self, size_bytes: u64) -> Result<(), LogError> {
+        let wanted = i64::try_from(size_bytes).unwrap_or(i64::MAX);
+        let unasked = &self.room.unasked_bytes;
+        if unasked.fetch_sub(wanted, Ordering::Relaxed) >= wanted {
+            return Ok(());
+        }
+        // A file system that does not say refuses by itself.
+        let Ok(space) = self.options.disk.space(&self.path) else {
+            return Ok(());
+        };
+        let free = i64::try_from(space.free_bytes).unwrap_or(i64::MAX);
+        let reserve = i64::try_from(self.reserve_bytes(space)).unwrap_or(i64::MAX);
+        let spare = free.saturating_sub(reserve).saturating_sub(wanted);
+        unasked.store(spare.clamp(0, UNASKED_BYTES_MAX), Ordering::Relaxed);
+        if spare >= 0 {
+            return Ok(());
+        }
+        Err(LogError::NoRoom {
+            path: self.path.clone(),
+            detail: format!(
+                "{free} bytes are free, and {reserve} are kept so (odradek.log.dir.reserve.bytes)"
+            ),
+        })
+    }
+
+    /// Whether less is free than is to be kept.
+    pub(crate) fn is_short_of_room(&self) -> bool {
+        let space = self.options.disk.space(&self.path);
+        space.is_ok_and(|space| space.free_bytes < self.reserve_bytes(space))
+    }
+
+    /// A small disk is not kept free as a whole.
+    fn reserve_bytes(&self, space: Space) -> u64 {
+        self.options
+            .reserve_bytes
+            .min(space.total_bytes / RESERVED_PART_MAX)
+    }
+}

@@ -1,0 +1,101 @@
+//! Disks that are nearly full.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::disk::{Disk, Space, SystemDisk};
+use crate::error::LogError;
+
+const TOTAL_BYTES: u64 = 1 << 40;
+const RESERVE_BYTES: u64 = 1 << 20;
+
+/// A disk with as much room as a test wants.
+#[derive(Debug)]
+struct SmallDisk(AtomicU64);
+
+impl Disk for SmallDisk {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_data(file)
+    }
+
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_all(file)
+    }
+
+    fn space(&self, _directory: &Path) -> io::Result<Space> {
+        Ok(Space {
+            free_bytes: self.0.load(Ordering::SeqCst),
+            total_bytes: TOTAL_BYTES,
+        })
+    }
+}
+
+fn append(log: &mut Log) -> Result<AppendInfo, AppendError> {
+    append_one(log, 1, &batch(NOW.wall_ms, 1), AppendOrigin::Client)
+}
+
+#[test]
+fn clients_leave_the_reserve_alone_and_go_on_once_there_is_room() {
+    let folder = TempDir::new().unwrap();
+    let disk = Arc::new(SmallDisk(AtomicU64::new(RESERVE_BYTES + 10)));
+    let options = LogDirectoryOptions {
+        disk: disk.clone(),
+        reserve_bytes: RESERVE_BYTES,
+        ..LogDirectoryOptions::default()
+    };
+    let directory = LogDirectory::open(folder.path(), options, logger()).unwrap();
+    let open = |partition, may_use_reserve| {
+        let config = LogConfig {
+            may_use_reserve,
+            ..LogConfig::default()
+        };
+        let identity = PartitionIdentity::new("events", TOPIC_ID, partition);
+        directory.open_partition(identity, config, NOW).unwrap()
+    };
+    let (mut of_clients, mut of_brokers) = (open(0, false), open(1, true));
+    let refused = append(&mut of_clients).unwrap_err();
+    let AppendError::Log(error @ LogError::NoRoom { .. }) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(error.is_disk_full());
+    assert!(
+        error.to_string().contains("odradek.log.dir.reserve.bytes"),
+        "{error}"
+    );
+    assert_eq!(of_clients.log_end_offset(), 0);
+    append(&mut of_brokers).unwrap();
+    disk.0.store(RESERVE_BYTES + 10_000, Ordering::SeqCst);
+    append(&mut of_clients).unwrap();
+    // What the disk said is used up by appends, however small.
+    let appended = (0..1_000).take_while(|_| append(&mut of_clients).is_ok()).count();
+    assert_eq!(appended, 1_000, "the disk says each time that there is room");
+    disk.0.store(RESERVE_BYTES, Ordering::SeqCst);
+    let appended = (0..1_000).take_while(|_| append(&mut of_clients).is_ok()).count();
+    assert!(appended < 1_000);
+}
+
+#[test]
+fn removed_segments_go_at_once_where_room_is_short() {
+    let folder = TempDir::new().unwrap();
+    let disk = Arc::new(SmallDisk(AtomicU64::new(TOTAL_BYTES)));
+    let options = LogDirectoryOptions {
+        disk: disk.clone(),
+        reserve_bytes: RESERVE_BYTES,
+        ..LogDirectoryOptions::default()
+    };
+    let directory = LogDirectory::open(folder.path(), options, logger()).unwrap();
+    let mut log = directory
+        .open_partition(identity(), small_segments(), NOW)
+        .unwrap();
+    while log.segments() < 4 {
+        append(&mut log).unwrap();
+    }
+    log.set_high_watermark(log.log_end_offset());
+    log.delete_records_before(log.log_end_offset()).unwrap();
+    assert!(log.retention(NOW).unwrap() > 0);
+    assert_eq!(directory.purge_deleted(NOW).unwrap(), 0, "file.delete.delay.ms");
+    disk.0.store(0, Ordering::SeqCst);
+    assert!(directory.purge_deleted(NOW).unwrap() > 0);
+}

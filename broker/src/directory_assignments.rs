@@ -1,0 +1,128 @@
+//! Tells the controller in which log directory replicas are, where its records say otherwise (KIP-858).
+//!
+//! Only with that it knows whose leaderships to move when a directory fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_protocol::messages::assign_replicas_to_dirs_request::{DirectoryData, PartitionData, TopicData};
+use kafka_protocol::messages::{AssignReplicasToDirsRequest, BrokerId};
+use odradek_common::ids::TopicPartition;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::broker::Broker;
+use crate::replica::Replica;
+
+const ASSIGN_VERSION: i16 = 0;
+/// Replicas of one request; Kafka has the same limit.
+const REPLICAS_PER_REQUEST: usize = 2_250;
+/// Time for one request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before what was not recorded is told again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Replicas whose directory may not be what the controller has recorded, each at most once.
+#[derive(Default)]
+pub struct DirectoryAssignments {
+    candidates: Mutex<BTreeMap<TopicPartition, Arc<Replica>>>,
+    wake: Notify,
+}
+
+/// Replicas by directory and topic.
+type Told = BTreeMap<Uuid, BTreeMap<Uuid, BTreeSet<i32>>>;
+
+impl DirectoryAssignments {
+    /// The controller's records name another directory for this replica, or none.
+    pub fn add(&self, replica: &Arc<Replica>) {
+        self.candidates.lock().insert(replica.id.clone(), replica.clone());
+        self.wake.notify_one();
+    }
+
+    /// Tells what is to be told, for ever.
+    pub async fn run(self: Arc<Self>, broker: Arc<Broker>) {
+        loop {
+            self.wake.notified().await;
+            loop {
+                let batch = self.take(broker.node_id);
+                if batch.is_empty() {
+                    break;
+                }
+                if !send(&broker, &batch).await {
+                    self.give_back(batch);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Some of those that are still in another directory than is recorded.
+    fn take(&self, node_id: i32) -> Vec<Arc<Replica>> {
+        let mut candidates = self.candidates.lock();
+        let mut batch = Vec::new();
+        while batch.len() < REPLICAS_PER_REQUEST {
+            let Some((_, replica)) = candidates.pop_first() else {
+                break;
+            };
+            if !replica.is_offline() && replica.image().directory_of(node_id) != replica.directory().id() {
+                batch.push(replica);
+            }
+        }
+        batch
+    }
+
+    fn give_back(&self, batch: Vec<Arc<Replica>>) {
+        let mut candidates = self.candidates.lock();
+        for replica in batch {
+            // A recreated topic's replica has taken its place meanwhile.
+            candidates.entry(replica.id.clone()).or_insert(replica);
+        }
+    }
+}
+
+/// Whether the controller has answered for each replica; one that it refused is told again when the metadata changes.
+async fn send(broker: &Broker, batch: &[Arc<Replica>]) -> bool {
+    let request = request(broker, batch);
+    match broker.controller.send(ASSIGN_VERSION, &request, TIMEOUT).await {
+        Ok(response) if response.error_code == 0 => {
+            slog::info!(broker.log, "log directories of replicas recorded"; "replicas" => batch.len());
+            true
+        }
+        Ok(response) => {
+            slog::warn!(broker.log, "log directories of replicas not recorded"; "error" => response.error_code);
+            false
+        }
+        Err(error) => {
+            slog::warn!(broker.log, "log directories of replicas not recorded"; "error" => %error);
+            false
+        }
+    }
+}
+
+fn request(broker: &Broker, batch: &[Arc<Replica>]) -> AssignReplicasToDirsRequest {
+    let mut told = Told::new();
+    for replica in batch {
+        let topics = told.entry(replica.directory().id()).or_default();
+        topics
+            .entry(replica.topic_id)
+            .or_default()
+            .insert(replica.id.partition);
+    }
+    let directories = told.into_iter().map(|(id, topics)| {
+        let topics = topics.into_iter().map(|(topic_id, partitions)| {
+            let partitions = partitions
+                .into_iter()
+                .map(|index| PartitionData::default().with_partition_index(index));
+            TopicData::default()
+                .with_topic_id(topic_id)
+                .with_partitions(partitions.collect())
+        });
+        DirectoryData::default().with_id(id).with_topics(topics.collect())
+    });
+    AssignReplicasToDirsRequest::default()
+        .with_broker_id(BrokerId(broker.node_id))
+        .with_broker_epoch(broker.epoch())
+        .with_directories(directories.collect())
+}

@@ -1,0 +1,139 @@
+//! Group commit: one thread for each log directory flushes what `flush.messages` wants on disk before it is acknowledged.
+//!
+//! Every partition with something due shares the next round, and what is appended while a round is under way shares the one
+//! after it: under load the disk is flushed as often as it can be, whatever the number of partitions and producers.
+//!
+//! Invariant: nothing is acknowledged whose flush failed. The directory goes offline instead.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::clock;
+use crate::data_directory::DataDirectory;
+use crate::replica::Replica;
+use crate::replicas::Replicas;
+
+/// How long a replica whose flush could not even be begun, for want of descriptors, is left alone.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Replicas of a directory that wait for the next round, each at most once.
+#[derive(Default)]
+pub struct FlushQueue {
+    state: Mutex<Queue>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    due: Vec<Arc<Replica>>,
+    stopping: bool,
+}
+
+impl FlushQueue {
+    /// This replica shares the next round.
+    pub fn add(&self, replica: Arc<Replica>) {
+        self.state.lock().due.push(replica);
+        self.wake.notify_one();
+    }
+
+    /// Waits for something to be due; None once the queue is stopped.
+    fn next(&self) -> Option<Vec<Arc<Replica>>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            if !state.due.is_empty() {
+                return Some(std::mem::take(&mut state.due));
+            }
+            self.wake.wait(&mut state);
+        }
+    }
+
+    fn pause(&self) {
+        self.wake.wait_for(&mut self.state.lock(), RETRY_PAUSE);
+    }
+
+    fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.wake.notify_all();
+    }
+}
+
+/// The threads.
+pub struct GroupCommit {
+    replicas: Arc<Replicas>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl GroupCommit {
+    /// Starts a thread for each directory that can be written.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(replicas: &Arc<Replicas>) -> std::io::Result<Self> {
+        let mut started = Self {
+            replicas: replicas.clone(),
+            threads: Vec::new(),
+        };
+        let open = replicas.directories().iter().filter(|d| d.logs().is_some());
+        for (at, directory) in open.enumerate() {
+            let (replicas, directory) = (replicas.clone(), directory.clone());
+            let thread = std::thread::Builder::new().name(format!("commit-{at}"));
+            let run = move || {
+                while let Some(due) = directory.flushes.next() {
+                    round(&replicas, &directory, due);
+                }
+            };
+            started.threads.push(thread.spawn(run)?);
+        }
+        Ok(started)
+    }
+
+    /// Ends the threads after the round they are at. Who waits still is told by the replicas' close.
+    pub fn stop(&mut self) {
+        for directory in self.replicas.directories() {
+            directory.flushes.stop();
+        }
+        for thread in self.threads.drain(..) {
+            // A round that panicked has been reported by the panic hook.
+            _ = thread.join();
+        }
+    }
+}
+
+/// Flushes what these replicas have appended, and tells whoever waits.
+pub(crate) fn round(replicas: &Replicas, directory: &DataDirectory, due: Vec<Arc<Replica>>) {
+    let Some(logs) = directory.logs() else { return };
+    let mut planned = Vec::with_capacity(due.len());
+    let mut plans = Vec::with_capacity(due.len());
+    let mut again = Vec::new();
+    for replica in due.into_iter().filter(|replica| !replica.is_offline()) {
+        match replica.flush_plan(clock::now()) {
+            Ok(None) => {}
+            Ok(Some(plan)) => {
+                planned.push(replica);
+                plans.push(plan);
+            }
+            Err(error) => {
+                replicas.log_failed(&replica, &error);
+                again.push(replica);
+            }
+        }
+    }
+    if let Err(error) = logs.sync(&plans) {
+        return replicas.directory_failed(directory, &error);
+    }
+    for (replica, plan) in planned.iter().zip(plans) {
+        if let Err(error) = replica.complete_flush(clock::now(), plan) {
+            replicas.log_failed(replica, &error);
+        }
+    }
+    if !again.is_empty() {
+        directory.flushes.pause();
+        again.iter().for_each(|replica| replica.queue_flush());
+    }
+}

@@ -1,0 +1,316 @@
+//! Disks that are full or fail while a node runs: how far that reaches, and what comes back by itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kafka_protocol::messages::describe_log_dirs_response::DescribeLogDirsResult;
+use kafka_protocol::messages::{CreateTopicsRequest, DescribeLogDirsRequest};
+use odradek_cluster_tests::asks::{OK, code, creatable};
+use odradek_cluster_tests::cluster::TestCluster;
+use odradek_cluster_tests::connection::Connection;
+use odradek_cluster_tests::node::Node;
+use odradek_cluster_tests::records::{Seen, batch};
+use odradek_cluster_tests::small_disk::SmallDisk;
+use odradek_cluster_tests::wait::{eventually, holds};
+use odradek_common::error::ErrorCode;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// The least that a segment may hold.
+const SEGMENT_BYTES: &str = "1048576";
+
+fn configure(node: &Node, lines: &[(&str, String)]) {
+    let mut text = fs::read_to_string(node.properties()).expect("the harness wrote it");
+    for (key, value) in lines {
+        text.push_str(&format!("{key}={value}\n"));
+    }
+    fs::write(node.properties(), text).expect("the test's directory can be written to");
+}
+
+fn list(directories: &[&Path]) -> String {
+    let shown = directories.iter().map(|path| path.display().to_string());
+    shown.collect::<Vec<_>>().join(",")
+}
+
+async fn readable(connection: &Connection, topic: &str) -> Vec<String> {
+    connection
+        .read_from(topic, 0, 0)
+        .await
+        .iter()
+        .map(Seen::text)
+        .collect()
+}
+
+/// Produces once more as soon as the broker can.
+async fn in_the_end(connection: &Connection, topic: &str, value: &str) {
+    eventually(&format!("{topic} takes records again"), LIMIT, async || {
+        let result = connection.produce_with(topic, 0, -1, &batch(&[value])).await;
+        holds(result.error_code == OK, format!("error {}", result.error_code))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_refuses_produces_and_nothing_else_until_there_is_room() {
+    let cluster = TestCluster::prepare(1, &[]);
+    let node = cluster.node(1);
+    let Some(disk) = SmallDisk::mount(node.directory().join("disk"), "size=32m") else {
+        return;
+    };
+    let text = fs::read_to_string(node.properties()).expect("the harness wrote it");
+    let (data, metadata) = (disk.path().join("data"), node.log_dir());
+    let dirs = format!(
+        "{text}log.dirs={}\nmetadata.log.dir={}\n",
+        data.display(),
+        metadata.display()
+    );
+    fs::write(node.properties(), dirs).expect("the test's directory can be written to");
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    connection.create_topic("t", 1, 1, &[]).await;
+    connection.produce("t", 0, &batch(&["before"])).await;
+
+    disk.fill();
+    let large = "x".repeat(100_000);
+    for acks in [-1, 1] {
+        let refused = connection.produce_with("t", 0, acks, &batch(&[&large])).await;
+        assert_eq!(
+            refused.error_code,
+            code(ErrorCode::KafkaStorageError),
+            "{refused:?}"
+        );
+    }
+    assert!(ErrorCode::KafkaStorageError.is_retriable());
+    assert_eq!(readable(&connection, "t").await, ["before"]);
+    // The quorum's log has its own disk, but the new partition's has no room.
+    let created = connection.try_create(creatable("while-full", 1, 1, &[])).await;
+    assert_eq!(created.error_code, OK, "{created:?}");
+    eventually("the log names the disk", LIMIT, async || {
+        let said = node.log_text();
+        holds(
+            said.contains("No space left on device") && said.contains("no room"),
+            said,
+        )
+    })
+    .await;
+    assert!(node.is_running());
+
+    disk.make_room();
+    in_the_end(&connection, "t", "after").await;
+    in_the_end(&connection, "while-full", "late").await;
+    assert_eq!(readable(&connection, "t").await, ["before", "after"]);
+    node.kill();
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    connection.await_leaders("t", 1).await;
+    assert_eq!(readable(&connection, "t").await, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn a_node_whose_only_disk_is_full_goes_on_once_there_is_room() {
+    let cluster = TestCluster::prepare(1, &[]);
+    let node = cluster.node(1);
+    let Some(disk) = SmallDisk::mount(node.directory().join("disk"), "size=64m") else {
+        return;
+    };
+    configure(node, &[("log.dirs", list(&[&disk.path().join("data")]))]);
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    connection.create_topic("t", 1, 1, &[]).await;
+    connection.produce("t", 0, &batch(&["before"])).await;
+
+    disk.fill();
+    let refused = connection.produce_with("t", 0, 1, &batch(&["while"])).await;
+    assert_eq!(refused.error_code, code(ErrorCode::KafkaStorageError));
+    let message = refused.error_message.expect("a refusal says why");
+    assert!(message.contains("no room in log directory"), "{message:?}");
+    assert_eq!(readable(&connection, "t").await, ["before"]);
+    // The controller has no room either: it may answer late, or not at all.
+    let request = CreateTopicsRequest::default()
+        .with_topics(vec![creatable("while-full", 1, 1, &[])])
+        .with_timeout_ms(1_000);
+    let asked = cluster.connect(1).await;
+    let pending = tokio::spawn(async move { asked.try_ask_at(7, request).await.is_ok() });
+    assert_eq!(readable(&connection, "t").await, ["before"]);
+    assert!(node.is_running());
+
+    disk.make_room();
+    in_the_end(&connection, "t", "after").await;
+    _ = pending.await;
+    eventually("topics are created again", LIMIT, async || {
+        let created = connection.try_create(creatable("later", 1, 1, &[])).await;
+        let there = [OK, code(ErrorCode::TopicAlreadyExists)].contains(&created.error_code);
+        holds(there, format!("{created:?}"))
+    })
+    .await;
+    connection.await_leaders("later", 1).await;
+    connection.produce("later", 0, &batch(&["late"])).await;
+    node.kill();
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    connection.await_leaders("t", 1).await;
+    assert_eq!(readable(&connection, "t").await, ["before", "after"]);
+    assert_eq!(readable(&connection, "later").await, ["late"]);
+    assert!(!node.log_text().contains("panicked"), "{}", node.log_text());
+}
+
+async fn described(connection: &Connection, directory: &Path) -> DescribeLogDirsResult {
+    let request = DescribeLogDirsRequest::default().with_topics(None);
+    let results = connection.ask(request).await.results;
+    let shown = directory.display().to_string();
+    let mut found = results
+        .into_iter()
+        .filter(|result| result.log_dir.as_str() == shown);
+    found.next().expect("each log directory is described")
+}
+
+/// The partitions of `topic` that a directory holds.
+async fn partitions_in(connection: &Connection, directory: &Path, topic: &str) -> Vec<i32> {
+    let described = described(connection, directory).await;
+    let of_topic = described.topics.iter().filter(|it| it.name.as_str() == topic);
+    let mut held: Vec<i32> = of_topic
+        .flat_map(|it| it.partitions.iter().map(|p| p.partition_index))
+        .collect();
+    held.sort_unstable();
+    held
+}
+
+/// Removes a log directory under a running node, and produces until it needs a new segment there.
+async fn break_directory(connection: &Connection, directory: &Path, topic: &str, partition: i32) {
+    fs::remove_dir_all(directory).expect("it is the test's");
+    let large = "x".repeat(600_000);
+    eventually("the broker finds out", LIMIT, async || {
+        let result = connection
+            .produce_with(topic, partition, 1, &batch(&[&large]))
+            .await;
+        holds(result.error_code != OK, "it appends")
+    })
+    .await;
+}
+
+fn two_directories(node: &Node) -> [PathBuf; 2] {
+    let directories = [node.log_dir(), node.directory().join("more")];
+    configure(node, &[("log.dirs", list(&[&directories[0], &directories[1]]))]);
+    directories
+}
+
+#[tokio::test]
+async fn a_directory_that_fails_takes_its_replicas_alone_offline() {
+    let cluster = TestCluster::prepare(3, &[]);
+    let node = cluster.node(1);
+    let [first, second] = two_directories(node);
+    for id in 1..=3 {
+        cluster.node(id).spawn();
+    }
+    for id in 1..=3 {
+        cluster.node(id).ready().await;
+    }
+    let connection = cluster.connect(1).await;
+    connection
+        .create_topic("t", 6, 3, &[("segment.bytes", SEGMENT_BYTES)])
+        .await;
+    let everybody = |isr: &[i32]| isr.len() == 3;
+    for partition in 0..6 {
+        await_partition(&connection, partition, "it is in sync", |_, isr| everybody(isr)).await;
+    }
+    let (stay, fail) = (
+        partitions_in(&connection, &first, "t").await,
+        partitions_in(&connection, &second, "t").await,
+    );
+    assert_eq!((stay.len(), fail.len()), (3, 3), "spread evenly");
+    // Directories are told to the controller: only then it can move what is led from them.
+    eventually("the controller knows the directories", LIMIT, async || {
+        let told = node
+            .log_text()
+            .matches("log directories of replicas recorded")
+            .count();
+        holds(told > 0, "not told yet")
+    })
+    .await;
+    let mut led = Vec::new();
+    for partition in &fail {
+        if connection.partition("t", *partition).await.leader_id.0 == 1 {
+            led.push(*partition);
+        }
+    }
+    let Some(broken) = led.first() else {
+        panic!("node 1 leads none of {fail:?}, which are half of what it has");
+    };
+    break_directory(&connection, &second, "t", *broken).await;
+
+    let other = cluster.connect(2).await;
+    for partition in &fail {
+        let gone = |leader: i32, isr: &[i32]| leader > 1 && !isr.contains(&1);
+        await_partition(&other, *partition, "node 1 is out", gone).await;
+    }
+    for partition in &stay {
+        let seen = other.partition("t", *partition).await;
+        assert!(seen.isr_nodes.iter().any(|node| node.0 == 1), "{seen:?}");
+    }
+    let storage_error = code(ErrorCode::KafkaStorageError);
+    assert_eq!(described(&connection, &second).await.error_code, storage_error);
+    assert_eq!(described(&connection, &first).await.error_code, OK);
+    assert_eq!(node.metric("odradek_offline_log_directories").await, Some(1.0));
+    let leader = cluster
+        .connect(other.partition("t", *broken).await.leader_id.0)
+        .await;
+    leader.produce("t", *broken, &batch(&["elsewhere"])).await;
+
+    // A start with a directory that cannot be used serves what is in the other.
+    node.kill();
+    fs::write(&second, "no directory").expect("it was removed");
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    for partition in &stay {
+        await_partition(&connection, *partition, "node 1 is back", |_, isr| {
+            isr.contains(&1)
+        })
+        .await;
+    }
+    assert_eq!(described(&connection, &second).await.error_code, storage_error);
+    assert_eq!(
+        partitions_in(&connection, &first, "t").await,
+        stay,
+        "nothing moved by itself"
+    );
+}
+
+async fn await_partition(
+    connection: &Connection,
+    partition: i32,
+    what: &str,
+    is_so: impl Fn(i32, &[i32]) -> bool,
+) {
+    eventually(&format!("t-{partition}: {what}"), LIMIT, async || {
+        let seen = connection.partition("t", partition).await;
+        let isr: Vec<i32> = seen.isr_nodes.iter().map(|node| node.0).collect();
+        holds(is_so(seen.leader_id.0, &isr), format!("{seen:?}"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_without_a_log_directory_that_works_ends_and_says_so() {
+    let cluster = TestCluster::prepare(1, &[]);
+    let node = cluster.node(1);
+    let metadata = node.directory().join("metadata");
+    configure(node, &[("metadata.log.dir", list(&[&metadata]))]);
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    connection
+        .create_topic("t", 1, 1, &[("segment.bytes", SEGMENT_BYTES)])
+        .await;
+    fs::remove_dir_all(node.log_dir()).expect("it is the test's");
+    let large = "x".repeat(600_000);
+    let request = |_| odradek_cluster_tests::asks::produce_request("t", 0, 1, &batch(&[&large]));
+    let status = eventually("the node ends", LIMIT, async || {
+        // The connection may close before there is an answer.
+        _ = connection.try_ask_at(11, request(())).await;
+        node.ended().ok_or_else(|| "it runs".to_owned())
+    })
+    .await;
+    assert_eq!(status.code(), Some(1));
+    let said = node.log_text();
+    assert!(said.contains("all log directories failed"), "{said}");
+    assert!(said.contains(&node.log_dir().display().to_string()));
+}
