@@ -47,18 +47,33 @@ pub struct RecoveryReport {
     pub log_end_offset: i64,
 }
 
-/// Opens the log in `folder`, which exists.
+/// Where a log is opened.
+pub(crate) enum Folder {
+    /// Here, where its folder is.
+    Made(PathBuf),
+    /// Here, where there is nothing yet.
+    Absent(PathBuf),
+}
+
+/// Opens the log of a partition; one whose folder is absent is empty and stays nothing on disk.
 pub(crate) fn open_log(
     directory: Arc<DirectoryShared>,
     identity: PartitionIdentity,
-    folder: PathBuf,
+    folder: Folder,
     config: LogConfig,
     now: Now,
 ) -> Result<Log, LogError> {
     let key = PartitionKey::new(identity.topic_id, identity.partition);
-    let persisted = directory.store.load(&key)?;
-    let files = segment_files(&directory, &folder)?;
+    let (folder, made, persisted) = match folder {
+        Folder::Made(path) => (path, true, directory.store.load(&key)?),
+        Folder::Absent(path) => (path, false, Persisted::default()),
+    };
     let state = persisted.state.as_deref().and_then(State::decode);
+    let files = match &state {
+        _ if !made => Vec::new(),
+        Some(state) if directory.believes_index() => known_files(&persisted, state),
+        Some(_) | None => segment_files(&directory, &folder)?,
+    };
     let logger = directory
         .logger
         .new(slog::o!("partition" => identity.to_string()));
@@ -81,7 +96,7 @@ pub(crate) fn open_log(
             high_watermark: persisted.high_watermark,
             unflushed_messages: 0,
             unflushed_since_ms: now.mono_ms,
-            folder_dirty: state.is_none(),
+            folder_dirty: made && state.is_none(),
             generation: 0,
         },
         directory,
@@ -98,6 +113,7 @@ pub(crate) fn open_log(
         recent: RecentBatches::default(),
         compacted_until: 0,
         recovery: None,
+        made,
         closed: false,
     };
     Opening {
@@ -120,6 +136,17 @@ fn aborted(persisted: &Persisted) -> AbortedTransactions {
         aborted.push(entry);
     }
     aborted
+}
+
+/// The segment files as a clean stop left them, without a look at any: nobody has written since.
+fn known_files(persisted: &Persisted, state: &State) -> Vec<(i64, u64)> {
+    let sealed = persisted.footers.iter();
+    let mut files: Vec<_> = sealed.map(|(base, footer)| (*base, footer.size_bytes)).collect();
+    if state.active_base_offset >= 0 {
+        files.retain(|(base, _)| *base < state.active_base_offset);
+        files.push((state.active_base_offset, state.footer.size_bytes));
+    }
+    files
 }
 
 /// Base offsets and sizes of the segment files, ascending. Files that a crash left half-way are removed.
