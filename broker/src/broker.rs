@@ -81,7 +81,7 @@ impl Broker {
     /// Answers parked fetches with what there is, from now on.
     pub fn stop_parking(&self) {
         self.stopping.store(true, Ordering::Release);
-        for replica in self.replicas.all() {
+        for replica in self.replicas.all().iter() {
             replica.wake_readers();
         }
     }

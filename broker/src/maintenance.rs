@@ -16,6 +16,8 @@ const TICK: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(50);
 /// Removed files go at most this long after their `file.delete.delay.ms` is over.
 const PURGE_INTERVAL: Duration = Duration::from_secs(5);
+/// A segment's file is closed when nobody used it for this long, and at most twice as long.
+const UNUSED_FILES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The thread.
 pub struct Maintenance {
@@ -71,6 +73,7 @@ struct Chores {
     retention: Option<Instant>,
     compaction: Option<Instant>,
     purge: Option<Instant>,
+    unused_files: Option<Instant>,
     expiry: Option<Instant>,
 }
 
@@ -128,6 +131,7 @@ impl Chores {
             retention: None,
             compaction: Some(now),
             purge: Some(now),
+            unused_files: Some(now),
             expiry: Some(now),
         }
     }
@@ -158,12 +162,17 @@ impl Chores {
             self.compact();
         }
         if due(&mut self.expiry, intervals.expiry) {
-            for replica in self.broker.replicas.all() {
+            for replica in self.broker.replicas.all().iter() {
                 replica.with(|p| p.log_mut().expire_producers(clock::now()));
             }
         }
         if due(&mut self.purge, PURGE_INTERVAL) {
             self.purge();
+        }
+        if due(&mut self.unused_files, UNUSED_FILES_INTERVAL) {
+            for directory in self.broker.replicas.directories() {
+                directory.log_directory.close_unused_files();
+            }
         }
     }
 
@@ -186,7 +195,7 @@ impl Chores {
 
     /// Flushes what flush.messages and flush.ms ask for; at a checkpoint, everything.
     fn flush(&self, checkpoint: bool) {
-        for replica in self.broker.replicas.all() {
+        for replica in self.broker.replicas.all().iter() {
             if replica.is_offline() {
                 continue;
             }
@@ -209,7 +218,7 @@ impl Chores {
                 }
             });
             if let Err(error) = done {
-                self.broker.replicas.log_failed(&replica, &error);
+                self.broker.replicas.log_failed(replica, &error);
             }
         }
         if checkpoint {
@@ -222,7 +231,7 @@ impl Chores {
     }
 
     fn retain(&self) {
-        for replica in self.broker.replicas.all() {
+        for replica in self.broker.replicas.all().iter() {
             match replica.with(|p| p.log_mut().retention(clock::now())) {
                 Ok(0) => {}
                 Ok(segments) => slog::info!(self.broker.log, "segments deleted by retention";
@@ -233,9 +242,9 @@ impl Chores {
     }
 
     fn compact(&self) {
-        for replica in self.broker.replicas.all() {
+        for replica in self.broker.replicas.all().iter() {
             if replica.config().cleanup_policy.compact && !replica.is_offline() {
-                self.compact_one(&replica);
+                self.compact_one(replica);
             }
         }
     }

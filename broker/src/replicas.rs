@@ -3,8 +3,9 @@
 //! One publisher, on the metadata thread, creates and removes replicas; handlers only look them up.
 
 mod failures;
+mod hosted;
+mod opening;
 
-use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use odradek_broker_core::partition::{PartitionSettings, RoleChange};
 use odradek_broker_log::config::{CleanupPolicy, LogConfig, MessageTimestampType};
 use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::LogError;
-use odradek_broker_log::log::PartitionIdentity;
+use odradek_broker_log::log::{Log, PartitionIdentity};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::{
@@ -21,7 +22,6 @@ use odradek_common::metadata::{
     TopicDelta, TopicImage,
 };
 use odradek_config::{ServerConfig, TimestampType, TopicConfig};
-use parking_lot::RwLock;
 use slog::Logger;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -31,6 +31,8 @@ use crate::clock;
 use crate::metrics::Metrics;
 use crate::replica::{Replica, ReplicaOrigin};
 use failures::LogFailures;
+use hosted::Hosted;
+use opening::{Opened, OpenedLogs, ToOpen, open_all};
 
 /// One log directory of this broker.
 pub struct DataDirectory {
@@ -51,9 +53,6 @@ pub enum RoleEvent {
     Stops(TopicPartition, i32),
 }
 
-/// Replicas by topic and partition.
-type Hosted = HashMap<Arc<str>, BTreeMap<i32, Arc<Replica>>>;
-
 /// The replicas.
 pub struct Replicas {
     node_id: NodeId,
@@ -61,7 +60,7 @@ pub struct Replicas {
     directories: Vec<DataDirectory>,
     metrics: Arc<Metrics>,
     image: Arc<ImageCell>,
-    hosted: RwLock<Hosted>,
+    hosted: Hosted,
     /// Set once the metadata has this start's registration.
     serving: AtomicBool,
     applied: watch::Sender<i64>,
@@ -85,7 +84,7 @@ impl Replicas {
             directories,
             metrics,
             image,
-            hosted: RwLock::default(),
+            hosted: Hosted::default(),
             serving: AtomicBool::new(false),
             applied,
             failures: LogFailures::default(),
@@ -113,7 +112,7 @@ impl Replicas {
     /// The replica, if this broker hosts it.
     #[must_use]
     pub fn get(&self, topic: &str, partition: i32) -> Option<Arc<Replica>> {
-        self.hosted.read().get(topic)?.get(&partition).cloned()
+        self.hosted.get(topic, partition)
     }
 
     /// The replica.
@@ -161,14 +160,8 @@ impl Replicas {
 
     /// All of them, by topic and partition.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Replica>> {
-        let hosted = self.hosted.read();
-        let mut all: Vec<_> = hosted
-            .values()
-            .flat_map(|partitions| partitions.values().cloned())
-            .collect();
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        all
+    pub fn all(&self) -> Arc<[Arc<Replica>]> {
+        self.hosted.all()
     }
 
     /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, unless the disk is only full, or the
@@ -228,7 +221,7 @@ impl Replicas {
             }
         }
         for topic in delta.topics.values() {
-            self.publish_topic(topic, image, config, &mut events);
+            self.publish_topic(topic, image, config, &mut OpenedLogs::new(), &mut events);
         }
         self.publish_configs(delta, image, config);
         self.publish_brokers(delta, image, &events);
@@ -243,8 +236,9 @@ impl Replicas {
     fn begin(&self, image: &MetadataImage, config: &ServerConfig, events: &mut Vec<RoleEvent>) {
         self.serving.store(true, Ordering::Release);
         let everything = MetadataDelta::between(&MetadataImage::default(), image);
+        let mut opened = self.open_logs(&everything, image, config);
         for topic in everything.topics.values() {
-            self.publish_topic(topic, image, config, events);
+            self.publish_topic(topic, image, config, &mut opened, events);
         }
         for directory in &self.directories {
             self.delete_strays(&directory.log_directory, image);
@@ -279,6 +273,7 @@ impl Replicas {
         delta: &TopicDelta,
         image: &MetadataImage,
         config: &ServerConfig,
+        opened: &mut OpenedLogs,
         events: &mut Vec<RoleEvent>,
     ) {
         let topic = &delta.topic;
@@ -299,7 +294,10 @@ impl Replicas {
                     let resolved = topic_config.get_or_insert_with(resolve).clone();
                     // A topic of the same name that was deleted while this broker was away is in the way.
                     self.discard(&topic.name, *index, events);
-                    self.create(topic, *index, &change.after, resolved, config)
+                    let (log_dir, log) = opened
+                        .remove(&(topic.id, *index))
+                        .unwrap_or_else(|| self.open(topic, *index, &change.after, &resolved, config));
+                    log.map(|log| self.create(topic, *index, log_dir, resolved, config, log))
                 }
             };
             match replica {
@@ -319,18 +317,55 @@ impl Replicas {
         }
     }
 
-    fn create(
+    /// Opens the logs of all partitions that are placed here.
+    fn open_logs(&self, delta: &MetadataDelta, image: &MetadataImage, config: &ServerConfig) -> OpenedLogs {
+        let mut wanted = Vec::new();
+        let mut planned = vec![0; self.directories.len()];
+        for TopicDelta { topic, partitions } in delta.topics.values() {
+            let resolved = log_config(&resolve_topic(image, &topic.name, config), config);
+            for (index, change) in partitions {
+                if !change.after.replicas.contains(&self.node_id) {
+                    continue;
+                }
+                let identity = PartitionIdentity::new(topic.name.clone(), topic.id, *index);
+                let log_dir = self.choose_directory(&identity, &change.after, |at| planned[at]);
+                planned[log_dir] += 1;
+                wanted.push(ToOpen {
+                    identity,
+                    log_dir,
+                    config: resolved.clone(),
+                });
+            }
+        }
+        let threads = usize::try_from(config.log.recovery_threads_per_directory).unwrap_or(1);
+        open_all(&self.directories, &wanted, threads)
+    }
+
+    fn open(
         &self,
         topic: &TopicImage,
         index: i32,
         partition: &PartitionImage,
+        topic_config: &TopicConfig,
+        config: &ServerConfig,
+    ) -> Opened {
+        let identity = PartitionIdentity::new(topic.name.clone(), topic.id, index);
+        let open_logs = |at: usize| self.directories[at].log_directory.open_logs();
+        let log_dir = self.choose_directory(&identity, partition, open_logs);
+        let directory = &self.directories[log_dir].log_directory;
+        let log = directory.open_partition(identity, log_config(topic_config, config), clock::now());
+        (log_dir, log)
+    }
+
+    fn create(
+        &self,
+        topic: &TopicImage,
+        index: i32,
+        log_dir: usize,
         topic_config: Arc<TopicConfig>,
         config: &ServerConfig,
-    ) -> Result<Arc<Replica>, LogError> {
-        let identity = PartitionIdentity::new(topic.name.clone(), topic.id, index);
-        let log_dir = self.choose_directory(&identity, partition);
-        let directory = &self.directories[log_dir].log_directory;
-        let mut log = directory.open_partition(identity, log_config(&topic_config, config), clock::now())?;
+        mut log: Log,
+    ) -> Arc<Replica> {
         if let Some(report) = log.take_recovery_report() {
             slog::warn!(self.log, "log recovered after an unclean stop";
                 "partition" => format!("{}-{index}", topic.name), "report" => ?report);
@@ -343,20 +378,21 @@ impl Replicas {
             traffic: self.metrics.topic(&topic.name),
         };
         let replica = Replica::new(origin, self.node_id, topic_config, log);
-        let mut hosted = self.hosted.write();
-        hosted
-            .entry(topic.name.clone())
-            .or_default()
-            .insert(index, replica.clone());
-        Ok(replica)
+        self.hosted.insert(replica.clone());
+        replica
     }
 
-    /// Where a partition lives already, else where the controller wants it, else where there are fewest.
-    fn choose_directory(&self, identity: &PartitionIdentity, partition: &PartitionImage) -> usize {
-        let holds = |directory: &DataDirectory| directory.log_directory.partitions().contains(identity);
+    /// Where a partition lives already, else where the controller wants it, else where the load is least.
+    fn choose_directory(
+        &self,
+        identity: &PartitionIdentity,
+        partition: &PartitionImage,
+        load: impl Fn(usize) -> usize,
+    ) -> usize {
         if self.directories.len() == 1 {
             return 0;
         }
+        let holds = |directory: &DataDirectory| directory.log_directory.holds(identity);
         if let Some(at) = self.directories.iter().position(holds) {
             return at;
         }
@@ -370,9 +406,9 @@ impl Replicas {
         {
             return at;
         }
-        let all = self.all();
-        let load = |at: &usize| all.iter().filter(|replica| replica.log_dir == *at).count();
-        (0..self.directories.len()).min_by_key(load).unwrap_or(0)
+        (0..self.directories.len())
+            .min_by_key(|at| load(*at))
+            .unwrap_or(0)
     }
 
     fn apply(&self, replica: &Arc<Replica>, change: &PartitionChange, events: &mut Vec<RoleEvent>) {
@@ -403,18 +439,9 @@ impl Replicas {
     }
 
     fn discard(&self, topic: &Arc<str>, index: i32, events: &mut Vec<RoleEvent>) {
-        let removed = {
-            let mut hosted = self.hosted.write();
-            let Some(partitions) = hosted.get_mut(topic) else {
-                return;
-            };
-            let removed = partitions.remove(&index);
-            if partitions.is_empty() {
-                hosted.remove(topic);
-            }
-            removed
+        let Some(replica) = self.hosted.remove(topic, index) else {
+            return;
         };
-        let Some(replica) = removed else { return };
         events.push(RoleEvent::Stops(replica.id.clone(), replica.image().leader_epoch));
         let directory = &self.directories[replica.log_dir].log_directory;
         if let Err(error) = replica.delete(directory) {
@@ -427,7 +454,7 @@ impl Replicas {
     fn publish_brokers(&self, delta: &MetadataDelta, image: &MetadataImage, events: &[RoleEvent]) {
         let eligible = |broker| image.is_active(broker);
         if !delta.brokers.is_empty() {
-            for replica in self.all() {
+            for replica in self.all().iter() {
                 replica.with(|partition| partition.followers_changed(clock::now(), eligible));
             }
             return;
@@ -440,22 +467,18 @@ impl Replicas {
     }
 
     fn publish_configs(&self, delta: &MetadataDelta, image: &MetadataImage, config: &ServerConfig) {
+        if delta.configs.is_empty() {
+            return;
+        }
         let every_topic = delta
             .configs
             .iter()
             .any(|r| r.resource_type == ConfigResourceType::Broker);
         let named = |topic: &Arc<str>| delta.configs.contains(&ConfigResource::topic(topic.clone()));
-        let topics: Vec<Arc<str>> = self.hosted.read().keys().cloned().collect();
+        let topics = self.hosted.topics();
         for topic in topics.into_iter().filter(|topic| every_topic || named(topic)) {
             let resolved = Arc::new(resolve_topic(image, &topic, config));
-            let replicas: Vec<_> = self
-                .hosted
-                .read()
-                .get(&topic)
-                .into_iter()
-                .flat_map(|p| p.values().cloned())
-                .collect();
-            for replica in replicas {
+            for replica in self.hosted.of_topic(&topic) {
                 replica.set_config(
                     settings(&resolved, config),
                     log_config(&resolved, config),
@@ -467,7 +490,7 @@ impl Replicas {
 
     /// Closes every log cleanly, so that the next start need not recover. The replicas answer nothing any more.
     pub fn close_clean(&self) {
-        for replica in self.all() {
+        for replica in self.all().iter() {
             replica.close();
             if let Err(error) = replica.with(|p| p.log_mut().close_clean(clock::now())) {
                 slog::error!(self.log, "log not closed cleanly"; "partition" => %replica.id, "error" => %error);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use odradek_broker_core::fetch_session::FetchSessions;
-use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
+use odradek_broker_log::directory::LogDirectory;
 use odradek_controller::client::{MetadataReader, OtherCluster, RemoteMetadata};
 use odradek_controller::handle::ControllerHandle;
 use odradek_controller::node::ControllerNode;
@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use slog::{Logger, o};
 use tokio::sync::watch;
 
+use super::descriptors;
 use super::directories::{self, Identity};
 use super::exposition::ExposedBroker;
 use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses};
@@ -260,9 +261,10 @@ fn close_logs(broker: &Broker, log: &Logger) {
 }
 
 fn open_directories(ground: &Ground, identity: &Identity) -> Result<Vec<DataDirectory>, ServerError> {
+    let options = descriptors::log_directory_options(ground.files_max, identity.log_dirs.len());
     let open = |(path, id): &(std::path::PathBuf, uuid::Uuid)| {
         let logger = ground.log.new(o!());
-        let log_directory = LogDirectory::open(path.clone(), LogDirectoryOptions::default(), logger)
+        let log_directory = LogDirectory::open(path.clone(), options.clone(), logger)
             .map_err(|error| ServerError::because("cannot open a log directory", &error))?;
         Ok(DataDirectory {
             log_directory,
