@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use slog::Logger;
 use tokio::sync::Notify;
 
-use crate::cleaner::cleaning::Cleaning;
 use crate::api::fetch::SharedSession;
+use crate::cleaner::cleaning::Cleaning;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::GroupCoordinators;
 use crate::isr::IsrUpdates;
@@ -88,7 +88,7 @@ impl Broker {
     /// Answers parked fetches with what there is, from now on.
     pub fn stop_parking(&self) {
         self.stopping.store(true, Ordering::Release);
-        for replica in self.replicas.all() {
+        for replica in self.replicas.all().iter() {
             replica.wake_readers();
         }
     }

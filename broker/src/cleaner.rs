@@ -270,15 +270,21 @@ impl Worker {
 
     fn failed(&self, replica: &Replica, error: &LogError) {
         let log = &self.broker.log;
-        match error {
+        let of_directory = match error {
             LogError::Closed(_) => return,
             // The log stays readable; only compaction cannot go on.
-            LogError::Corrupt { .. } | LogError::Locked { .. } => {}
+            LogError::Corrupt { .. } | LogError::Locked { .. } => false,
             // As when anybody else finds the directory failed, or full.
-            LogError::Directory { .. } => self.broker.replicas.log_failed(replica, error),
+            LogError::Directory { .. }
+            | LogError::NoRoom { .. }
+            | LogError::Unsynced { .. }
+            | LogError::Offline { .. } => true,
+        };
+        if of_directory {
+            self.broker.replicas.log_failed(replica, error);
         }
         match self.broker.cleaning.note_failure(replica, Instant::now()) {
-            Failure::First { retry_after } if !matches!(error, LogError::Directory { .. }) => {
+            Failure::First { retry_after } if !of_directory => {
                 slog::error!(log, "a log cannot be compacted and is left alone for a while";
                     "partition" => %replica.id, "retry_after_secs" => retry_after.as_secs(),
                     "error" => error_chain(error));

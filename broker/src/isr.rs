@@ -77,11 +77,11 @@ impl IsrUpdates {
 
 fn shrinks(broker: &Broker) -> Vec<(Arc<Replica>, IsrProposal)> {
     let now = clock::now();
-    let propose = |replica: Arc<Replica>| {
+    let propose = |replica: &Arc<Replica>| {
         let proposal = replica.propose_shrink(now)?;
-        Some((replica, proposal))
+        Some((replica.clone(), proposal))
     };
-    broker.replicas.all().into_iter().filter_map(propose).collect()
+    broker.replicas.all().iter().filter_map(propose).collect()
 }
 
 /// Sends the proposals; gives back those whose outcome is open.

@@ -19,8 +19,10 @@ use crate::replicas::Replicas;
 
 const REGISTRATION_VERSION: i16 = 4;
 const HEARTBEAT_VERSION: i16 = 1;
-/// Pause before a refused registration is tried again.
-const REGISTRATION_PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a refused registration is tried again. A node that starts is refused until it has read its own metadata.
+const REGISTRATION_PAUSE: Duration = Duration::from_millis(5);
+/// The same once it was refused for longer than [`REGISTRATION_PATIENCE`].
+const REGISTRATION_PAUSE_LATER: Duration = Duration::from_millis(50);
 /// A broker that is not registered after this says why.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(2);
 /// Heartbeats of a broker that waits for something come this much faster.
@@ -115,8 +117,8 @@ impl Lifecycle {
         }
     }
 
-    /// Waits for the next heartbeat's time; less if this broker is asked to stop, or if another waits to stop until
-    /// everybody has its metadata.
+    /// Waits for the next heartbeat's time; less if this broker is asked to stop, if another waits to stop until everybody
+    /// has its metadata, or if this one has applied what it must have to be unfenced.
     async fn rest(&mut self, pause: Duration) {
         if *self.stop.borrow() {
             tokio::time::sleep(pause).await;
@@ -127,7 +129,12 @@ impl Lifecycle {
         let awaited = async {
             loop {
                 let waits = |b: &Arc<BrokerImage>| b.in_controlled_shutdown && !b.fenced;
-                if *applied.borrow() > self.reported_offset && broker.image().brokers.values().any(waits) {
+                let offset = *applied.borrow();
+                if offset > self.reported_offset && broker.image().brokers.values().any(waits) {
+                    return;
+                }
+                let epoch = broker.epoch();
+                if self.reported_offset < epoch && offset >= epoch {
                     return;
                 }
                 if applied.changed().await.is_err() {
@@ -181,8 +188,13 @@ impl Lifecycle {
                 logged.clone_from(&problem);
             }
             self.state.send_replace(BrokerState::Registering(problem));
+            let pause = if began.elapsed() < REGISTRATION_PATIENCE {
+                REGISTRATION_PAUSE
+            } else {
+                REGISTRATION_PAUSE_LATER
+            };
             tokio::select! {
-                () = tokio::time::sleep(REGISTRATION_PAUSE) => {}
+                () = tokio::time::sleep(pause) => {}
                 _ = self.stop.changed() => {}
             }
         }

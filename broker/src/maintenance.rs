@@ -15,6 +15,8 @@ const TICK: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(50);
 /// Removed files go at most this long after their `file.delete.delay.ms` is over.
 const PURGE_INTERVAL: Duration = Duration::from_secs(5);
+/// A segment's file is closed when nobody used it for this long, and at most twice as long.
+const UNUSED_FILES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The thread.
 pub struct Maintenance {
@@ -69,6 +71,7 @@ struct Chores {
     recovery_points: Option<Instant>,
     retention: Option<Instant>,
     purge: Option<Instant>,
+    unused_files: Option<Instant>,
     expiry: Option<Instant>,
 }
 
@@ -122,6 +125,7 @@ impl Chores {
             recovery_points: None,
             retention: None,
             purge: Some(now),
+            unused_files: Some(now),
             expiry: Some(now),
         }
     }
@@ -149,12 +153,17 @@ impl Chores {
             }
         }
         if due(&mut self.expiry, intervals.expiry) {
-            for replica in self.broker.replicas.all() {
+            for replica in self.broker.replicas.all().iter() {
                 replica.with(|p| p.log_mut().expire_producers(clock::now()));
             }
         }
         if due(&mut self.purge, PURGE_INTERVAL) {
             self.purge();
+        }
+        if due(&mut self.unused_files, UNUSED_FILES_INTERVAL) {
+            for (_, logs) in self.broker.replicas.online() {
+                logs.close_unused_files();
+            }
         }
     }
 
@@ -174,7 +183,7 @@ impl Chores {
 
     /// Flushes what flush.messages and flush.ms ask for; at a checkpoint, everything.
     fn flush(&self, checkpoint: bool) {
-        for replica in self.broker.replicas.all() {
+        for replica in self.broker.replicas.all().iter() {
             if replica.is_offline() {
                 continue;
             }
@@ -197,7 +206,7 @@ impl Chores {
                 }
             });
             if let Err(error) = done {
-                self.broker.replicas.log_failed(&replica, &error);
+                self.broker.replicas.log_failed(replica, &error);
             }
         }
         if checkpoint {
@@ -210,12 +219,12 @@ impl Chores {
     }
 
     fn retain(&self) {
-        for replica in self.broker.replicas.all() {
+        for replica in self.broker.replicas.all().iter() {
             match replica.with(|p| p.log_mut().retention(clock::now())) {
                 Ok(0) => {}
                 Ok(segments) => slog::info!(self.broker.log, "segments deleted by retention";
                     "partition" => %replica.id, "segments" => segments),
-                Err(error) => self.broker.replicas.log_failed(&replica, &error),
+                Err(error) => self.broker.replicas.log_failed(replica, &error),
             }
         }
     }

@@ -119,6 +119,17 @@ pub struct ReadPlan {
 }
 
 impl ReadPlan {
+    /// Nothing to read there yet.
+    fn nothing(offsets: Offsets) -> Self {
+        Self {
+            offsets,
+            slice: None,
+            cold: None,
+            diverging: None,
+            aborted: Vec::new(),
+        }
+    }
+
     /// Bytes of the batches.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
@@ -684,11 +695,8 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
             return Err(ErrorCode::OffsetOutOfRange);
         }
         return Ok(ReadPlan {
-            offsets,
-            slice: None,
-            cold: None,
             diverging: Some(diverging),
-            aborted: Vec::new(),
+            ..ReadPlan::nothing(offsets)
         });
     }
     if request.offset < offsets.log_start || request.offset > offsets.log_end {
@@ -700,13 +708,7 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
         Isolation::ReadCommitted => offsets.last_stable,
     };
     if request.offset >= upper_bound {
-        return Ok(ReadPlan {
-            offsets,
-            slice: None,
-            cold: None,
-            diverging: None,
-            aborted: Vec::new(),
-        });
+        return Ok(ReadPlan::nothing(offsets));
     }
     let log = partition.log();
     let min_one_batch = if request.min_one_batch {
@@ -725,11 +727,8 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
         Ok(Planned::Slice(slice)) => slice,
         Ok(Planned::Cold(cold)) => {
             return Ok(ReadPlan {
-                offsets,
-                slice: None,
                 cold: Some(cold),
-                diverging: None,
-                aborted: Vec::new(),
+                ..ReadPlan::nothing(offsets)
             });
         }
         Err(ReadError::OffsetOutOfRange { .. }) => return Err(ErrorCode::OffsetOutOfRange),

@@ -3,17 +3,18 @@
 //! One publisher, on the metadata thread, creates and removes replicas; handlers only look them up.
 
 mod failures;
+mod hosted;
+mod opening;
 mod placement;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use odradek_broker_core::partition::{PartitionSettings, RoleChange};
 use odradek_broker_log::config::{CleanupPolicy, LogConfig, MessageTimestampType};
 use odradek_broker_log::directory::LogDirectory;
-use odradek_broker_log::error::LogError;
-use odradek_broker_log::log::PartitionIdentity;
+use odradek_broker_log::log::{Log, PartitionIdentity};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::{
@@ -21,7 +22,6 @@ use odradek_common::metadata::{
     TopicDelta, TopicImage,
 };
 use odradek_config::{ServerConfig, TimestampType, TopicConfig};
-use parking_lot::RwLock;
 use slog::Logger;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -34,6 +34,8 @@ use crate::metrics::Metrics;
 use crate::names::is_internal;
 use crate::replica::{Replica, ReplicaOrigin};
 use failures::LogFailures;
+use hosted::Hosted;
+use opening::{Opened, OpenedLogs, ToOpen, open_all};
 
 /// A replica whose role or place changed.
 #[derive(Clone)]
@@ -46,9 +48,6 @@ pub enum RoleEvent {
     Stops(TopicPartition, i32),
 }
 
-/// Replicas by topic and partition.
-type Hosted = HashMap<Arc<str>, BTreeMap<i32, Arc<Replica>>>;
-
 /// The replicas.
 pub struct Replicas {
     node_id: NodeId,
@@ -56,7 +55,7 @@ pub struct Replicas {
     directories: Vec<Arc<DataDirectory>>,
     metrics: Arc<Metrics>,
     image: Arc<ImageCell>,
-    hosted: RwLock<Hosted>,
+    hosted: Hosted,
     /// Set once the metadata has this start's registration.
     serving: AtomicBool,
     applied: watch::Sender<i64>,
@@ -83,7 +82,7 @@ impl Replicas {
             directories: directories.into_iter().map(Arc::new).collect(),
             metrics,
             image,
-            hosted: RwLock::default(),
+            hosted: Hosted::default(),
             serving: AtomicBool::new(false),
             applied,
             failures: LogFailures::default(),
@@ -134,7 +133,7 @@ impl Replicas {
     /// The replica, if this broker hosts it.
     #[must_use]
     pub fn get(&self, topic: &str, partition: i32) -> Option<Arc<Replica>> {
-        self.hosted.read().get(topic)?.get(&partition).cloned()
+        self.hosted.get(topic, partition)
     }
 
     /// The replica.
@@ -182,14 +181,8 @@ impl Replicas {
 
     /// All of them, by topic and partition.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Replica>> {
-        let hosted = self.hosted.read();
-        let mut all: Vec<_> = hosted
-            .values()
-            .flat_map(|partitions| partitions.values().cloned())
-            .collect();
-        all.sort_by(|a, b| a.id.cmp(&b.id));
-        all
+    pub fn all(&self) -> Arc<[Arc<Replica>]> {
+        self.hosted.all()
     }
 
     /// Creates, changes and removes replicas as the controller decided. Returns whose role changed.
@@ -213,7 +206,7 @@ impl Replicas {
             }
         }
         for topic in delta.topics.values() {
-            self.publish_topic(topic, image, config, &mut events);
+            self.publish_topic(topic, image, config, &mut OpenedLogs::new(), &mut events);
         }
         self.publish_configs(delta, image, config);
         self.publish_brokers(delta, image, &events);
@@ -228,8 +221,9 @@ impl Replicas {
     fn begin(&self, image: &MetadataImage, config: &ServerConfig, events: &mut Vec<RoleEvent>) {
         self.serving.store(true, Ordering::Release);
         let everything = MetadataDelta::between(&MetadataImage::default(), image);
+        let mut opened = self.open_logs(&everything, image, config);
         for topic in everything.topics.values() {
-            self.publish_topic(topic, image, config, events);
+            self.publish_topic(topic, image, config, &mut opened, events);
         }
         for directory in &self.directories {
             self.delete_strays(directory, image);
@@ -265,6 +259,7 @@ impl Replicas {
         delta: &TopicDelta,
         image: &MetadataImage,
         config: &ServerConfig,
+        opened: &mut OpenedLogs,
         events: &mut Vec<RoleEvent>,
     ) {
         let topic = &delta.topic;
@@ -285,7 +280,11 @@ impl Replicas {
                     let resolved = topic_config.get_or_insert_with(resolve).clone();
                     // A topic of the same name that was deleted while this broker was away is in the way.
                     self.discard(&topic.name, *index, events);
-                    self.create(topic, *index, &change.after, resolved, config)
+                    let opened = opened
+                        .remove(&(topic.id, *index))
+                        .unwrap_or_else(|| self.open(topic, *index, &change.after, &resolved, config));
+                    opened
+                        .map(|(directory, log)| self.create(topic, *index, directory, resolved, config, log))
                 }
             };
             match replica {
@@ -298,21 +297,65 @@ impl Replicas {
         }
     }
 
-    fn create(
+    /// Opens the logs of all partitions that are placed here.
+    fn open_logs(&self, delta: &MetadataDelta, image: &MetadataImage, config: &ServerConfig) -> OpenedLogs {
+        let mut wanted = Vec::new();
+        let mut refused = OpenedLogs::new();
+        let mut planned: HashMap<*const DataDirectory, usize> = HashMap::new();
+        for TopicDelta { topic, partitions } in delta.topics.values() {
+            let resolved = log_config(&topic.name, &resolve_topic(image, &topic.name, config), config);
+            for (index, change) in partitions {
+                if !change.after.replicas.contains(&self.node_id) {
+                    continue;
+                }
+                let identity = PartitionIdentity::new(topic.name.clone(), topic.id, *index);
+                let load = |directory: &Arc<DataDirectory>| {
+                    planned.get(&Arc::as_ptr(directory)).copied().unwrap_or(0)
+                };
+                match self.place(&identity, &change.after, load) {
+                    Ok((directory, _)) => {
+                        *planned.entry(Arc::as_ptr(directory)).or_default() += 1;
+                        wanted.push(ToOpen {
+                            identity,
+                            directory: directory.clone(),
+                            config: resolved.clone(),
+                        });
+                    }
+                    Err(error) => _ = refused.insert((topic.id, *index), Err(error)),
+                }
+            }
+        }
+        let threads = usize::try_from(config.log.recovery_threads_per_directory).unwrap_or(1);
+        let mut opened = open_all(&self.directories, &wanted, threads);
+        opened.extend(refused);
+        opened
+    }
+
+    fn open(
         &self,
         topic: &TopicImage,
         index: i32,
         partition: &PartitionImage,
+        topic_config: &TopicConfig,
+        config: &ServerConfig,
+    ) -> Opened {
+        let identity = PartitionIdentity::new(topic.name.clone(), topic.id, index);
+        let open_logs = |directory: &Arc<DataDirectory>| directory.logs().map_or(0, LogDirectory::open_logs);
+        let (directory, logs) = self.place(&identity, partition, open_logs)?;
+        let log_config = log_config(&topic.name, topic_config, config);
+        let log = logs.open_partition(identity, log_config, clock::now())?;
+        Ok((directory.clone(), log))
+    }
+
+    fn create(
+        &self,
+        topic: &TopicImage,
+        index: i32,
+        directory: Arc<DataDirectory>,
         topic_config: Arc<TopicConfig>,
         config: &ServerConfig,
-    ) -> Result<Arc<Replica>, LogError> {
-        let identity = PartitionIdentity::new(topic.name.clone(), topic.id, index);
-        let (directory, logs) = self.place(&identity, partition)?;
-        let mut log = logs.open_partition(
-            identity,
-            log_config(&topic.name, &topic_config, config),
-            clock::now(),
-        )?;
+        mut log: Log,
+    ) -> Arc<Replica> {
         if let Some(report) = log.take_recovery_report() {
             slog::warn!(self.log, "log recovered after an unclean stop";
                 "partition" => format!("{}-{index}", topic.name), "report" => ?report);
@@ -320,17 +363,13 @@ impl Replicas {
         let origin = ReplicaOrigin {
             id: TopicPartition::new(topic.name.clone(), index),
             topic_id: topic.id,
-            directory: directory.clone(),
+            directory,
             settings: settings(&topic_config, config),
             traffic: self.metrics.topic(&topic.name),
         };
         let replica = Replica::new(origin, self.node_id, topic_config, log);
-        let mut hosted = self.hosted.write();
-        hosted
-            .entry(topic.name.clone())
-            .or_default()
-            .insert(index, replica.clone());
-        Ok(replica)
+        self.hosted.insert(replica.clone());
+        replica
     }
 
     fn apply(&self, replica: &Arc<Replica>, change: &PartitionChange, events: &mut Vec<RoleEvent>) {
@@ -364,18 +403,9 @@ impl Replicas {
     }
 
     fn discard(&self, topic: &Arc<str>, index: i32, events: &mut Vec<RoleEvent>) {
-        let removed = {
-            let mut hosted = self.hosted.write();
-            let Some(partitions) = hosted.get_mut(topic) else {
-                return;
-            };
-            let removed = partitions.remove(&index);
-            if partitions.is_empty() {
-                hosted.remove(topic);
-            }
-            removed
+        let Some(replica) = self.hosted.remove(topic, index) else {
+            return;
         };
-        let Some(replica) = removed else { return };
         events.push(RoleEvent::Stops(replica.id.clone(), replica.image().leader_epoch));
         if let Err(error) = replica.delete() {
             slog::error!(self.log, "cannot delete a partition's log";
@@ -387,7 +417,7 @@ impl Replicas {
     fn publish_brokers(&self, delta: &MetadataDelta, image: &MetadataImage, events: &[RoleEvent]) {
         let eligible = |broker| image.is_active(broker);
         if !delta.brokers.is_empty() {
-            for replica in self.all() {
+            for replica in self.all().iter() {
                 replica.with(|partition| partition.followers_changed(clock::now(), eligible));
             }
             return;
@@ -400,22 +430,18 @@ impl Replicas {
     }
 
     fn publish_configs(&self, delta: &MetadataDelta, image: &MetadataImage, config: &ServerConfig) {
+        if delta.configs.is_empty() {
+            return;
+        }
         let every_topic = delta
             .configs
             .iter()
             .any(|r| r.resource_type == ConfigResourceType::Broker);
         let named = |topic: &Arc<str>| delta.configs.contains(&ConfigResource::topic(topic.clone()));
-        let topics: Vec<Arc<str>> = self.hosted.read().keys().cloned().collect();
+        let topics = self.hosted.topics();
         for topic in topics.into_iter().filter(|topic| every_topic || named(topic)) {
             let resolved = Arc::new(resolve_topic(image, &topic, config));
-            let replicas: Vec<_> = self
-                .hosted
-                .read()
-                .get(&topic)
-                .into_iter()
-                .flat_map(|p| p.values().cloned())
-                .collect();
-            for replica in replicas {
+            for replica in self.hosted.of_topic(&topic) {
                 replica.set_config(
                     settings(&resolved, config),
                     log_config(&topic, &resolved, config),
@@ -427,7 +453,7 @@ impl Replicas {
 
     /// Closes every log cleanly, so that the next start need not recover. The replicas answer nothing any more.
     pub fn close_clean(&self) {
-        for replica in self.all() {
+        for replica in self.all().iter() {
             replica.close();
             if let Err(error) = replica.with(|p| p.log_mut().close_clean(clock::now())) {
                 slog::error!(self.log, "log not closed cleanly"; "partition" => %replica.id, "error" => %error);

@@ -2,6 +2,7 @@
 
 mod advertised;
 mod clean_stop;
+mod descriptors;
 mod directories;
 mod exposition;
 mod parts;
@@ -69,6 +70,8 @@ pub(crate) struct Ground {
     pub(crate) context: ListenerContext,
     pub(crate) connections: Arc<Connections>,
     pub(crate) budget: MemoryBudget,
+    /// How many files may be open at once.
+    pub(crate) files_max: u64,
 }
 
 struct Node {
@@ -203,6 +206,7 @@ impl Node {
 
 impl Ground {
     fn new(config: Arc<ServerConfig>, log: Logger) -> Result<Self, ServerError> {
+        let files_max = descriptors::raise_limit(&log);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let configured = usize::try_from(config.odradek.broker_workers).unwrap_or(0);
         let count = if configured == 0 { cores } else { configured };
@@ -227,6 +231,7 @@ impl Ground {
             context,
             connections,
             budget,
+            files_max,
         })
     }
 

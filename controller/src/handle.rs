@@ -216,6 +216,12 @@ impl ControllerHandle {
         self.shared.log.image()
     }
 
+    /// The offset of the newest committed update.
+    #[must_use]
+    pub fn newest_update(&self) -> i64 {
+        self.shared.log.newest()
+    }
+
     /// Every committed update from here on, beginning with an image.
     #[must_use]
     pub fn subscribe(&self) -> MetadataReceiver {

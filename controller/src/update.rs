@@ -108,12 +108,16 @@ impl MetadataLog {
     /// Whether a reader that has everything up to an offset lacks nothing; entries without records are nothing to lack.
     #[must_use]
     pub fn is_everything(&self, offset: i64) -> bool {
+        offset >= self.newest()
+    }
+
+    /// The offset of the newest update: a reader that has it lacks nothing.
+    #[must_use]
+    pub fn newest(&self) -> i64 {
         let tail = self.tail.lock();
-        let newest = tail
-            .updates
+        tail.updates
             .back()
-            .map_or(tail.complete_after, |kept| kept.offset);
-        offset >= newest
+            .map_or(tail.complete_after, |kept| kept.offset)
     }
 
     /// Adds an update. An entry without records moves the offset only: readers are not woken for it.

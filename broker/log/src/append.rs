@@ -392,7 +392,8 @@ impl Log {
             self.directory.take_room(extent.size_bytes)?;
         }
         let rolled = self.prepare_active(now, &extent)?;
-        let mut at = self.write(pieces)?;
+        let file = self.open_active()?;
+        let mut at = self.write(&file.file, pieces)?;
         let mut epochs_changed = false;
         let interval = self.config.index_interval_bytes;
         for Written { header, marker } in written {
@@ -444,14 +445,13 @@ impl Log {
     }
 
     /// Writes at the end of the active segment; on failure the file is cut back to what it was.
-    fn write(&mut self, pieces: &mut [IoSlice<'_>]) -> Result<u64, LogError> {
+    fn write(&mut self, file: &File, pieces: &mut [IoSlice<'_>]) -> Result<u64, LogError> {
         let active = self
             .segments
             .last_entry()
             .expect("prepare_active made sure of an active segment")
             .into_mut();
         let position = active.footer.size_bytes;
-        let file = active.file.as_ref().expect("prepare_active opened the file");
         let Err(source) = write_pieces(file, pieces, position) else {
             return Ok(position);
         };

@@ -97,6 +97,9 @@ impl Log {
 
     /// Plans a checkpoint; None if the recovery point that is written down is the log end.
     pub fn checkpoint_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
+        if !self.is_made() {
+            return Ok(None);
+        }
         let flush = self.flush_plan()?;
         // Whatever this flush does not cover is appended from now on.
         self.persistence.unflushed_since_ms = now.mono_ms;
@@ -130,25 +133,24 @@ impl Log {
             return Ok(());
         }
         self.checkpoint(now)?;
-        self.directory.store.put(
-            self.key.key(Kind::HighWatermark, &[]),
-            self.high_watermark.to_be_bytes(),
-            Survive::Nothing,
-        )?;
+        if self.is_made() {
+            self.directory.store.put(
+                self.key.key(Kind::HighWatermark, &[]),
+                self.high_watermark.to_be_bytes(),
+                Survive::Nothing,
+            )?;
+        }
         self.closed = true;
         self.pass.overtake();
-        self.directory.files.forget_log(self.uid);
+        self.close_files();
         self.directory.note_closed(&self.identity.folder());
-        for segment in self.segments.values_mut() {
-            segment.file = None;
-        }
         Ok(())
     }
 
     /// The high watermark if it differs from the one written down; the caller hands it to
     /// [`crate::directory::LogDirectory::checkpoint_high_watermarks`] at once.
     pub fn high_watermark_to_checkpoint(&mut self) -> Option<HighWatermarkCheckpoint> {
-        if self.persistence.high_watermark == Some(self.high_watermark) {
+        if self.persistence.high_watermark == Some(self.high_watermark) || !self.is_made() {
             return None;
         }
         self.persistence.high_watermark = Some(self.high_watermark);
@@ -211,8 +213,12 @@ pub struct HighWatermarkCheckpoint {
 impl Drop for Log {
     fn drop(&mut self) {
         if !self.closed {
-            self.directory.note_dropped(&self.identity.folder());
+            if self.is_made() {
+                self.directory.note_dropped(&self.identity.folder());
+            } else {
+                self.directory.note_closed(&self.identity.folder());
+            }
         }
-        self.directory.files.forget_log(self.uid);
+        self.close_files();
     }
 }

@@ -20,7 +20,7 @@ use crate::error::LogError;
 use crate::files::FileCache;
 use crate::flush::SyncTurn;
 use crate::log::{Log, PartitionIdentity};
-use crate::open;
+use crate::open::{self, Folder};
 use crate::room::Room;
 use crate::store::{Batch, Kind, PartitionKey, Store, Survive, name_key};
 
@@ -37,7 +37,7 @@ const FOLDER_NAME_BYTES_MAX: usize = 255;
 /// How a log directory is run.
 #[derive(Clone, Debug)]
 pub struct LogDirectoryOptions {
-    /// Open files of segments that are only read.
+    /// Segment files that are open at once; the one unused longest is closed for another.
     pub open_files_max: usize,
     /// How data reaches the disk.
     pub disk: Arc<dyn Disk>,
@@ -100,6 +100,11 @@ impl DirectoryShared {
         self.next_uid.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether the index is believed without a look at the files: the last stop was clean and nothing failed since.
+    pub(crate) fn believes_index(&self) -> bool {
+        self.clean_start && !self.failed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn note_closed(&self, folder: &str) {
         self.partitions.lock().open.remove(folder);
     }
@@ -107,6 +112,19 @@ impl DirectoryShared {
     /// Something failed that recovery has to look at.
     pub(crate) fn note_failed(&self) {
         self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes a partition's folder, with Kafka's note of whose it is, and tells the index.
+    pub(crate) fn claim(&self, identity: &PartitionIdentity, path: &Path) -> Result<(), LogError> {
+        let make = || -> io::Result<()> {
+            fs::create_dir_all(path)?;
+            fs::write(path.join(METADATA_FILE), format_metadata(identity.topic_id))
+        };
+        make().map_err(|source| self.io(format!("create {}", path.display()), source))?;
+        let folder = identity.folder();
+        self.store.put_name(&folder, identity.topic_id)?;
+        self.partitions.lock().known.insert(folder, identity.topic_id);
+        Ok(())
     }
 
     /// A log that was neither closed nor deleted: what it knew is lost, so this stop is not clean.
@@ -122,6 +140,39 @@ impl DirectoryShared {
             delay_ms: u64::try_from(delay_ms).unwrap_or(0),
             due_ms: None,
         });
+    }
+
+    /// Removes files and folders; returns how many. What cannot be removed stays doomed.
+    fn remove(&self, due: Vec<Doomed>) -> Result<usize, LogError> {
+        let mut removed = 0;
+        let mut failed = None;
+        for doomed in due {
+            let path = &doomed.path;
+            let outcome = if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
+            match outcome {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => removed += 1,
+                Err(source) => {
+                    failed = Some(self.io(format!("remove {}", path.display()), source));
+                    self.doomed.lock().push(doomed);
+                }
+            }
+        }
+        failed.map_or(Ok(removed), Err)
+    }
+
+    /// Removes what is doomed in the partitions' folders, whatever its delay: after a clean stop nobody looks into them.
+    fn remove_doomed_segments(&self) -> Result<usize, LogError> {
+        let is_segment = |doomed: &Doomed| doomed.path.parent() != Some(&*self.path);
+        let (segments, folders) = std::mem::take(&mut *self.doomed.lock())
+            .into_iter()
+            .partition(is_segment);
+        self.doomed.lock().extend::<Vec<_>>(folders);
+        self.remove(segments)
     }
 
     fn io(&self, attempt: impl Into<String>, source: io::Error) -> LogError {
@@ -194,7 +245,25 @@ impl LogDirectory {
         self.shared.clean_start
     }
 
-    /// The partitions the directory holds.
+    /// Whether the directory holds anything of the partition.
+    #[must_use]
+    pub fn holds(&self, identity: &PartitionIdentity) -> bool {
+        let partitions = self.shared.partitions.lock();
+        partitions.known.get(&identity.folder()) == Some(&identity.topic_id)
+    }
+
+    /// How many logs are open.
+    #[must_use]
+    pub fn open_logs(&self) -> usize {
+        self.shared.partitions.lock().open.len()
+    }
+
+    /// Closes the files that nobody used since the last call.
+    pub fn close_unused_files(&self) {
+        self.shared.files.close_unused();
+    }
+
+    /// The partitions the directory holds; one that nothing was ever appended to is not among them.
     #[must_use]
     pub fn partitions(&self) -> Vec<PartitionIdentity> {
         let partitions = self.shared.partitions.lock();
@@ -208,13 +277,6 @@ impl LogDirectory {
             .collect()
     }
 
-    /// Whether it holds that partition, of that topic id.
-    #[must_use]
-    pub fn holds(&self, identity: &PartitionIdentity) -> bool {
-        let partitions = self.shared.partitions.lock();
-        partitions.known.get(&identity.folder()) == Some(&identity.topic_id)
-    }
-
     /// The partitions of [`LogDirectory::partitions`] that no log was opened for since the start.
     pub fn unopened(&self) -> Vec<PartitionIdentity> {
         let unopened = self.shared.partitions.lock().unopened.clone();
@@ -223,7 +285,7 @@ impl LogDirectory {
         partitions
     }
 
-    /// Opens the log of a partition, creating it if absent.
+    /// Opens the log of a partition. If it is absent, it is made on disk by its first append.
     ///
     /// A folder of the same name that belongs to another topic id is set aside and removed at the next purge.
     /// Panics if the log is open already.
@@ -255,8 +317,12 @@ impl LogDirectory {
     pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
         log.closed = true;
         log.pass.overtake();
+        log.close_files();
         // Even if the folder cannot be moved away, the log is not open any more.
         self.shared.note_closed(&log.identity.folder());
+        if !log.is_made() {
+            return Ok(());
+        }
         self.discard(
             &log.identity.folder(),
             Some(log.key),
@@ -288,25 +354,7 @@ impl LogDirectory {
             })
             .partition(|doomed| hurry || doomed.due_ms <= Some(now.mono_ms));
         self.shared.doomed.lock().extend(waiting);
-        let mut removed = 0;
-        let mut failed = None;
-        for doomed in due {
-            let path = &doomed.path;
-            let outcome = if path.is_dir() {
-                fs::remove_dir_all(path)
-            } else {
-                fs::remove_file(path)
-            };
-            match outcome {
-                Ok(()) => removed += 1,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => removed += 1,
-                Err(source) => {
-                    failed = Some(self.shared.io(format!("remove {}", path.display()), source));
-                    self.shared.doomed.lock().push(doomed);
-                }
-            }
-        }
-        failed.map_or(Ok(removed), Err)
+        self.shared.remove(due)
     }
 
     /// Writes high watermarks down, all at once; they survive the death of the process.
@@ -342,16 +390,17 @@ impl LogDirectory {
             self.shared.store.flush()?;
             return Ok(false);
         }
+        self.shared.remove_doomed_segments()?;
         self.shared.store.mark_clean()?;
         Ok(true)
     }
 
-    /// Makes sure of the partition's folder and that it is of this topic id; returns its path.
-    fn claim_folder(&self, identity: &PartitionIdentity, folder: &str) -> Result<PathBuf, LogError> {
+    /// Where the partition lives. What bears its name and is of another topic id is set aside.
+    fn claim_folder(&self, identity: &PartitionIdentity, folder: &str) -> Result<Folder, LogError> {
         let path = self.shared.path.join(folder);
         let known = self.shared.partitions.lock().known.get(folder).copied();
         match known {
-            Some(topic_id) if topic_id == identity.topic_id => return Ok(path),
+            Some(topic_id) if topic_id == identity.topic_id => return Ok(Folder::Made(path)),
             Some(stray) => {
                 info!(self.shared.logger, "set aside the log of a deleted topic of the same name";
                     "partition" => folder, "topic_id" => %stray, "expected" => %identity.topic_id);
@@ -359,20 +408,15 @@ impl LogDirectory {
             }
             None => {}
         }
-        let create = || -> io::Result<()> {
-            fs::create_dir_all(&path)?;
-            let temporary = path.join(format!("{METADATA_FILE}.tmp"));
-            fs::write(&temporary, format_metadata(identity.topic_id))?;
-            fs::rename(&temporary, path.join(METADATA_FILE))
-        };
-        create().map_err(|source| self.shared.io(format!("create {}", path.display()), source))?;
-        self.shared.store.put_name(folder, identity.topic_id)?;
-        self.shared
-            .partitions
-            .lock()
-            .known
-            .insert(folder.to_owned(), identity.topic_id);
-        Ok(path)
+        let exists = path
+            .try_exists()
+            .map_err(|source| self.shared.io(format!("look at {}", path.display()), source))?;
+        if !exists {
+            return Ok(Folder::Absent(path));
+        }
+        // Nobody's folder: this partition takes it over.
+        self.shared.claim(identity, &path)?;
+        Ok(Folder::Made(path))
     }
 
     fn discard(&self, folder: &str, key: Option<PartitionKey>, delay_ms: i64) -> Result<(), LogError> {

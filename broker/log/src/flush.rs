@@ -244,9 +244,6 @@ impl Log {
                 segment.flushed_bytes = segment
                     .flushed_bytes
                     .max(file.size_bytes.min(segment.footer.size_bytes));
-                if segment.base_offset != active && segment.is_flushed() {
-                    segment.file = None;
-                }
             }
         }
         self.persistence.unflushed_messages = (self.persistence.unflushed_messages - plan.messages).max(0);

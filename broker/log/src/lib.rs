@@ -1,7 +1,8 @@
 //! Partition logs on disk: Kafka's segment files, indexed by RocksDB.
 //!
 //! Owns everything below a log directory: `<topic>-<partition>/00000000000000000000.log` with record batches v2 as Kafka
-//! writes them, and one RocksDB (`odradek-index`) in place of Kafka's index, snapshot and checkpoint files.
+//! writes them, from the first append on, and one RocksDB (`odradek-index`) in place of Kafka's index, snapshot and
+//! checkpoint files.
 //!
 //! Invariant: the recovery point of a partition advances only after the data below it was fdatasync'ed, and every index
 //! entry, footer and snapshot that belongs below it was written to RocksDB before it, so a crash leaves a prefix.
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod error;
 mod files;
 pub mod flush;
+mod folder;
 mod index;
 pub mod log;
 pub mod open;

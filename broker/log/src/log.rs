@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use crate::error::LogError;
 use crate::index::Place;
 use crate::open::RecoveryReport;
 use crate::read::RecentBatches;
-use crate::segment::{Footer, SEGMENT_SIZE_BYTES_MAX, Segment, segment_path};
+use crate::segment::{SEGMENT_SIZE_BYTES_MAX, Segment};
 use crate::store::{Batch, Kind, PartitionKey, Survive};
 
 /// A partition as the log directory knows it.
@@ -86,6 +85,8 @@ pub struct Log {
     /// The pass that compacts it, if one does.
     pub(crate) pass: PassFlag,
     pub(crate) recovery: Option<RecoveryReport>,
+    /// Whether the folder exists.
+    pub(crate) made: bool,
     pub(crate) closed: bool,
 }
 
@@ -211,7 +212,7 @@ impl Log {
         Ok(())
     }
 
-    /// Makes sure of an open active segment that can take the batches; returns whether it rolled.
+    /// Makes sure of an active segment that can take the batches; returns whether it rolled.
     pub(crate) fn prepare_active(&mut self, now: Now, extent: &Extent) -> Result<bool, LogError> {
         let last_offset = extent.last_offset;
         let mut rolled = false;
@@ -233,7 +234,6 @@ impl Log {
             };
             self.create_segment(now.wall_ms, begin)?;
         }
-        self.open_active()?;
         Ok(rolled)
     }
 
@@ -285,8 +285,6 @@ impl Log {
         let mut batch = Batch::default();
         active.index.spill(&self.key, active.base_offset, &mut batch);
         active.index.seal();
-        // Until it is flushed the file stays open: what writeback fails at is told to those who have it open.
-        active.file = active.file.take().filter(|_| !active.is_flushed());
         batch.put(
             self.key.key(Kind::Footer, &[active.base_offset]),
             active.footer.encode(),
@@ -299,67 +297,11 @@ impl Log {
         self.create_segment(now.wall_ms, self.log_end_offset)
     }
 
-    /// Begins an empty segment at `base_offset`, which becomes the active one.
-    pub(crate) fn create_segment(&mut self, created_ms: i64, base_offset: i64) -> Result<(), LogError> {
-        let path = segment_path(&self.folder, base_offset);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)
-            .map_err(|source| {
-                LogError::io(&self.directory.path, format!("create {}", path.display()), source)
-            })?;
-        if self.config.preallocate {
-            preallocate(&file, self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX));
-        }
-        self.directory.files.forget((self.uid, base_offset));
-        let mut segment = Segment::new(base_offset, Footer::empty(base_offset), created_ms);
-        segment.file = Some(Arc::new(file));
-        self.segments.insert(base_offset, segment);
-        self.recent.clear();
-        self.persistence.folder_dirty = true;
-        Ok(())
-    }
-
-    fn open_active(&mut self) -> Result<(), LogError> {
-        let active = self
-            .segments
-            .last_entry()
-            .expect("a segment was created")
-            .into_mut();
-        if active.file.is_none() {
-            let path = segment_path(&self.folder, active.base_offset);
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(&path)
-                .map_err(|source| {
-                    LogError::io(&self.directory.path, format!("open {}", path.display()), source)
-                })?;
-            active.file = Some(Arc::new(file));
-        }
-        Ok(())
-    }
-
     pub(crate) fn active(&mut self) -> &mut Segment {
         self.segments
             .last_entry()
             .expect("an append has an active segment")
             .into_mut()
-    }
-
-    /// The file of a segment, for reading.
-    pub(crate) fn file_of(&self, segment: &Segment) -> Result<Arc<File>, LogError> {
-        if let Some(file) = &segment.file {
-            return Ok(file.clone());
-        }
-        let path = segment_path(&self.folder, segment.base_offset);
-        self.directory
-            .files
-            .get((self.uid, segment.base_offset), &path)
-            .map_err(|source| LogError::io(&self.directory.path, format!("open {}", path.display()), source))
     }
 
     pub(crate) fn place(&self, base_offset: i64) -> Place<'_> {
@@ -371,6 +313,10 @@ impl Log {
     }
 
     pub(crate) fn persist_epochs(&self, survive: Survive) -> Result<(), LogError> {
+        // Without a record there is nothing an epoch would tell about; the folder brings them along.
+        if !self.is_made() {
+            return Ok(());
+        }
         self.directory.store.put(
             self.key.key(Kind::LeaderEpochs, &[]),
             self.epochs.encode(),
@@ -397,9 +343,4 @@ impl fmt::Debug for Log {
             .field("segments", &self.segments.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Reserves blocks without changing the file's length; a file system that cannot is no error.
-fn preallocate(file: &File, size_bytes: u64) {
-    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, size_bytes);
 }

@@ -49,20 +49,40 @@ pub struct RecoveryReport {
     pub log_end_offset: i64,
 }
 
-/// Opens the log in `folder`, which exists.
+/// Where a log is opened.
+pub(crate) enum Folder {
+    /// Here, where its folder is.
+    Made(PathBuf),
+    /// Here, where there is nothing yet.
+    Absent(PathBuf),
+}
+
+/// Opens the log of a partition; one whose folder is absent is empty and stays nothing on disk.
 pub(crate) fn open_log(
     directory: Arc<DirectoryShared>,
     identity: PartitionIdentity,
-    folder: PathBuf,
+    folder: Folder,
     config: LogConfig,
     now: Now,
 ) -> Result<Log, LogError> {
     let key = PartitionKey::new(identity.topic_id, identity.partition);
-    finish_swaps(&directory, &key, &folder)?;
-    let persisted = directory.store.load(&key)?;
-    let cleaner_offset = directory.store.get(&key.key(Kind::CleanerOffset, &[]))?;
-    let files = segment_files(&directory, &folder)?;
+    let (folder, made, persisted, cleaner_offset) = match folder {
+        Folder::Made(path) => {
+            // A clean stop leaves no swap unfinished.
+            if !directory.believes_index() {
+                finish_swaps(&directory, &key, &path)?;
+            }
+            let cleaner_offset = directory.store.get(&key.key(Kind::CleanerOffset, &[]))?;
+            (path, true, directory.store.load(&key)?, cleaner_offset)
+        }
+        Folder::Absent(path) => (path, false, Persisted::default(), None),
+    };
     let state = persisted.state.as_deref().and_then(State::decode);
+    let files = match &state {
+        _ if !made => Vec::new(),
+        Some(state) if directory.believes_index() => known_files(&persisted, state),
+        Some(_) | None => segment_files(&directory, &folder)?,
+    };
     let logger = directory
         .logger
         .new(slog::o!("partition" => identity.to_string()));
@@ -86,7 +106,7 @@ pub(crate) fn open_log(
             unflushed_messages: 0,
             unflushed_since_ms: now.mono_ms,
             due: None,
-            folder_dirty: state.is_none(),
+            folder_dirty: made && state.is_none(),
             generation: 0,
             swaps: 0,
         },
@@ -105,6 +125,7 @@ pub(crate) fn open_log(
         compacted_until: cleaner_offset.map_or(0, |bytes| decode_i64(&bytes)),
         pass: PassFlag::default(),
         recovery: None,
+        made,
         closed: false,
     };
     Opening {
@@ -127,6 +148,17 @@ fn aborted(persisted: &Persisted) -> AbortedTransactions {
         aborted.push(entry);
     }
     aborted
+}
+
+/// The segment files as a clean stop left them, without a look at any: nobody has written since.
+fn known_files(persisted: &Persisted, state: &State) -> Vec<(i64, u64)> {
+    let sealed = persisted.footers.iter();
+    let mut files: Vec<_> = sealed.map(|(base, footer)| (*base, footer.size_bytes)).collect();
+    if state.active_base_offset >= 0 {
+        files.retain(|(base, _)| *base < state.active_base_offset);
+        files.push((state.active_base_offset, state.footer.size_bytes));
+    }
+    files
 }
 
 /// Base offsets and sizes of the segment files, ascending. Files that a crash left half-way are removed.

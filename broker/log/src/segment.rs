@@ -1,11 +1,11 @@
 //! One segment: a file of record batches, named by the offset it begins at, and what is known about its contents.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::Weak;
 
 use odradek_common::records::batch::BatchHeader;
 
+use crate::files::OpenFile;
 use crate::index::{IndexEntry, SparseIndex};
 
 /// A segment file holds fewer bytes than this, so that positions fit Kafka's own tools.
@@ -77,8 +77,8 @@ pub(crate) struct Segment {
     pub(crate) index: SparseIndex,
     /// Wall clock of creation or opening; `segment.ms` counts from here without timestamps.
     pub(crate) created_ms: i64,
-    /// The file for appending, from the first append to the flush after the roll.
-    pub(crate) file: Option<Arc<File>>,
+    /// The file for appending, while the directory's cache keeps it open.
+    pub(crate) file: Weak<OpenFile>,
     /// Bytes of the file that were fdatasync'ed.
     pub(crate) flushed_bytes: u64,
 }
@@ -92,7 +92,7 @@ impl Segment {
             footer,
             index: SparseIndex::default(),
             created_ms,
-            file: None,
+            file: Weak::new(),
             flushed_bytes,
         }
     }

@@ -70,6 +70,7 @@ impl Log {
     /// Empties the log; the next record will have `offset`. A follower does this when its leader's log begins above its end.
     pub fn truncate_fully_and_start_at(&mut self, now: Now, offset: i64) -> Result<(), LogError> {
         self.check_open()?;
+        self.make_folder()?;
         self.persistence.generation += 1;
         self.pass.overtake();
         if self.compacted_until > 0 {

@@ -19,6 +19,9 @@ use crate::broker::Broker;
 use crate::metrics::error_codes::ErrorCodes;
 use crate::metrics::requests::ApiTimer;
 
+/// How long an answer is held back until this broker knows what it tells of.
+const SEEN_WAIT: Duration = Duration::from_secs(1);
+
 /// The forwarded APIs.
 #[must_use]
 pub fn rows() -> Vec<Api> {
@@ -61,6 +64,7 @@ where
             .await
         {
             Ok(body) => {
+                see_decision(&broker).await;
                 // Decoded for its errors alone; the client gets the controller's bytes.
                 if let Ok(response) = R::Response::decode(&mut body.clone(), frame.api_version) {
                     broker.metrics.count_errors(call.api_key, &response);
@@ -77,4 +81,17 @@ where
         }
     };
     super::start(Box::pin(answer), timer)
+}
+
+/// Waits until this broker has applied what its own controller has decided, so that whoever created a topic finds it here.
+/// Where another node is the active controller its clients ask again, as with Kafka.
+async fn see_decision(broker: &Broker) {
+    let Some(controller) = broker.controller.local() else {
+        return;
+    };
+    let decided = controller.newest_update();
+    let mut applied = broker.replicas.applied();
+    let seen = applied.wait_for(|offset| *offset >= decided);
+    // Late is no failure: the decision stands, and a client that does not find it asks again.
+    _ = tokio::time::timeout(SEEN_WAIT, seen).await;
 }

@@ -1,7 +1,10 @@
 //! What compaction shows at a scrape; Kafka's metrics of LogCleaner and LogCleanerManager.
 
+use std::sync::Arc;
+
 use crate::broker::Broker;
 use crate::clock;
+use crate::data_directory::DataDirectory;
 use crate::metrics::catalogue as names;
 use crate::metrics::scrape::Exporter;
 
@@ -22,17 +25,20 @@ pub fn export(exporter: &mut Exporter, broker: &Broker) {
     let directories = broker.replicas.directories();
     // Partitions and bytes, by log directory.
     let mut uncleanable = vec![(0_u64, 0_u64); directories.len()];
-    for replica in broker.replicas.all() {
-        if broker.cleaning.is_uncleanable(&replica) {
-            let dirtiness = super::cleaning::dirtiness(&replica, clock::now());
-            let here = &mut uncleanable[replica.log_dir];
+    for replica in broker.replicas.all().iter() {
+        let is_here = |directory: &Arc<DataDirectory>| Arc::ptr_eq(directory, replica.directory());
+        if let Some(at) = directories.iter().position(is_here)
+            && broker.cleaning.is_uncleanable(replica)
+        {
+            let dirtiness = super::cleaning::dirtiness(replica, clock::now());
+            let here = &mut uncleanable[at];
             here.0 += 1;
             here.1 += dirtiness.map_or(0, |dirtiness| dirtiness.dirty_bytes);
         }
     }
     let mut each = |name, value: fn(&(u64, u64)) -> u64| {
         for (directory, here) in directories.iter().zip(&uncleanable) {
-            let path = directory.log_directory.path().display().to_string();
+            let path = directory.path().display().to_string();
             exporter.sample(name, &[("log_dir", &path)], value(here) as f64);
         }
     };

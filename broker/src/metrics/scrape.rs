@@ -82,16 +82,31 @@ impl Exporter {
         self.text.push_str(suffix);
         for (at, (label, value)) in labels.iter().enumerate() {
             self.text.push(if at == 0 { '{' } else { ',' });
-            let escaped = value
-                .replace('\\', "\\\\")
-                .replace('"', "\\\"")
-                .replace('\n', "\\n");
-            _ = write!(self.text, "{label}=\"{escaped}\"");
+            self.text.push_str(label);
+            self.text.push_str("=\"");
+            self.escaped(value);
+            self.text.push('"');
         }
         if !labels.is_empty() {
             self.text.push('}');
         }
         _ = writeln!(self.text, " {value}");
+    }
+
+    fn escaped(&mut self, value: &str) {
+        // A name of a topic needs none of this, and there may be a hundred thousand of them.
+        if !value.contains(['\\', '"', '\n']) {
+            self.text.push_str(value);
+            return;
+        }
+        for c in value.chars() {
+            match c {
+                '\\' => self.text.push_str("\\\\"),
+                '"' => self.text.push_str("\\\""),
+                '\n' => self.text.push_str("\\n"),
+                c => self.text.push(c),
+            }
+        }
     }
 }
 

@@ -116,7 +116,7 @@ impl Replicas {
                 "error" => error_chain(error));
             self.directories_changed.send_modify(|changes| *changes += 1);
         }
-        for replica in self.all() {
+        for replica in self.all().iter() {
             if replica.directory().path() == directory.path() {
                 replica.set_offline();
             }

@@ -11,7 +11,7 @@ use super::Replicas;
 use crate::data_directory::DataDirectory;
 
 impl Replicas {
-    /// Where a partition lives already, else where the controller wants it, else where there are fewest.
+    /// Where a partition lives already, else where the controller wants it, else where `load` is least.
     ///
     /// # Errors
     /// It lives in a directory that is offline, or may live there: an empty log elsewhere must not take its place.
@@ -19,6 +19,7 @@ impl Replicas {
         &self,
         identity: &PartitionIdentity,
         partition: &PartitionImage,
+        load: impl Fn(&Arc<DataDirectory>) -> usize,
     ) -> Result<(&Arc<DataDirectory>, &LogDirectory), LogError> {
         let all_online = self.online().count() == self.directories.len();
         let holds = |(_, logs): &(&Arc<DataDirectory>, &LogDirectory)| logs.holds(identity);
@@ -39,12 +40,8 @@ impl Replicas {
             let path = offline.map_or_else(Default::default, |directory| directory.path().to_owned());
             return Err(LogError::Offline { path });
         }
-        let replicas = self.all();
-        let load = |(directory, _): &(&Arc<DataDirectory>, &LogDirectory)| {
-            let here = |replica: &&Arc<crate::replica::Replica>| Arc::ptr_eq(replica.directory(), directory);
-            replicas.iter().filter(here).count()
-        };
-        self.online().min_by_key(load).ok_or(LogError::Offline {
+        let least = self.online().min_by_key(|(directory, _)| load(directory));
+        least.ok_or(LogError::Offline {
             path: self.directories[0].path().to_owned(),
         })
     }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use odradek_broker_core::partition::{FetchProgress, FollowerFetch};
 use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::directory::LogDirectoryOptions;
+use odradek_broker_log::error::LogError;
 use odradek_broker_log::read::Patience;
 use odradek_common::metadata::PartitionImage;
 use odradek_common::records::builder::BatchBuilder;

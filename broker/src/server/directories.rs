@@ -14,7 +14,7 @@ use odradek_controller::meta_properties::{self, MetaProperties, uuid_to_base64};
 use slog::Logger;
 use uuid::Uuid;
 
-use super::{Ground, ServerError};
+use super::{Ground, ServerError, descriptors};
 use crate::data_directory::DataDirectory;
 use crate::replicas::error_chain;
 
@@ -23,12 +23,15 @@ const PROBE_FILE: &str = ".odradek-probe";
 /// A node that waits for its cluster says so this often.
 const ASKING_TOLD: Duration = Duration::from_secs(10);
 
+/// A directory with its directory id, or why it cannot be used.
+type Identified = (PathBuf, Result<Uuid, String>);
+
 /// What the directories say the node is.
 pub(crate) struct Identity {
     /// Of the metadata directory.
     pub(crate) meta: MetaProperties,
-    /// `log.dirs`, each with its directory id, or why it cannot be used.
-    pub(crate) log_dirs: Vec<(PathBuf, Result<Uuid, String>)>,
+    /// `log.dirs`.
+    pub(crate) log_dirs: Vec<Identified>,
     /// Where the quorum's log lives.
     pub(crate) metadata_log_dir: PathBuf,
 }
@@ -89,22 +92,31 @@ pub(crate) async fn prepare(config: &ServerConfig, dev: bool, log: &Logger) -> R
             }
         },
     };
+    let log_dirs = identify(looked_at, &meta).map_err(|error| refused(&error))?;
+    Ok(Identity {
+        meta,
+        log_dirs,
+        metadata_log_dir,
+    })
+}
+
+/// The directory id of each log directory, or why it cannot be used.
+fn identify(
+    looked_at: Vec<(PathBuf, io::Result<()>)>,
+    meta: &MetaProperties,
+) -> Result<Vec<Identified>, meta_properties::MetaPropertiesError> {
     let mut identified = Vec::with_capacity(looked_at.len());
     for (directory, outcome) in looked_at {
         let id = match outcome {
             Ok(()) => {
-                let found = MetaProperties::read(&directory).map_err(|error| refused(&error))?;
+                let found = MetaProperties::read(&directory)?;
                 Ok(found.map_or(meta.directory_id, |found| found.directory_id))
             }
             Err(error) => Err(error.to_string()),
         };
         identified.push((directory, id));
     }
-    Ok(Identity {
-        meta,
-        log_dirs: identified,
-        metadata_log_dir,
-    })
+    Ok(identified)
 }
 
 /// Whether a log directory can be written at all; one that cannot is left alone while others work. The metadata directory
@@ -134,7 +146,7 @@ pub(crate) fn open(ground: &Ground, identity: &Identity) -> Result<Vec<DataDirec
     for (path, id) in &identity.log_dirs {
         let options = LogDirectoryOptions {
             reserve_bytes: u64::try_from(ground.config.odradek.log_dir_reserve_bytes).unwrap_or(0),
-            ..LogDirectoryOptions::default()
+            ..descriptors::log_directory_options(ground.files_max, identity.log_dirs.len())
         };
         let logs = id.clone().and_then(|id| {
             LogDirectory::open(path.clone(), options, ground.log.new(slog::o!()))

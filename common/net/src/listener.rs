@@ -132,11 +132,13 @@ impl BoundListener {
     /// The address is in use, not of this machine, or not to be had otherwise.
     pub fn bind(settings: ListenerSettings) -> Result<Self, BindError> {
         let socket = bind::bind(&settings.name, &settings.host, settings.port, settings.backlog)?;
-        let local_addr = socket.local_addr().map_err(|source| BindError::Other {
+        let failed = |source| BindError::Other {
             listener: settings.name.to_string(),
             address: settings.host.clone(),
             source,
-        })?;
+        };
+        let local_addr = socket.local_addr().map_err(failed)?;
+        set_options(&socket, &settings).map_err(failed)?;
         Ok(Self {
             settings,
             socket,
@@ -255,6 +257,8 @@ async fn accept_loop(
         };
         match accepted {
             Ok((stream, peer)) => admit(&shared, stream, peer, &stop, &alive),
+            // That client gave up; the next one is waiting.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 shared.warn(
                     shared_addr(&listener),
@@ -304,7 +308,8 @@ fn admit(
             return;
         }
     };
-    let stream = match prepare(stream, &shared.settings) {
+    // Taken off this worker's poller: it may be handed to another worker.
+    let stream = match stream.into_std() {
         Ok(stream) => stream,
         Err(error) => {
             debug!(shared.logger, "connection lost while being accepted"; "client" => %peer, "error" => %error);
@@ -325,10 +330,10 @@ fn admit(
         .spawn_on(shared.workers.next_worker(), serve(open, stream, stop.clone()));
 }
 
-/// Sets socket options and takes the stream off this worker's poller.
-fn prepare(stream: TcpStream, settings: &ListenerSettings) -> io::Result<StdTcpStream> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(&stream);
+/// Sets options of the listening socket: connections that are accepted from it inherit them, without a system call each.
+fn set_options(socket: &StdTcpListener, settings: &ListenerSettings) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_TIME)
         .with_interval(KEEPALIVE_INTERVAL);
@@ -339,7 +344,7 @@ fn prepare(stream: TcpStream, settings: &ListenerSettings) -> io::Result<StdTcpS
     if let Some(bytes) = settings.receive_buffer_bytes {
         socket.set_recv_buffer_size(bytes)?;
     }
-    stream.into_std()
+    Ok(())
 }
 
 async fn serve(open: Open, stream: StdTcpStream, mut stop: watch::Receiver<Option<Instant>>) {
@@ -427,5 +432,28 @@ impl Drop for Open {
         self.shared.connections.fetch_sub(1, Ordering::AcqRel);
         self.shared.connection.observer.closed(&self.info);
         self.shared.connection.service.disconnected(&self.info);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_inherits_the_options() {
+        let settings = ListenerSettings {
+            receive_buffer_bytes: Some(64 << 10),
+            ..ListenerSettings::new("PLAINTEXT", "127.0.0.1", 0)
+        };
+        let bound = BoundListener::bind(settings).unwrap();
+        let _client = StdTcpStream::connect(bound.local_addr()).unwrap();
+        bound.socket.set_nonblocking(false).unwrap();
+        let (accepted, _) = bound.socket.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        // The kernel doubles what it is asked for, to have room for its own.
+        assert_eq!(accepted.recv_buffer_size().unwrap(), 128 << 10);
     }
 }

@@ -191,13 +191,24 @@ pub fn decompress(
     limit_bytes: usize,
 ) -> Result<Bytes, CompressionError> {
     let mut out = Vec::with_capacity(compressed.len().saturating_mul(2).min(limit_bytes).min(1 << 20));
+    decompress_to(codec, compressed, limit_bytes, &mut out)?;
+    Ok(Bytes::from(out))
+}
+
+/// As [`decompress`], behind what is in `out` already.
+pub(super) fn decompress_to(
+    codec: Compression,
+    compressed: &[u8],
+    limit_bytes: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), CompressionError> {
     let limits = Limits::stored(limit_bytes);
     let ended = decompress_into(codec, compressed, limits, &mut |piece| {
         out.extend_from_slice(piece);
         ControlFlow::Continue(())
     })?;
     assert!(ended.is_continue(), "a sink that never breaks reaches the end");
-    Ok(Bytes::from(out))
+    Ok(())
 }
 
 /// Compresses a records section at `level`, or at the codec's usual level; a level out of range is brought into it.

@@ -4,7 +4,6 @@
 //! (order, duplicates, null values), and to end after the first error. Does not decompress (see [`decoded_section`]).
 
 use std::borrow::Cow;
-use std::io::Read;
 
 use thiserror::Error;
 
@@ -165,9 +164,7 @@ pub fn decoded_section_in<'a>(
         return Ok(section);
     }
     scratch.clear();
-    compression::reader(codec, section, limit_bytes)
-        .and_then(|mut reader| reader.read_to_end(scratch))
-        .map_err(|source| compression::classify(codec, section.len(), limit_bytes, source))?;
+    compression::decompress_to(codec, section, limit_bytes, scratch)?;
     Ok(scratch)
 }
 

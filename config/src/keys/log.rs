@@ -3,7 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast, Between, BetweenDouble, GzipLevel, ListOf, NonEmptyList, OneOf};
 use crate::key::keys;
-use crate::keys::reasons::{INDEX, JBOD, LOG_START, RECOVERY, TIERED};
+use crate::keys::reasons::{INDEX, JBOD, LOG_START, TIERED};
 
 keys! { LOG: Broker;
     /// Directories that hold the partitions, separated by commas; without it log.dir is used.
@@ -88,8 +88,8 @@ keys! { LOG: Broker;
     "log.initial.task.delay.ms": Long = "30000", AtLeast(0), ReadOnly, Used, internal;
     /// How long a broker tries to report a failed log directory before it stops.
     "log.dir.failure.timeout.ms": Long = "30000", AtLeast(1), ReadOnly, JBOD;
-    /// Threads for each log directory that recover logs at start and flush them at stop.
-    "num.recovery.threads.per.data.dir": Int = "2", AtLeast(1), ClusterWide, RECOVERY;
+    /// Threads for each log directory that open and recover logs at start.
+    "num.recovery.threads.per.data.dir": Int = "2", AtLeast(1), ClusterWide, Used;
     /// Whether compaction runs.
     "log.cleaner.enable": Boolean = "true", Any, ReadOnly, Used;
     /// Threads that compact logs.

@@ -14,7 +14,6 @@ pub(crate) const RETRY: State = AcceptedNotYet("pauses between requests to the q
 pub(crate) const SNAPSHOT: State = AcceptedNotYet("a snapshot of the metadata travels in one piece");
 pub(crate) const INDEX: State = AcceptedNotYet("indexes have no files of their own that could be full");
 pub(crate) const LOG_START: State = AcceptedNotYet("log start offsets are written down whenever they move");
-pub(crate) const RECOVERY: State = AcceptedNotYet("logs are recovered one after the other");
 pub(crate) const FETCHERS: State = AcceptedNotYet("one task fetches from each leader");
 pub(crate) const BUFFERS: State = AcceptedNotYet("the system sizes the buffers of connections to leaders");
 pub(crate) const CLASSIC: State = AcceptedNotYet("the classic group protocol is the only one yet");

@@ -293,6 +293,8 @@ pub struct LogSettings {
     pub recovery_point_checkpoint_interval_ms: u32,
     /// log.initial.task.delay.ms
     pub initial_task_delay_ms: i64,
+    /// num.recovery.threads.per.data.dir
+    pub recovery_threads_per_directory: u32,
 }
 
 impl LogSettings {
@@ -302,6 +304,7 @@ impl LogSettings {
             flush_scheduler_interval_ms: values.long("log.flush.scheduler.interval.ms"),
             recovery_point_checkpoint_interval_ms: values.unsigned("log.flush.offset.checkpoint.interval.ms"),
             initial_task_delay_ms: values.long("log.initial.task.delay.ms"),
+            recovery_threads_per_directory: values.unsigned("num.recovery.threads.per.data.dir"),
         }
     }
 }

@@ -245,6 +245,16 @@ impl Node {
         kilobytes << 10
     }
 
+    /// Files and sockets that the process has open.
+    ///
+    /// # Panics
+    /// The process is gone.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        open.expect("the process runs").count()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.child
             .lock()

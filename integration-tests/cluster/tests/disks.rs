@@ -199,12 +199,7 @@ async fn a_directory_that_fails_takes_its_replicas_alone_offline() {
     let cluster = TestCluster::prepare(3, &[]);
     let node = cluster.node(1);
     let [first, second] = two_directories(node);
-    for id in 1..=3 {
-        cluster.node(id).spawn();
-    }
-    for id in 1..=3 {
-        cluster.node(id).ready().await;
-    }
+    start_all(&cluster).await;
     let connection = cluster.connect(1).await;
     connection
         .create_topic("t", 6, 3, &[("segment.bytes", SEGMENT_BYTES)])
@@ -273,6 +268,15 @@ async fn a_directory_that_fails_takes_its_replicas_alone_offline() {
         stay,
         "nothing moved by itself"
     );
+}
+
+async fn start_all(cluster: &TestCluster) {
+    for node in cluster.nodes() {
+        node.spawn();
+    }
+    for node in cluster.nodes() {
+        node.ready().await;
+    }
 }
 
 async fn await_partition(

@@ -12,7 +12,7 @@ use odradek_cluster_tests::binary;
 use odradek_cluster_tests::cluster::{TestCluster, free_port};
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::process;
-use odradek_cluster_tests::records::batch;
+use odradek_cluster_tests::records::{Seen, batch};
 use odradek_cluster_tests::small_disk::SmallDisk;
 use odradek_cluster_tests::wait::{eventually, holds};
 use tempfile::TempDir;

@@ -10,8 +10,8 @@ use rustix::fs::Advice;
 
 use super::swap::{CLEANED_SUFFIX, CleanedSegment, suffixed};
 use super::{Compacted, CompactionPlan, CompactionReport, Go, PassMemory, Source, group};
-use crate::flush::sync_folder;
 use crate::error::LogError;
+use crate::flush::sync_folder;
 use crate::scan::{FoundBatch, Scan};
 use crate::segment::segment_path;
 

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use super::{CompactionPlan, PassFlag, Source};
 use crate::checkpoint::State;
-use crate::flush::sync_folder;
 use crate::directory::DirectoryShared;
 use crate::error::LogError;
+use crate::flush::sync_folder;
 use crate::log::Log;
 use crate::scan::{RECOVERY_WINDOW_BYTES, Scan};
 use crate::segment::{Footer, Segment, base_offset_of, segment_path};

@@ -23,11 +23,12 @@ fn a_recreated_topic_does_not_get_the_old_records() {
     fixture.append(5);
     fixture.log.close_clean(NOW).unwrap();
     let recreated = PartitionIdentity::new("events", Uuid::from_u128(43), 0);
-    let log = fixture
+    let mut log = fixture
         .directory
         .open_partition(recreated.clone(), LogConfig::default(), NOW)
         .unwrap();
     assert_eq!((log.log_end_offset(), log.segments()), (0, 0));
+    one_record(&mut log);
     assert_eq!(fixture.directory.partitions(), [recreated]);
     assert_eq!(fixture.directory.purge_deleted(MUCH_LATER).unwrap(), 1);
     let text = fs::read_to_string(fixture.path.join("events-0/partition.metadata")).unwrap();
@@ -94,6 +95,132 @@ fn the_clean_note_is_written_only_when_every_log_was_closed() {
 }
 
 #[test]
+fn a_partition_without_records_is_nothing_on_disk() {
+    let temporary = TempDir::new().unwrap();
+    let names = || {
+        let entries = fs::read_dir(temporary.path()).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let directory = open(temporary.path());
+    let before = names();
+    let mut log = directory
+        .open_partition(identity(), LogConfig::default(), NOW)
+        .unwrap();
+    log.assign_epoch(3).unwrap();
+    log.checkpoint(NOW).unwrap();
+    assert!(log.high_watermark_to_checkpoint().is_none());
+    assert!(directory.partitions().is_empty() && !directory.holds(&identity()));
+    drop(log);
+    assert_eq!(names(), before);
+    let mut log = directory
+        .open_partition(identity(), LogConfig::default(), NOW)
+        .unwrap();
+    log.assign_epoch(4).unwrap();
+    one_record(&mut log);
+    assert!(directory.holds(&identity()));
+    assert_eq!(directory.partitions(), [identity()]);
+    let epochs = log.epochs().clone();
+    log.close_clean(NOW).unwrap();
+    assert!(
+        directory.close_clean().unwrap(),
+        "dropping a log without records loses nothing"
+    );
+    drop((log, directory));
+    let log = open(temporary.path())
+        .open_partition(identity(), LogConfig::default(), NOW)
+        .unwrap();
+    assert_eq!(log.epochs(), &epochs, "the folder brought the epoch along");
+}
+
+#[test]
+fn a_deleted_partition_without_records_leaves_nothing() {
+    let temporary = TempDir::new().unwrap();
+    let directory = open(temporary.path());
+    let mut log = directory
+        .open_partition(identity(), LogConfig::default(), NOW)
+        .unwrap();
+    directory.delete_partition(&mut log).unwrap();
+    assert_eq!(directory.purge_deleted(MUCH_LATER).unwrap(), 0);
+    assert!(directory.close_clean().unwrap());
+}
+
+#[test]
+fn after_a_clean_stop_no_file_is_looked_at() {
+    let mut fixture = Fixture::with(small_segments());
+    for _ in 0..40 {
+        fixture.append(1);
+    }
+    let (end, segments) = (fixture.log.log_end_offset(), fixture.segment_files());
+    fixture.log.close_clean(NOW).unwrap();
+    assert!(fixture.directory.close_clean().unwrap());
+    let mut started = fixture.damage(|folder| fs::remove_file(folder.join(&segments[1])).unwrap());
+    assert!(started.log.take_recovery_report().is_none());
+    assert_eq!(
+        (started.log.log_end_offset(), started.log.segments()),
+        (end, segments.len())
+    );
+    let second = crate::segment::base_offset_of(&segments[1]).unwrap();
+    let read = started.log.read_plan(second, 1, i64::MAX, MinOneBatch::Yes);
+    let Err(crate::error::ReadError::Log(error @ LogError::Corrupt { .. })) = read else {
+        panic!("the loss is the partition's alone: {read:?}")
+    };
+    assert!(error.to_string().contains("gone"), "{error}");
+}
+
+#[test]
+fn a_clean_stop_leaves_no_deleted_segment_behind() {
+    let mut fixture = Fixture::with(small_segments());
+    for _ in 0..40 {
+        fixture.append(1);
+    }
+    let end = fixture.log.log_end_offset();
+    fixture.log.delete_records_before(end).unwrap();
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    let count = |fixture: &Fixture| fs::read_dir(fixture.path.join("events-0")).unwrap().count();
+    let before = count(&fixture);
+    let fixture = fixture.restart();
+    assert_eq!(
+        (count(&fixture), before > 2),
+        (2, true),
+        "the active segment and partition.metadata"
+    );
+}
+
+#[test]
+fn more_partitions_than_open_files_can_be_written() {
+    const PARTITIONS: i32 = 20;
+    let temporary = TempDir::new().unwrap();
+    let options = LogDirectoryOptions {
+        open_files_max: 4,
+        ..LogDirectoryOptions::default()
+    };
+    let directory = LogDirectory::open(temporary.path(), options, logger()).unwrap();
+    let open = |partition| {
+        let identity = PartitionIdentity::new("many", TOPIC_ID, partition);
+        directory
+            .open_partition(identity, LogConfig::default(), NOW)
+            .unwrap()
+    };
+    let mut logs: Vec<Log> = (0..PARTITIONS).map(open).collect();
+    for _ in 0..3 {
+        for log in &mut logs {
+            one_record(log);
+            assert!(log.directory.files.len() <= 4);
+        }
+    }
+    for log in &mut logs {
+        assert_eq!(contents(log).len(), 3);
+        log.checkpoint(NOW).unwrap();
+        assert_eq!(log.recovery_point(), 3);
+    }
+    directory.close_unused_files();
+    directory.close_unused_files();
+    assert_eq!(logs[0].directory.files.len(), 0);
+}
+
+#[test]
 fn a_folder_without_index_or_metadata_is_taken_over() {
     let mut fixture = Fixture::new();
     fixture.append(5);
@@ -145,4 +272,8 @@ fn many_idle_partitions_cost_no_descriptor_and_open_fast() {
         descriptors() < before + 64,
         "tests run side by side: a few descriptors may be theirs"
     );
+}
+
+fn one_record(log: &mut Log) {
+    append_one(log, 0, &batch(1, 1), AppendOrigin::Client).unwrap();
 }

@@ -172,23 +172,6 @@ fn no_flush_is_believed_after_one_that_failed() {
 }
 
 #[test]
-fn a_sealed_segment_stays_open_until_it_is_flushed() {
-    let mut fixture = Fixture::with(small_segments());
-    while fixture.log.segments() < 3 {
-        fixture.append(1);
-    }
-    let open = |log: &Log| {
-        log.segments
-            .values()
-            .filter(|segment| segment.file.is_some())
-            .count()
-    };
-    assert_eq!(open(&fixture.log), 3);
-    fixture.log.flush().unwrap();
-    assert_eq!(open(&fixture.log), 1);
-}
-
-#[test]
 fn flush_ms_counts_from_the_oldest_record_that_is_not_flushed() {
     let mut fixture = Fixture::with(LogConfig {
         flush_ms: 100,

@@ -1,6 +1,6 @@
 //! One node that is killed or stopped and started again.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use odradek_cluster_tests::asks::{OK, code};
 use odradek_cluster_tests::cluster::TestCluster;

@@ -177,8 +177,7 @@ fn readers_see_the_latest_value_of_every_key_while_the_log_is_compacted() {
             let batch = keyed(&[(&key, Some(&index.to_string()))], Compression::None);
             {
                 let mut log = log.lock();
-                log.append_as_leader(NOW, 1, &mut BytesMut::from(batch), AppendOrigin::Client)
-                    .unwrap();
+                append_one(&mut log, 1, &batch, AppendOrigin::Client).unwrap();
                 let end = log.log_end_offset();
                 log.set_high_watermark(end);
             }
