@@ -112,19 +112,19 @@ impl Log {
         }
         self.directory.store.write(index, Survive::Nothing)?;
         let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None));
-        let aborted_until = self.persistence.aborted_until;
-        let aborted = self
-            .aborted
-            .entries()
-            .iter()
-            .rev()
-            .take_while(|entry| entry.last_offset >= aborted_until);
         plan.checkpoint = Some(Checkpoint {
             state: self.state(),
             producers: self.producers.encode(),
-            aborted: aborted.copied().collect(),
+            aborted: self.unwritten_aborted().copied().collect(),
         });
         Ok(Some(plan))
+    }
+
+    /// Aborted transactions that no checkpoint has written down.
+    pub(crate) fn unwritten_aborted(&self) -> impl Iterator<Item = &AbortedTransaction> {
+        let aborted_until = self.persistence.aborted_until;
+        let newest_first = self.aborted.entries().iter().rev();
+        newest_first.take_while(move |entry| entry.last_offset >= aborted_until)
     }
 
     /// Flushes and checkpoints for the last time; nothing can be appended afterwards.

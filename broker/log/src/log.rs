@@ -293,6 +293,13 @@ impl Log {
             self.key.key(Kind::ProducerSnapshot, &[self.log_end_offset]),
             self.producers.encode(),
         );
+        // Recovery begins at this snapshot and does not read the markers before it again.
+        for aborted in self.unwritten_aborted() {
+            batch.put(
+                self.key.key(Kind::Aborted, &[aborted.last_offset]),
+                aborted.encode(),
+            );
+        }
         self.directory.store.write(batch, Survive::Nothing)?;
         self.create_segment(now.wall_ms, self.log_end_offset)
     }

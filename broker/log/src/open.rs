@@ -471,8 +471,10 @@ impl Log {
             self.log_start_offset
         };
         self.producers = producers.unwrap_or_else(|| ProducerStates::new(producers_max));
+        let newest = self.aborted.entries().last();
+        let has_later = newest.is_some_and(|entry| entry.last_offset >= from);
         self.aborted.truncate_from_end(from);
-        if self.persistence.aborted_until > from || self.persistence.checkpointed.is_none() {
+        if has_later || self.persistence.aborted_until > from || self.persistence.checkpointed.is_none() {
             let mut batch = Batch::default();
             batch.delete_range(&self.key, Kind::Aborted, &[from], None);
             self.directory.store.write(batch, Survive::Nothing)?;

@@ -143,3 +143,19 @@ fn a_damaged_marker_is_refused_before_anything_is_written() {
     assert!(matches!(refused, Err(AppendError::Corrupt(_))));
     assert_eq!(fixture.log.log_end_offset(), 0);
 }
+
+#[test]
+fn an_abort_before_a_roll_is_known_after_a_kill() {
+    let mut fixture = Fixture::new();
+    fixture.append_batch(1, producer_batch(7, 0, 0, false));
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.append_batch(1, producer_batch(9, 0, 0, true));
+    fixture.append_batch(1, marker(TransactionResult::Abort, 9));
+    // The producers at the border of the segments are written down, and recovery begins there.
+    fixture.log.roll(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    fixture.append(1);
+    let aborted = fixture.log.aborted_transactions(0, i64::MAX);
+    assert_eq!(aborted.len(), 1);
+    assert_eq!(fixture.kill().log.aborted_transactions(0, i64::MAX), aborted);
+}
