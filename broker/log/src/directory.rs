@@ -117,7 +117,11 @@ impl DirectoryShared {
     /// Makes a partition's folder, with Kafka's note of whose it is, and tells the index.
     pub(crate) fn claim(&self, identity: &PartitionIdentity, path: &Path) -> Result<(), LogError> {
         let make = || -> io::Result<()> {
-            fs::create_dir_all(path)?;
+            // A log directory that is gone is not made anew: it has failed.
+            match fs::create_dir(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
             fs::write(path.join(METADATA_FILE), format_metadata(identity.topic_id))
         };
         make().map_err(|source| self.io(format!("create {}", path.display()), source))?;

@@ -46,18 +46,13 @@ fn build(profile: Option<&str>) -> Result<PathBuf, String> {
     let profile = profile.or(own).unwrap_or("debug");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "odradek-broker",
-        "--bin",
-        "odradek",
-    ]);
+    command.args(["build", "--quiet", "--locked", "--bin", "odradek"]);
     command.arg("--target-dir").arg(target_dir);
     if profile == "release" {
-        command.arg("--release");
+        // As `make build` does: a selection of packages would have other features, and everything would be built twice.
+        command.args(["--release", "--workspace"]);
+    } else {
+        command.args(["--package", "odradek-broker"]);
     }
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     let status = command

@@ -120,7 +120,9 @@ async fn a_node_whose_only_disk_is_full_goes_on_once_there_is_room() {
     connection.produce("t", 0, &batch(&["before"])).await;
 
     disk.fill();
-    let refused = connection.produce_with("t", 0, 1, &batch(&["while"])).await;
+    // Larger than what is left of the last page.
+    let large = "x".repeat(100_000);
+    let refused = connection.produce_with("t", 0, 1, &batch(&[&large])).await;
     assert_eq!(refused.error_code, code(ErrorCode::KafkaStorageError));
     let message = refused.error_message.expect("a refusal says why");
     assert!(message.contains("no room in log directory"), "{message:?}");

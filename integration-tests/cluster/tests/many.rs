@@ -19,7 +19,6 @@ use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::raw::{RawConnection, framed};
 use odradek_cluster_tests::records::batch;
-use odradek_cluster_tests::shared::OVERRIDES;
 use odradek_cluster_tests::wait::{eventually, holds};
 use odradek_common::error::ErrorCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -52,7 +51,10 @@ async fn ten_thousand_idle_partitions_cost_no_descriptor_and_no_folder() {
     let cluster = TestCluster::start(1, &[]).await;
     let node = cluster.node(1);
     let connection = cluster.connect(1).await;
-    create(&connection, &ten(1_000)).await;
+    // One request may make so many records in the metadata, and no more.
+    for topics in ten(1_000).chunks(5) {
+        create(&connection, topics).await;
+    }
     let hosted = node.metric("odradek_partitions").await;
     assert_eq!(hosted, Some(10_000.0), "they are there when the answer is");
     assert!(node.descriptors() <= DESCRIPTORS_MAX, "{}", node.descriptors());
@@ -152,7 +154,8 @@ const SESSION_TIMEOUT_MS: i32 = 60_000;
 
 #[tokio::test]
 async fn five_hundred_members_rebalance() {
-    let cluster = TestCluster::start(1, OVERRIDES).await;
+    // A new group waits a while for others, and longer with each that comes: nobody has to join twice.
+    let cluster = TestCluster::start(1, &[("group.initial.rebalance.delay.ms", "2000")]).await;
     let first = cluster.connect(1).await;
     eventually("the group has a coordinator", LIMIT, async || {
         let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text(GROUP)]);
@@ -169,7 +172,7 @@ async fn five_hundred_members_rebalance() {
     for _ in 0..MEMBERS {
         members.push((Connection::open(&cluster.node(1).address()).await, String::new()));
     }
-    // Ids first: then the group waits for everybody who has one.
+    // Ids first, as clients do.
     for (connection, id) in &mut members {
         let answer = connection.ask_at(9, join_request("")).await;
         assert_eq!(answer.error_code, code(ErrorCode::MemberIdRequired));
