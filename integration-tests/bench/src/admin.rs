@@ -34,7 +34,7 @@ const TIMEOUT_MS: i32 = 60_000;
 /// Until an answer comes.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 /// Until a topic has its leaders and replicas.
-const READY_LIMIT: u64 = 120 * SECOND;
+const READY_LIMIT: u64 = 300 * SECOND;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -205,7 +205,7 @@ pub fn wait_brokers(brokers: &[SocketAddr]) -> Result<()> {
         while admin.metadata(&[])?.brokers.len() < brokers.len() {
             ensure!(
                 clock::now() < limit,
-                "{broker} does not know all brokers after two minutes"
+                "{broker} does not know all brokers after five minutes"
             );
             std::thread::sleep(PAUSE);
         }
@@ -237,7 +237,7 @@ fn wait_ready(brokers: &[SocketAddr], topic: &NewTopic<'_>) -> Result<Target> {
         } {
             ensure!(
                 clock::now() < limit,
-                "topic {} has no leaders or replicas after two minutes",
+                "topic {} has no leaders or replicas after five minutes",
                 topic.name
             );
             std::thread::sleep(PAUSE);
@@ -250,7 +250,7 @@ fn wait_ready(brokers: &[SocketAddr], topic: &NewTopic<'_>) -> Result<Target> {
         while !admin.leads(topic.name, &partitions)? {
             ensure!(
                 clock::now() < limit,
-                "{leader} does not lead {} after two minutes",
+                "{leader} does not lead {} after five minutes",
                 topic.name
             );
             std::thread::sleep(PAUSE);

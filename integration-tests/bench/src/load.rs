@@ -285,7 +285,14 @@ impl<'a> Prepared<'a> {
         ran?;
         let (usage, own) = (usage?, own?);
         let client_cpu_share = own.cpu_seconds / own.elapsed_seconds;
-        gather(reactor.into_sessions(), &ledger.borrow(), usage, client_cpu_share)
+        let readers = load.consume.map_or(0, |consume| consume.readers);
+        gather(
+            reactor.into_sessions(),
+            &ledger.borrow(),
+            readers,
+            usage,
+            client_cpu_share,
+        )
     }
 
     fn add_producers(
@@ -340,7 +347,13 @@ fn add_consumers(
     Ok(())
 }
 
-fn gather(sessions: Vec<Session>, ledger: &Ledger, usage: Usage, client_cpu_share: f64) -> Result<Measured> {
+fn gather(
+    sessions: Vec<Session>,
+    ledger: &Ledger,
+    readers: usize,
+    usage: Usage,
+    client_cpu_share: f64,
+) -> Result<Measured> {
     let mut measured = Measured {
         requests: 0,
         bytes: 0,
@@ -367,6 +380,11 @@ fn gather(sessions: Vec<Session>, ledger: &Ledger, usage: Usage, client_cpu_shar
                 measured.bytes += tally.bytes;
                 measured.requests_in_all += tally.sent;
                 measured.produce.merge(&tally.latencies);
+                measured.produce.merge(&tally.unsent);
+                // What was not sent reaches nobody.
+                for _ in 0..readers {
+                    measured.end_to_end.merge(&tally.unsent);
+                }
             }
             Session::Consumer(consumer) => {
                 let tally = consumer.tally();

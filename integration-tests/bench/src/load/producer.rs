@@ -1,4 +1,7 @@
 //! A connection that produces: prepared requests, one after another over its partitions.
+//!
+//! A request that was due within the window and could not be sent by its end, because the system is too slow for the rate,
+//! counts with the time that it had waited by then: leaving it out would flatter the system.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -47,8 +50,10 @@ pub struct Tally {
     pub requests: u64,
     /// Bytes acknowledged within the window.
     pub bytes: u64,
-    /// Of the requests that were due within the window.
+    /// Of the requests that were due within the window and sent.
     pub latencies: Latencies,
+    /// How long the others had waited at its end.
+    pub unsent: Latencies,
 }
 
 /// A producer at work.
@@ -81,6 +86,7 @@ impl Producer {
             requests: 0,
             bytes: 0,
             latencies: Latencies::new(),
+            unsent: Latencies::new(),
         };
         Ok(Self {
             connection: Connection::open(address)?,
@@ -180,6 +186,7 @@ impl Producer {
         let over = last && flushed && self.begun.is_none();
         if over && self.unanswered.is_empty() && !self.finished {
             self.finished = true;
+            self.count_unsent(now);
             if let Some(ledger) = &self.settings.ledger {
                 ledger.borrow_mut().finish();
             }
@@ -195,7 +202,21 @@ impl Producer {
         }
         let may = self.unanswered.len() < self.settings.in_flight_max
             && self.tally.sent < self.settings.requests_max;
-        (may && due <= now && due < self.settings.window.to).then_some(due)
+        (may && due <= now && now < self.settings.window.to).then_some(due)
+    }
+
+    fn count_unsent(&mut self, now: Nanos) {
+        let window = self.settings.window;
+        loop {
+            let due = self.settings.pace.next_due(now);
+            if due >= window.to {
+                return;
+            }
+            if window.contains(due) {
+                self.tally.unsent.record(due, now);
+            }
+            self.settings.pace.take();
+        }
     }
 
     fn count_sent(&mut self, due: Nanos) {
@@ -207,5 +228,65 @@ impl Producer {
             ledger.borrow_mut().sent(self.settings.partitions[self.next], due);
         }
         self.next = (self.next + 1) % self.settings.requests.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::batches::{self, BatchShape};
+    use crate::clock::{self, MILLISECOND};
+    use crate::load::reactor::{Reactor, Session};
+
+    /// Answers each request of `length` bytes after 20 ms, as the floor does.
+    fn slow_server(listener: &TcpListener, length: usize) {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = vec![0; length];
+        while stream.read_exact(&mut request).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+            let mut answer = [0; 60];
+            answer[3] = 56;
+            answer[4..8].copy_from_slice(&request[8..12]);
+            stream.write_all(&answer).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_request_that_was_due_counts_although_the_system_is_too_slow() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = batches::requests("topic", &[0], 1, &BatchShape::plain(1, 10)).unwrap();
+        let length = requests[0].len();
+        std::thread::spawn(move || slow_server(&listener, length));
+        let window = Window::new(clock::now() + 10 * MILLISECOND, 200 * MILLISECOND);
+        let settings = ProducerSettings {
+            requests,
+            partitions: vec![0],
+            batch_bytes: 10,
+            in_flight_max: 1,
+            pace: Pace::open_loop(window.from, MILLISECOND as f64),
+            window,
+            requests_max: u64::MAX,
+            ledger: None,
+        };
+        let mut reactor = Reactor::new().unwrap();
+        let producer = Producer::connect(address, settings).unwrap();
+        reactor.add(Session::Producer(producer)).unwrap();
+        reactor.run(window.to + 60_000 * MILLISECOND).unwrap();
+        let Some(Session::Producer(producer)) = reactor.into_sessions().pop() else {
+            panic!("one producer was added");
+        };
+        let tally = producer.tally();
+        assert_eq!(tally.latencies.count() + tally.unsent.count(), 200);
+        assert!(
+            tally.sent <= 11 && tally.sent == tally.acknowledged,
+            "{} were sent",
+            tally.sent
+        );
+        assert!(tally.unsent.percentile_ms(50.0) >= 80.0);
     }
 }
