@@ -1,3 +1,5 @@
+//! What stays of batches, table and horizon by horizon, against hand-made histories.
+
 use bytes::Bytes;
 use odradek_common::records::batch::{batches, verify_crc};
 use odradek_common::records::builder::BatchBuilder;
