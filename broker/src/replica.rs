@@ -4,6 +4,7 @@
 //! of it, through the slice that [`Replica::read`] hands out.
 
 mod flushing;
+pub mod reading;
 mod waiting;
 pub mod watchers;
 
@@ -12,16 +13,15 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use odradek_broker_core::fetch_session::SlotId;
 use odradek_broker_core::partition::{
     FetchProgress, FollowerFetch, IsrProposal, Partition, PartitionSettings, RoleChange,
 };
 use odradek_broker_core::producer_state::AppendOrigin;
 use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::config::LogConfig;
-use odradek_broker_log::error::{AppendError, LogError, ReadError};
+use odradek_broker_log::error::{AppendError, LogError};
 use odradek_broker_log::log::Log;
-use odradek_broker_log::read::{LogSlice, MinOneBatch, Patience, Planned};
+use odradek_broker_log::read::MinOneBatch;
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::PartitionImage;
@@ -33,10 +33,9 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use self::waiting::{PendingAppend, Safe};
-use self::watchers::{Watcher, Watchers};
+use self::watchers::Watchers;
 use crate::data_directory::DataDirectory;
 use crate::metrics::TopicTraffic;
-use crate::watch::Watch;
 
 /// One replica that this broker hosts.
 pub struct Replica {
@@ -79,17 +78,6 @@ struct State {
     pending: Vec<PendingAppend>,
 }
 
-/// How far a reader may see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Isolation {
-    /// A follower: to the log end offset.
-    LogEnd,
-    /// A consumer: to the high watermark.
-    ReadUncommitted,
-    /// A transactional consumer: to the last stable offset.
-    ReadCommitted,
-}
-
 /// The offsets of a replica at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offsets {
@@ -101,61 +89,6 @@ pub struct Offsets {
     pub last_stable: i64,
     /// End of the log.
     pub log_end: i64,
-}
-
-/// What a read of one partition found.
-#[derive(Debug)]
-pub struct ReadPlan {
-    /// The offsets to answer with.
-    pub offsets: Offsets,
-    /// Where the batches are; `None` if there is nothing to read at this offset yet.
-    pub slice: Option<LogSlice>,
-    /// Set if nothing can be said before these bytes are in memory: they are to be read ahead, without the lock.
-    pub cold: Option<LogSlice>,
-    /// Set if the follower's log parted from this one.
-    pub diverging: Option<(i32, i64)>,
-    /// For read_committed: producer id and first offset of aborted transactions in the slice.
-    pub aborted: Vec<(i64, i64)>,
-}
-
-impl ReadPlan {
-    /// Nothing to read there yet.
-    fn nothing(offsets: Offsets) -> Self {
-        Self {
-            offsets,
-            slice: None,
-            cold: None,
-            diverging: None,
-            aborted: Vec::new(),
-        }
-    }
-
-    /// Bytes of the batches.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
-        self.slice.as_ref().map_or(0, |slice| slice.size_bytes)
-    }
-}
-
-/// One partition's part of a read.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadRequest {
-    /// First offset wanted.
-    pub offset: i64,
-    /// Most bytes wanted.
-    pub max_bytes: usize,
-    /// Return one batch even if it is larger than `max_bytes`.
-    pub min_one_batch: bool,
-    /// How far to read.
-    pub isolation: Isolation,
-    /// Epoch of the leader that the caller knows; -1 if none.
-    pub current_leader_epoch: i32,
-    /// Epoch of the caller's last record; -1 if it does not say.
-    pub last_fetched_epoch: i32,
-    /// Consumers may read from followers (KIP-392).
-    pub follower_may_answer: bool,
-    /// Whether the lock may be held while the disk is waited for.
-    pub patience: Patience,
 }
 
 /// What the leader makes of a follower's fetch.
@@ -385,46 +318,6 @@ impl Replica {
             self.queue_flush();
         }
         Ok(flushed)
-    }
-
-    /// What a read of one partition would return. The bytes are read later, outside the lock.
-    ///
-    /// # Errors
-    /// Not the leader, a fenced epoch, or an offset outside the log.
-    pub fn read(&self, request: ReadRequest) -> Result<ReadPlan, ErrorCode> {
-        read(&mut self.state.lock(), request)
-    }
-
-    /// As [`Replica::read`]. If less than `enough_bytes` is found, `watcher` is told of every change from then on, until it
-    /// is taken off with [`Replica::unwatch`]; the second value tells whether it is.
-    ///
-    /// # Errors
-    /// As [`Replica::read`]; then nobody is told anything.
-    pub fn read_or_watch(
-        &self,
-        request: ReadRequest,
-        enough_bytes: usize,
-        watcher: impl FnOnce() -> Watcher,
-    ) -> Result<(ReadPlan, bool), ErrorCode> {
-        let mut state = self.state.lock();
-        let plan = read(&mut state, request)?;
-        let watches = plan.size_bytes() < enough_bytes;
-        if watches {
-            state.watchers.add(watcher(), plan.offsets);
-        }
-        Ok((plan, watches))
-    }
-
-    /// Tells `watcher` of every change from now on, until it is taken off.
-    pub fn watch(&self, watcher: Watcher) {
-        let mut state = self.state.lock();
-        let now = offsets(&state.partition);
-        state.watchers.add(watcher, now);
-    }
-
-    /// Takes a watcher off again.
-    pub fn unwatch(&self, watch: &Arc<Watch>, slot: SlotId) {
-        self.state.lock().watchers.remove(watch, slot);
     }
 
     /// Registers `observer` to be notified at the next change of any kind.
@@ -679,77 +572,6 @@ fn offsets(partition: &Partition<Log>) -> Offsets {
         last_stable: log.last_stable_offset(),
         log_end: log.log_end_offset(),
     }
-}
-
-fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> {
-    let partition = &mut state.partition;
-    match partition.check_leader(request.current_leader_epoch) {
-        Ok(()) => {}
-        Err(ErrorCode::NotLeaderOrFollower)
-            if request.follower_may_answer && partition.leader_to_follow().is_some() => {}
-        Err(code) => return Err(code),
-    }
-    let offsets = offsets(partition);
-    if let Some(diverging) = partition.diverging_epoch(request.offset, request.last_fetched_epoch) {
-        if diverging.1 < 0 {
-            return Err(ErrorCode::OffsetOutOfRange);
-        }
-        return Ok(ReadPlan {
-            diverging: Some(diverging),
-            ..ReadPlan::nothing(offsets)
-        });
-    }
-    if request.offset < offsets.log_start || request.offset > offsets.log_end {
-        return Err(ErrorCode::OffsetOutOfRange);
-    }
-    let upper_bound = match request.isolation {
-        Isolation::LogEnd => offsets.log_end,
-        Isolation::ReadUncommitted => offsets.high_watermark,
-        Isolation::ReadCommitted => offsets.last_stable,
-    };
-    if request.offset >= upper_bound {
-        return Ok(ReadPlan::nothing(offsets));
-    }
-    let log = partition.log();
-    let min_one_batch = if request.min_one_batch {
-        MinOneBatch::Yes
-    } else {
-        MinOneBatch::No
-    };
-    let planned = log.read_plan_with(
-        request.patience,
-        request.offset,
-        request.max_bytes,
-        upper_bound,
-        min_one_batch,
-    );
-    let slice = match planned {
-        Ok(Planned::Slice(slice)) => slice,
-        Ok(Planned::Cold(cold)) => {
-            return Ok(ReadPlan {
-                cold: Some(cold),
-                ..ReadPlan::nothing(offsets)
-            });
-        }
-        Err(ReadError::OffsetOutOfRange { .. }) => return Err(ErrorCode::OffsetOutOfRange),
-        Err(ReadError::Log(_)) => return Err(ErrorCode::KafkaStorageError),
-    };
-    let aborted = if request.isolation == Isolation::ReadCommitted && !slice.is_empty() {
-        let aborted = log.aborted_transactions(request.offset, upper_bound);
-        aborted
-            .iter()
-            .map(|aborted| (aborted.producer_id, aborted.first_offset))
-            .collect()
-    } else {
-        Vec::new()
-    };
-    Ok(ReadPlan {
-        offsets,
-        slice: Some(slice),
-        cold: None,
-        diverging: None,
-        aborted,
-    })
 }
 
 /// Whose wait may be over.

@@ -35,7 +35,7 @@ use super::{Api, Call};
 use crate::broker::Broker;
 use crate::clock;
 use crate::metrics::requests::ApiTimer;
-use crate::replica::{Isolation, ReadPlan, ReadRequest};
+use crate::replica::reading::{Isolation, ReadPlan, ReadRequest};
 use crate::watch::{Change, Watch};
 
 /// First version that names topics by id.

@@ -13,7 +13,8 @@ use odradek_common::records::compression::DECOMPRESSED_BYTES_MAX;
 use odradek_common::records::record::{RecordError, decoded_section, records};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::replica::{Isolation, ReadRequest, Replica};
+use crate::replica::Replica;
+use crate::replica::reading::{Isolation, ReadRequest};
 
 /// Parts that were read and not replayed yet.
 const PARTS_AHEAD: usize = 1;

@@ -27,8 +27,9 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
+use crate::replica::reading::Isolation;
 use crate::replica::watchers::Watcher;
-use crate::replica::{AppendRefusal, CommitWait, FollowerAppend, Isolation, OutOfRange};
+use crate::replica::{AppendRefusal, CommitWait, FollowerAppend, OutOfRange};
 use crate::watch::{Change, Watch};
 
 /// Fetch with topic ids and broker epochs.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use odradek_broker_core::fetch_session::SlotId;
 
-use super::{Isolation, Offsets};
+use super::Offsets;
+use super::reading::Isolation;
 use crate::watch::{Change, Watch};
 
 /// A reader and how far it may see.

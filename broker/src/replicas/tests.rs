@@ -12,8 +12,9 @@ use odradek_common::records::builder::BatchBuilder;
 use tempfile::TempDir;
 
 use super::*;
+use crate::replica::reading::{Isolation, ReadRequest};
 use crate::replica::watchers::Watcher;
-use crate::replica::{AppendRefusal, FollowerAppend, FollowerNoted, Isolation, OutOfRange, ReadRequest};
+use crate::replica::{AppendRefusal, FollowerAppend, FollowerNoted, OutOfRange};
 use crate::watch::Watch;
 
 mod flushing;

@@ -8,8 +8,9 @@ use odradek_net::sendfile::FileRange;
 use uuid::Uuid;
 
 use crate::broker::Broker;
+use crate::replica::Replica;
+use crate::replica::reading::{ReadPlan, ReadRequest};
 use crate::replica::watchers::Watcher;
-use crate::replica::{ReadPlan, ReadRequest, Replica};
 use crate::watch::Watch;
 
 /// One partition, for as long as its session names it.

@@ -1,0 +1,193 @@
+//! Reading a replica: what a fetch of one partition would return, and who is told when there is more.
+//!
+//! A plan is made under the replica's lock; the bytes are read or sent later, outside of it.
+
+use std::sync::Arc;
+
+use odradek_broker_core::fetch_session::SlotId;
+use odradek_broker_log::error::ReadError;
+use odradek_broker_log::read::{LogSlice, MinOneBatch, Patience, Planned};
+use odradek_common::error::ErrorCode;
+
+use super::watchers::Watcher;
+use super::{Offsets, Replica, State, offsets};
+use crate::watch::Watch;
+
+/// How far a reader may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// A follower: to the log end offset.
+    LogEnd,
+    /// A consumer: to the high watermark.
+    ReadUncommitted,
+    /// A transactional consumer: to the last stable offset.
+    ReadCommitted,
+}
+
+/// What a read of one partition found.
+#[derive(Debug)]
+pub struct ReadPlan {
+    /// The offsets to answer with.
+    pub offsets: Offsets,
+    /// Where the batches are; `None` if there is nothing to read at this offset yet.
+    pub slice: Option<LogSlice>,
+    /// Set if nothing can be said before these bytes are in memory: they are to be read ahead, without the lock.
+    pub cold: Option<LogSlice>,
+    /// Set if the follower's log parted from this one.
+    pub diverging: Option<(i32, i64)>,
+    /// For read_committed: producer id and first offset of aborted transactions in the slice.
+    pub aborted: Vec<(i64, i64)>,
+}
+
+impl ReadPlan {
+    /// Nothing to read there yet.
+    fn nothing(offsets: Offsets) -> Self {
+        Self {
+            offsets,
+            slice: None,
+            cold: None,
+            diverging: None,
+            aborted: Vec::new(),
+        }
+    }
+
+    /// Bytes of the batches.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.slice.as_ref().map_or(0, |slice| slice.size_bytes)
+    }
+}
+
+/// One partition's part of a read.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadRequest {
+    /// First offset wanted.
+    pub offset: i64,
+    /// Most bytes wanted.
+    pub max_bytes: usize,
+    /// Return one batch even if it is larger than `max_bytes`.
+    pub min_one_batch: bool,
+    /// How far to read.
+    pub isolation: Isolation,
+    /// Epoch of the leader that the caller knows; -1 if none.
+    pub current_leader_epoch: i32,
+    /// Epoch of the caller's last record; -1 if it does not say.
+    pub last_fetched_epoch: i32,
+    /// Consumers may read from followers (KIP-392).
+    pub follower_may_answer: bool,
+    /// Whether the lock may be held while the disk is waited for.
+    pub patience: Patience,
+}
+
+impl Replica {
+    /// What a read of one partition would return. The bytes are read later, outside the lock.
+    ///
+    /// # Errors
+    /// Not the leader, a fenced epoch, or an offset outside the log.
+    pub fn read(&self, request: ReadRequest) -> Result<ReadPlan, ErrorCode> {
+        read(&mut self.state.lock(), request)
+    }
+
+    /// As [`Replica::read`]. If less than `enough_bytes` is found, `watcher` is told of every change from then on, until it
+    /// is taken off with [`Replica::unwatch`]; the second value tells whether it is.
+    ///
+    /// # Errors
+    /// As [`Replica::read`]; then nobody is told anything.
+    pub fn read_or_watch(
+        &self,
+        request: ReadRequest,
+        enough_bytes: usize,
+        watcher: impl FnOnce() -> Watcher,
+    ) -> Result<(ReadPlan, bool), ErrorCode> {
+        let mut state = self.state.lock();
+        let plan = read(&mut state, request)?;
+        let watches = plan.size_bytes() < enough_bytes;
+        if watches {
+            state.watchers.add(watcher(), plan.offsets);
+        }
+        Ok((plan, watches))
+    }
+
+    /// Tells `watcher` of every change from now on, until it is taken off.
+    pub fn watch(&self, watcher: Watcher) {
+        let mut state = self.state.lock();
+        let now = offsets(&state.partition);
+        state.watchers.add(watcher, now);
+    }
+
+    /// Takes a watcher off again.
+    pub fn unwatch(&self, watch: &Arc<Watch>, slot: SlotId) {
+        self.state.lock().watchers.remove(watch, slot);
+    }
+}
+
+fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> {
+    let partition = &mut state.partition;
+    match partition.check_leader(request.current_leader_epoch) {
+        Ok(()) => {}
+        Err(ErrorCode::NotLeaderOrFollower)
+            if request.follower_may_answer && partition.leader_to_follow().is_some() => {}
+        Err(code) => return Err(code),
+    }
+    let offsets = offsets(partition);
+    if let Some(diverging) = partition.diverging_epoch(request.offset, request.last_fetched_epoch) {
+        if diverging.1 < 0 {
+            return Err(ErrorCode::OffsetOutOfRange);
+        }
+        return Ok(ReadPlan {
+            diverging: Some(diverging),
+            ..ReadPlan::nothing(offsets)
+        });
+    }
+    if request.offset < offsets.log_start || request.offset > offsets.log_end {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    let upper_bound = match request.isolation {
+        Isolation::LogEnd => offsets.log_end,
+        Isolation::ReadUncommitted => offsets.high_watermark,
+        Isolation::ReadCommitted => offsets.last_stable,
+    };
+    if request.offset >= upper_bound {
+        return Ok(ReadPlan::nothing(offsets));
+    }
+    let log = partition.log();
+    let min_one_batch = if request.min_one_batch {
+        MinOneBatch::Yes
+    } else {
+        MinOneBatch::No
+    };
+    let planned = log.read_plan_with(
+        request.patience,
+        request.offset,
+        request.max_bytes,
+        upper_bound,
+        min_one_batch,
+    );
+    let slice = match planned {
+        Ok(Planned::Slice(slice)) => slice,
+        Ok(Planned::Cold(cold)) => {
+            return Ok(ReadPlan {
+                cold: Some(cold),
+                ..ReadPlan::nothing(offsets)
+            });
+        }
+        Err(ReadError::OffsetOutOfRange { .. }) => return Err(ErrorCode::OffsetOutOfRange),
+        Err(ReadError::Log(_)) => return Err(ErrorCode::KafkaStorageError),
+    };
+    let aborted = if request.isolation == Isolation::ReadCommitted && !slice.is_empty() {
+        let aborted = log.aborted_transactions(request.offset, upper_bound);
+        aborted
+            .iter()
+            .map(|aborted| (aborted.producer_id, aborted.first_offset))
+            .collect()
+    } else {
+        Vec::new()
+    };
+    Ok(ReadPlan {
+        offsets,
+        slice: Some(slice),
+        cold: None,
+        diverging: None,
+        aborted,
+    })
+}
