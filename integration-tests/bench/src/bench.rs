@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::load::{self, Load, ProduceLoad};
 use crate::metric::Figures;
-use crate::report::run_file::{RunFile, Sample, Settings};
+use crate::report::run_file::{Failure, RunFile, Sample, Settings};
 use crate::scale::Scale;
 use crate::systems::{Cluster, Programs, Shape, System};
 use crate::workloads::topics::{self, Topic};
@@ -71,11 +71,12 @@ fn all_rows() -> String {
     groups.collect::<Vec<_>>().join(", ")
 }
 
-/// Measures.
+/// Measures; `save` is called after each turn. What fails is noted in the result, and the rest goes on: a long run is not
+/// lost for one of its rows.
 ///
 /// # Errors
-/// A system did not start, or a workload failed: a figure that is not true is worse than none.
-pub fn run(plan: &Plan, programs: &Programs) -> Result<RunFile> {
+/// There is nothing to measure, the machine cannot be calibrated, or saving failed.
+pub fn run(plan: &Plan, programs: &Programs, save: impl Fn(&RunFile) -> Result<()>) -> Result<RunFile> {
     let selection = plan.selection()?;
     let systems = present(&plan.systems, programs)?;
     let _congestion_control = machine::same_congestion_control();
@@ -92,11 +93,13 @@ pub fn run(plan: &Plan, programs: &Programs) -> Result<RunFile> {
             for &system in &systems {
                 let turn = Turn {
                     group,
-                    workloads: &workloads,
                     pair,
                     system,
+                    plan,
+                    programs,
                 };
-                turn.take(plan, programs, &mut run_file)?;
+                turn.take(&workloads, &mut run_file);
+                save(&run_file)?;
             }
         }
     }
@@ -124,61 +127,68 @@ fn present(systems: &[System], programs: &Programs) -> Result<Vec<System>> {
 /// One system's turn at a group.
 struct Turn<'a> {
     group: &'static Group,
-    workloads: &'a [&'static Workload],
     pair: usize,
     system: System,
+    plan: &'a Plan,
+    programs: &'a Programs,
 }
 
 impl Turn<'_> {
-    fn take(&self, plan: &Plan, programs: &Programs, run_file: &mut RunFile) -> Result<()> {
-        let suiting: Vec<_> = self
-            .workloads
-            .iter()
-            .filter(|workload| workload.suits(self.system))
-            .collect();
-        if suiting.is_empty() {
-            return Ok(());
-        }
-        match self.group.sharing {
-            Sharing::OneForAll => {
-                let mut cluster = self.cluster(plan, programs, suiting[0])?;
-                recycle(&cluster, plan.scale.recycled_bytes)?;
-                for workload in suiting {
-                    self.measure(workload, &mut cluster, plan, programs, run_file)?;
+    fn take(&self, workloads: &[&'static Workload], run_file: &mut RunFile) {
+        let mut cluster = None;
+        for workload in workloads.iter().filter(|workload| workload.suits(self.system)) {
+            match self.measure(workload, &mut cluster, run_file) {
+                Ok(figures) => self.keep(workload, figures, run_file),
+                Err(error) => {
+                    // What is left of the cluster may be the reason.
+                    cluster = None;
+                    self.note_failure(workload, &error, run_file);
                 }
             }
-            Sharing::OneForEach => {
-                for workload in suiting {
-                    let mut cluster = self.cluster(plan, programs, workload)?;
-                    if workload.wants_used_pages() {
-                        recycle(&cluster, plan.scale.recycled_bytes)?;
-                    }
-                    self.measure(workload, &mut cluster, plan, programs, run_file)?;
-                }
+            if self.group.sharing == Sharing::OneForEach {
+                cluster = None;
             }
         }
-        Ok(())
     }
 
     fn measure(
         &self,
         workload: &Workload,
-        cluster: &mut Cluster,
-        plan: &Plan,
-        programs: &Programs,
+        cluster: &mut Option<Cluster>,
         run_file: &mut RunFile,
-    ) -> Result<()> {
+    ) -> Result<Figures> {
+        let cluster = match cluster {
+            Some(cluster) => cluster,
+            None => {
+                let started = cluster.insert(self.cluster(workload)?);
+                if self.group.sharing == Sharing::OneForAll || workload.wants_used_pages() {
+                    recycle(started, self.plan.scale.recycled_bytes)?;
+                }
+                started
+            }
+        };
         run_file.memory_limit_bytes = run_file.memory_limit_bytes.or(cluster.memory_limit());
-        let figures = workload
-            .run(cluster, programs, &plan.scale)
-            .with_context(|| format!("row {} on {}", workload.row, self.system.title()))?;
-        self.keep(workload, figures, run_file);
-        Ok(())
+        workload.run(cluster, self.programs, &self.plan.scale)
     }
 
-    fn cluster(&self, plan: &Plan, programs: &Programs, first: &Workload) -> Result<Cluster> {
-        if let Some((pid, port)) = plan.attached {
-            return Cluster::attach(pid, port, programs);
+    fn note_failure(&self, workload: &Workload, error: &anyhow::Error, run_file: &mut RunFile) {
+        println!(
+            "row {:4} {:13} pair {}: failed: {error:#}",
+            workload.row,
+            self.system.title(),
+            self.pair + 1
+        );
+        run_file.failures.push(Failure {
+            row: workload.row.to_owned(),
+            system: self.system,
+            pair: self.pair,
+            reason: format!("{error:#}"),
+        });
+    }
+
+    fn cluster(&self, first: &Workload) -> Result<Cluster> {
+        if let Some((pid, port)) = self.plan.attached {
+            return Cluster::attach(pid, port, self.programs);
         }
         let overrides = topics::BROKER_LINES
             .iter()
@@ -190,9 +200,9 @@ impl Turn<'_> {
             overrides,
         };
         let cluster = if first.starts() {
-            Cluster::prepare(shape, programs)
+            Cluster::prepare(shape, self.programs)
         } else {
-            Cluster::start(shape, programs)
+            Cluster::start(shape, self.programs)
         };
         cluster.with_context(|| format!("starting {}", self.system.title()))
     }
@@ -271,7 +281,8 @@ pub fn smoke(programs: &Programs, out: Option<PathBuf>) -> Result<()> {
         scale: Scale::smoke(),
         attached: None,
     };
-    let run_file = run(&plan, programs)?;
+    let run_file = run(&plan, programs, |_| Ok(()))?;
+    run_file.check_complete()?;
     let kept = tempfile::tempdir()?;
     let out = out.unwrap_or_else(|| kept.path().to_path_buf());
     report::add(&out, &run_file)?;

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::{self, Plan};
 use crate::calibrate::Calibration;
+use crate::report::run_file::RunFile;
 use crate::scale::Scale;
 use crate::systems::{self, Programs, System};
 use crate::workloads::command_line;
@@ -76,9 +77,12 @@ struct RunArguments {
     /// Seconds of each window
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Seconds before each window; a JVM has 25 at least
+    /// Seconds before each window
     #[arg(long, default_value_t = 5.0)]
     warm_seconds: f64,
+    /// Seconds before each window in a JVM, which is to have compiled its hot code
+    #[arg(long, default_value_t = 25.0)]
+    jvm_warm_seconds: f64,
     /// Also write the run, the table and the pictures there
     #[arg(long)]
     out: Option<PathBuf>,
@@ -174,7 +178,7 @@ fn measure(run: RunArguments) -> Result<()> {
         run.pairs > 0 && run.seconds > 0.0,
         "a run has at least one pair and a window"
     );
-    let mut scale = Scale::full(run.seconds, run.warm_seconds);
+    let mut scale = Scale::full(run.seconds, run.warm_seconds, run.jvm_warm_seconds);
     if run.no_recycle {
         scale.recycled_bytes = 0;
     }
@@ -191,10 +195,14 @@ fn measure(run: RunArguments) -> Result<()> {
         scale,
         attached,
     };
-    let run_file = bench::run(&plan, &programs)?;
+    let save = |run_file: &RunFile| match &run.out {
+        Some(out) => report::save(out, run_file),
+        None => Ok(()),
+    };
+    let run_file = bench::run(&plan, &programs, save)?;
     println!("\n{}", report::page(std::slice::from_ref(&run_file)));
-    if let Some(out) = run.out {
-        report::add(&out, &run_file).with_context(|| format!("writing the results to {}", out.display()))?;
+    if let Some(out) = &run.out {
+        report::add(out, &run_file).with_context(|| format!("writing the results to {}", out.display()))?;
     }
-    Ok(())
+    run_file.check_complete()
 }

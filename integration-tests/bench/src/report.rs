@@ -26,11 +26,20 @@ const RUNS: &str = "runs";
 /// # Errors
 /// A file cannot be written.
 pub fn add(out: &Path, run: &RunFile) -> Result<()> {
+    save(out, run)?;
+    rewrite(out)
+}
+
+/// Keeps a run as it is so far.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn save(out: &Path, run: &RunFile) -> Result<()> {
     let folder = out.join(RUNS);
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-    let text = serde_json::to_string_pretty(run)?;
-    fs::write(folder.join(run.file_name()), text + "\n")?;
-    rewrite(out)
+    let path = folder.join(run.file_name());
+    let text = serde_json::to_string_pretty(run)? + "\n";
+    fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Writes page and pictures of the runs in a folder.

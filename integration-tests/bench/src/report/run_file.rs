@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::calibrate::Calibration;
@@ -39,6 +39,19 @@ pub struct Sample {
     pub figures: Figures,
 }
 
+/// One workload that could not be measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The workload.
+    pub row: String,
+    /// The system.
+    pub system: System,
+    /// In which of the pairs.
+    pub pair: usize,
+    /// Why.
+    pub reason: String,
+}
+
 /// A run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunFile {
@@ -56,6 +69,8 @@ pub struct RunFile {
     pub memory_limit_bytes: Option<u64>,
     /// All figures, in the order of measuring.
     pub samples: Vec<Sample>,
+    /// What could not be measured.
+    pub failures: Vec<Failure>,
 }
 
 impl RunFile {
@@ -72,6 +87,7 @@ impl RunFile {
             settings,
             memory_limit_bytes: None,
             samples: Vec::new(),
+            failures: Vec::new(),
         })
     }
 
@@ -83,6 +99,33 @@ impl RunFile {
             .filter(|c| c.is_ascii_alphanumeric())
             .collect();
         format!("{digits}-{}.json", self.machine.revision)
+    }
+
+    /// Fails if anything could not be measured.
+    ///
+    /// # Errors
+    /// What, in one line each.
+    pub fn check_complete(&self) -> Result<()> {
+        ensure!(
+            self.failures.is_empty(),
+            "{} measurements failed:\n{}",
+            self.failures.len(),
+            self.failed()
+        );
+        Ok(())
+    }
+
+    fn failed(&self) -> String {
+        let lines = self.failures.iter().map(|failure| {
+            let reason = failure.reason.replace('\n', " ");
+            format!(
+                "- row {} on {}, pair {}: {reason}\n",
+                failure.row,
+                failure.system.title(),
+                failure.pair + 1
+            )
+        });
+        lines.collect()
     }
 
     /// Whether both have the same samples. Figures may differ in their last digit after they were text.
@@ -128,6 +171,9 @@ impl RunFile {
             "{}\n{}\n```sh\n{}\n```",
             self.machine, self.calibration, self.command
         );
+        if !self.failures.is_empty() {
+            _ = writeln!(text, "\nNot measured:\n\n{}", self.failed());
+        }
         text
     }
 }
