@@ -205,8 +205,12 @@ impl Producer {
         (may && due <= now && now < self.settings.window.to).then_some(due)
     }
 
+    /// What was due within the window and never left. Without a schedule nothing is due.
     fn count_unsent(&mut self, now: Nanos) {
         let window = self.settings.window;
+        if matches!(self.settings.pace, Pace::Saturated) || self.tally.sent == self.settings.requests_max {
+            return;
+        }
         loop {
             let due = self.settings.pace.next_due(now);
             if due >= window.to {
