@@ -68,6 +68,8 @@ async fn ten_thousand_idle_partitions_cost_no_descriptor_and_no_folder() {
     assert!(node.descriptors() <= DESCRIPTORS_MAX, "{}", node.descriptors());
     let connection = cluster.connect(1).await;
     assert_eq!(node.metric("odradek_partitions").await, Some(10_000.0));
+    // Its leaders come back with the broker's unfencing.
+    connection.await_leaders("many-7", 1_000).await;
     assert_eq!(connection.produce("many-7", 999, &batch(&["two"])).await, 1);
 }
 
