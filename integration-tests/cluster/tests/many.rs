@@ -140,7 +140,8 @@ async fn two_thousand_connections_are_served() {
     for connection in &mut connections {
         assert!(connection.receive().await.is_some());
     }
-    assert!(node.descriptors() >= idle + CONNECTIONS);
+    // Not against `idle`: a start leaves descriptors that close on their own.
+    assert!(node.descriptors() >= CONNECTIONS);
     drop(connections);
     eventually("the connections are gone", LIMIT, async || {
         let open = node.descriptors();
