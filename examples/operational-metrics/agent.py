@@ -1,0 +1,31 @@
+"""Runs on a host and publishes what it measures."""
+
+import json
+
+from kafka import KafkaProducer
+
+
+class Agent:
+    """Publishes the readings of one host. A reading is worth little: the agent never waits for the cluster."""
+
+    def __init__(self, bootstrap, topic, host):
+        self.topic, self.host = topic, host
+        # The leader's word is enough, and there is no second try: tomorrow nobody asks for a single reading of today.
+        self.producer = KafkaProducer(
+            bootstrap_servers=bootstrap,
+            acks=1,
+            enable_idempotence=False,
+            retries=0,
+            linger_ms=100,
+            compression_type="gzip",
+            key_serializer=str.encode,
+            value_serializer=lambda reading: json.dumps(reading).encode(),
+        )
+
+    def publish(self, metric, value, at_seconds):
+        """One reading; its record carries the time at which it was taken, not the one at which it was sent."""
+        reading = {"host": self.host, "metric": metric, "value": value, "at": at_seconds}
+        self.producer.send(self.topic, key=f"{self.host}/{metric}", value=reading, timestamp_ms=at_seconds * 1000)
+
+    def close(self):
+        self.producer.close(timeout=30)
