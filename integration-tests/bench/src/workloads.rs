@@ -197,7 +197,7 @@ fn under_load(
             target: topic.create(cluster, &name)?,
             produce,
             consume,
-            warm_seconds: scale.warm_seconds_of(cluster.system()),
+            warm_seconds: scale.warm_seconds_of(cluster.system(), cluster.nodes()),
             seconds,
         };
         let measured = load::run(&load, &cluster.pids())?;

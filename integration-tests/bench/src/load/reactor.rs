@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use crate::clock::{self, Nanos, SECOND};
 use crate::load::consumer::Consumer;
@@ -147,19 +147,29 @@ impl Reactor {
         self.sessions
     }
 
+    /// Waits with `ppoll`, whose timeout is exact: `epoll_wait` rounds it up to milliseconds, and every request that is due
+    /// in between would seem to have been slow.
     fn wait(&self, nanos: Nanos, events: &mut Vec<epoll::Event>) -> Result<()> {
         let timeout = Timespec {
             tv_sec: i64::try_from(nanos / SECOND).expect("a short wait"),
             tv_nsec: i64::try_from(nanos % SECOND).expect("less than a second"),
         };
+        match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(error).context("waiting for sockets or a due time"),
+        }
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         match epoll::wait(
             &self.epoll,
             rustix::buffer::spare_capacity(events),
-            Some(&timeout),
+            Some(&at_once),
         ) {
-            Ok(_) => Ok(()),
-            Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error).context("waiting for sockets"),
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error).context("asking which sockets are ready"),
         }
     }
 }

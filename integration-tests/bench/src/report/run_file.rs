@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::calibrate::Calibration;
 use crate::machine::Machine;
 use crate::metric::Figures;
+use crate::scale::JVM_CLUSTER_WARM_FACTOR;
 use crate::systems::{Programs, System};
 
 /// How a run was done.
@@ -158,12 +159,13 @@ impl RunFile {
         };
         _ = writeln!(
             text,
-            "{}, {} pairs, windows of {} s after {} s ({} s in a JVM), {} GiB written before, {memory}.\n",
+            "{}, {} pairs, windows of {} s after {} s ({} s in a JVM, {} times that in three), {} GiB written before, {memory}.\n",
             self.started,
             settings.pairs,
             settings.seconds,
             settings.warm_seconds,
             settings.jvm_warm_seconds,
+            JVM_CLUSTER_WARM_FACTOR,
             settings.recycled_bytes >> 30,
         );
         _ = writeln!(

@@ -63,7 +63,7 @@ impl Backlog {
 /// Records are missing or a connection failed.
 pub fn warm(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -> Result<Figures> {
     let backlog = Backlog::create(cluster, row, bytes, scale)?;
-    let from = clock::now() + clock::seconds(scale.warm_seconds_of(cluster.system()));
+    let from = clock::now() + clock::seconds(scale.warm_seconds_of(cluster.system(), cluster.nodes()));
     let window = Window::new(from, clock::seconds(scale.seconds));
     let watch = proc::watch(cluster.pids(), window.from, window.to);
     let bytes = backlog.read(window, || Ok(()))?;
@@ -97,7 +97,7 @@ pub fn cold(
             ..produce
         },
         consume: None,
-        warm_seconds: scale.warm_seconds_of(cluster.system()),
+        warm_seconds: scale.warm_seconds_of(cluster.system(), cluster.nodes()),
         seconds: scale.seconds,
     };
     let prepared = Prepared::new(&load)?;
