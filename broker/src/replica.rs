@@ -249,6 +249,7 @@ impl Replica {
         let log_start_offset = state.partition.log().log_start_offset();
         let flushed_end = state.partition.log().durable_end_offset();
         let unflushed = flushed_end < state.partition.log().log_end_offset();
+        let wants_flush = unflushed || state.partition.log().is_far_ahead_of_disk();
         let ends = batches
             .iter_mut()
             .map(|batch| batch.as_mut().last_offset().map(|last| last + 1));
@@ -263,7 +264,7 @@ impl Replica {
             None => {}
         }
         wake(state, Wake::WhoeverSees);
-        if unflushed {
+        if wants_flush {
             self.queue_flush();
         }
         Ok(Appended {
@@ -310,11 +311,12 @@ impl Replica {
         }
         let end_offset = state.partition.log().log_end_offset();
         let unflushed = state.partition.log().durable_end_offset() < end_offset;
+        let wants_flush = unflushed || state.partition.log().is_far_ahead_of_disk();
         let epoch = leader.leader_epoch;
         let flushed =
             unflushed.then(|| self.wait_until(&mut state, Safe::FlushedByFollower, epoch, end_offset));
         wake(state, Wake::WhoeverSees);
-        if unflushed {
+        if wants_flush {
             self.queue_flush();
         }
         Ok(flushed)
