@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::api::fetch::SharedSession;
 use crate::cleaner::cleaning::Cleaning;
 use crate::controller_channel::ControllerChannel;
-use crate::coordinator::GroupCoordinators;
+use crate::coordinator::groups::GroupCoordinators;
 use crate::isr::IsrUpdates;
 use crate::lost_leaders::LostLeaders;
 use crate::metrics::Metrics;

@@ -16,7 +16,7 @@ use slog::Logger;
 
 use crate::broker::Broker;
 use crate::connection_limits::apply_connection_limits;
-use crate::coordinator::GroupCoordinators;
+use crate::coordinator::groups::GroupCoordinators;
 use crate::fetcher::Fetchers;
 use crate::replicas::RoleEvent;
 

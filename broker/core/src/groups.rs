@@ -6,8 +6,8 @@
 //! in which they were handed out. Timers and memberships between two stored generations are soft state; after a
 //! failover members find them again through heartbeats and rejoins, as in Kafka.
 //!
-//! It does not hash requests to partitions of other brokers (see [`records::partition_for`] for the function), does not
-//! authorise, does not know topics, and opens neither files nor sockets. Offsets of open transactions are not part of
+//! It does not hash requests to partitions of other brokers (see [`crate::coordination::partition_for`] for the
+//! function), does not authorise, does not know topics, and opens neither files nor sockets. Offsets of open transactions are not part of
 //! it: records of transactional batches must not be replayed into it.
 
 mod admin;
@@ -48,7 +48,9 @@ use self::group::Group;
 pub use self::group::GroupState;
 use self::records::OffsetValue;
 use self::replicated::Replicated;
-use self::timers::{TimerKey, Timers};
+use self::timers::TimerKey;
+use crate::coordination::timers::Timers;
+use crate::coordination::{AppendId, Effects, RequestToken};
 
 /// What the groups of a shard obey. Times in milliseconds, named after Kafka's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,32 +96,6 @@ impl Default for GroupSettings {
             groups_max: 100_000,
         }
     }
-}
-
-/// The shell's name for a request that waits for its answer. Each token is answered exactly once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestToken(pub u64);
-
-/// The shard's name for records that it handed out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AppendId(pub u64);
-
-/// Records of one decision: to be appended together and in the order of the ids.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Append {
-    /// To be given back to [`GroupShard::on_appended`].
-    pub id: AppendId,
-    /// Key and value of each record; no value is a tombstone.
-    pub records: Vec<(Bytes, Option<Bytes>)>,
-}
-
-/// What the shell has to do after a call.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Effects {
-    /// To be appended to the partition's log.
-    pub appends: Vec<Append>,
-    /// To be sent.
-    pub replies: Vec<(RequestToken, GroupResponse)>,
 }
 
 /// Who asks, in which version.
@@ -211,7 +187,7 @@ pub struct GroupShard {
     replicated: Replicated,
     /// Groups as they are now, soft state included.
     groups: BTreeMap<StrBytes, Group>,
-    timers: Timers,
+    timers: Timers<TimerKey>,
     appends: Appends,
     replies: Vec<(RequestToken, GroupResponse)>,
     skipped_records: u64,
@@ -223,7 +199,7 @@ struct Turn<'a> {
     settings: &'a GroupSettings,
     log: &'a Logger,
     rng: &'a mut StdRng,
-    timers: &'a mut Timers,
+    timers: &'a mut Timers<TimerKey>,
     appends: &'a mut Appends,
     replies: &'a mut Vec<(RequestToken, GroupResponse)>,
 }
@@ -271,7 +247,7 @@ impl GroupShard {
     }
 
     /// The log has been replayed up to the high watermark: every member gets a full session to show itself.
-    pub fn finish_loading(&mut self, now: Now) -> Effects {
+    pub fn finish_loading(&mut self, now: Now) -> Effects<GroupResponse> {
         assert_eq!(self.phase, Phase::Loading, "a shard is loaded once");
         self.phase = Phase::Active;
         let group_ids: BTreeSet<StrBytes> = self.replicated.group_ids().cloned().collect();
@@ -303,7 +279,7 @@ impl GroupShard {
         token: RequestToken,
         caller: &Caller,
         request: GroupRequest,
-    ) -> Effects {
+    ) -> Effects<GroupResponse> {
         match self.phase {
             Phase::Active => self.dispatch(now, token, caller, request),
             // Kafka answers heartbeats while it loads as if all were well: the session starts anew afterwards, and no
@@ -344,9 +320,14 @@ impl GroupShard {
         }
     }
 
-    /// The records of an [`Append`] are committed (the high watermark has passed them) or will never be. Reports may
+    /// The records of an [`Append`](crate::coordination::Append) are committed (the high watermark has passed them) or will never be. Reports may
     /// come in any order; they are acted upon in the order of the ids.
-    pub fn on_appended(&mut self, now: Now, id: AppendId, result: Result<(), ErrorCode>) -> Effects {
+    pub fn on_appended(
+        &mut self,
+        now: Now,
+        id: AppendId,
+        result: Result<(), ErrorCode>,
+    ) -> Effects<GroupResponse> {
         if self.phase == Phase::Active {
             self.appends.report(id, result);
             while let Some((pending, result)) = self.appends.take_reported() {
@@ -357,7 +338,7 @@ impl GroupShard {
     }
 
     /// Lets everything happen whose time has come.
-    pub fn tick(&mut self, now: Now) -> Effects {
+    pub fn tick(&mut self, now: Now) -> Effects<GroupResponse> {
         self.finish(now)
     }
 
@@ -368,7 +349,7 @@ impl GroupShard {
     }
 
     /// Leadership is lost: every request that waits is answered NOT_COORDINATOR, as will be every later one.
-    pub fn resign(&mut self) -> Effects {
+    pub fn resign(&mut self) -> Effects<GroupResponse> {
         self.phase = Phase::Resigned;
         let groups = std::mem::take(&mut self.groups);
         for group in groups.into_values() {
@@ -386,7 +367,11 @@ impl GroupShard {
     }
 
     /// These partitions no longer exist: the offsets committed for them go.
-    pub fn on_partitions_deleted(&mut self, now: Now, partitions: &[TopicPartition]) -> Effects {
+    pub fn on_partitions_deleted(
+        &mut self,
+        now: Now,
+        partitions: &[TopicPartition],
+    ) -> Effects<GroupResponse> {
         if self.phase == Phase::Active {
             self.delete_offsets_of(partitions);
         }
@@ -433,7 +418,7 @@ impl GroupShard {
     }
 
     /// Runs what is due and hands out the effects.
-    fn finish(&mut self, now: Now) -> Effects {
+    fn finish(&mut self, now: Now) -> Effects<GroupResponse> {
         while let Some(key) = self.timers.pop_due(now.mono_ms) {
             self.on_timer(now, key);
         }

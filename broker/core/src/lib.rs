@@ -2,6 +2,7 @@
 
 pub mod aborted;
 pub mod compaction;
+pub mod coordination;
 pub mod fetch_session;
 pub mod groups;
 pub mod leader_epochs;

@@ -11,7 +11,8 @@ use odradek_common::error::ErrorCode;
 use super::{Call, Handler};
 use crate::authorized_operations::on_group;
 use crate::broker::Broker;
-use crate::coordinator::{GROUPS_AT_ONCE, caller, count_refusal};
+use crate::coordinator::count_refusal;
+use crate::coordinator::groups::{GROUPS_AT_ONCE, caller};
 
 /// The handler.
 pub struct DescribeGroups;

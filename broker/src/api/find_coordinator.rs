@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{ApiKey, BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
-use odradek_broker_core::groups::records::partition_for;
+use odradek_broker_core::coordination::partition_for;
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::NO_NODE;
 use odradek_common::metadata::MetadataImage;

@@ -7,7 +7,8 @@ use odradek_broker_core::groups::{GroupRequest, GroupResponse};
 
 use super::{Call, Handler};
 use crate::broker::Broker;
-use crate::coordinator::{caller, count_refusal};
+use crate::coordinator::count_refusal;
+use crate::coordinator::groups::caller;
 
 /// The handler.
 pub struct JoinGroup;

@@ -6,7 +6,7 @@ use kafka_protocol::messages::{ApiKey, ListGroupsRequest, ListGroupsResponse};
 
 use super::{Call, Handler};
 use crate::broker::Broker;
-use crate::coordinator::caller;
+use crate::coordinator::groups::caller;
 
 /// The handler.
 pub struct ListGroups;

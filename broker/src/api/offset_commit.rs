@@ -13,7 +13,8 @@ use odradek_common::metadata::MetadataImage;
 
 use super::{Call, Handler};
 use crate::broker::Broker;
-use crate::coordinator::{caller, count_refusal};
+use crate::coordinator::count_refusal;
+use crate::coordinator::groups::caller;
 
 /// The handler.
 pub struct OffsetCommit;

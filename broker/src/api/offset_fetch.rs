@@ -13,7 +13,8 @@ use odradek_broker_core::groups::{GroupRequest, GroupResponse};
 
 use super::{Call, Handler};
 use crate::broker::Broker;
-use crate::coordinator::{GROUPS_AT_ONCE, caller, count_refusal};
+use crate::coordinator::count_refusal;
+use crate::coordinator::groups::{GROUPS_AT_ONCE, caller};
 
 /// First version that asks for several groups at once (KIP-709).
 const GROUPS_SINCE: i16 = 8;

@@ -8,7 +8,8 @@ use odradek_common::error::ErrorCode;
 
 use super::{Call, Handler};
 use crate::broker::Broker;
-use crate::coordinator::{caller, count_refusal};
+use crate::coordinator::count_refusal;
+use crate::coordinator::groups::caller;
 
 /// First version that must name protocol type and protocol (KIP-559).
 const PROTOCOL_SINCE: i16 = 5;

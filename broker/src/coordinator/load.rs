@@ -1,7 +1,7 @@
-//! Reads a partition of `__consumer_offsets` for the shard that is to coordinate it.
+//! Reads a partition of a coordinator's topic for the shard that is to coordinate it.
 //!
 //! Everything that was in the log when leadership began must be committed before anything is read: what a later leader
-//! could truncate is never shown to a member. Records of transactions and control records are left out.
+//! could truncate is never shown to a client. Records of transactions and control records are left out.
 
 use std::sync::Arc;
 

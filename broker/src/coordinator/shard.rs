@@ -1,4 +1,4 @@
-//! The task around one [`GroupShard`]: picks an input, lets the shard handle it, carries its effects out.
+//! The task around one [`Shard`]: picks an input, lets the shard handle it, carries its effects out.
 //!
 //! Invariant: a decision is reported as stored when the high watermark has passed its records, and never before; a
 //! decision that is in the log stays under way in the shard until then, even if whoever asked was told to try again.
@@ -11,20 +11,18 @@ use std::time::Duration;
 
 use futures::future::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use odradek_broker_core::groups::{
-    Append, AppendId, Caller, Effects, GroupRequest, GroupResponse, GroupShard, RequestToken,
-};
+use odradek_broker_core::coordination::{Append, AppendId, Effects, RequestToken};
 use odradek_broker_log::append::LeaderBatch;
 use odradek_common::error::ErrorCode;
-use odradek_common::ids::TopicPartition;
+use odradek_common::records::compression::Compression;
+use odradek_common::time::Now;
 use parking_lot::Mutex;
 use slog::Logger;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
+use super::hosting::SHARD_QUEUE_MAX;
 use super::load::{LoadError, Loaded, LogReader};
-use super::snapshot::GroupsSnapshot;
 use super::write::{BatchRules, Packed, pack};
-use super::{CoordinatorSettings, SHARD_QUEUE_MAX};
 use crate::clock;
 use crate::replica::{AppendRefusal, Replica};
 use crate::replicas::{Replicas, error_chain};
@@ -34,45 +32,111 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 /// A snapshot for metrics is taken at most this often.
 const SNAPSHOT_INTERVAL_MS: u64 = 1_000;
 
+/// A coordinator's state machine for one partition of its topic, as its task drives it. Loaded by [`Shard::replay`] and
+/// [`Shard::finish_loading`]; requests that come before are refused by it.
+pub(super) trait Shard: Send + 'static {
+    /// A request, with all that the state machine wants to know of who asks.
+    type Request: Clone + Send + Sync + 'static;
+    /// The answer.
+    type Response: Send + 'static;
+    /// What it is told beside requests.
+    type Event: Send + 'static;
+    /// What metrics show of it.
+    type Snapshot: Clone + Default + Send + 'static;
+
+    /// The answer that refuses a request.
+    fn refuse(request: &Self::Request, code: ErrorCode) -> Self::Response;
+    /// Whether the request may change what the snapshot shows without anything being appended.
+    fn changes_at_once(request: &Self::Request) -> bool;
+    /// Takes one committed record of the log, in offset order.
+    fn replay(&mut self, key: &[u8], value: Option<&[u8]>);
+    /// The log has been replayed up to the high watermark.
+    fn finish_loading(&mut self, now: Now) -> Effects<Self::Response>;
+    /// Handles one request; its answer comes in these or in later effects.
+    fn handle(&mut self, now: Now, token: RequestToken, request: Self::Request) -> Effects<Self::Response>;
+    /// Takes notice of an event.
+    fn on_event(&mut self, now: Now, event: Self::Event) -> Effects<Self::Response>;
+    /// Records that it handed out are committed, or never will be.
+    fn on_appended(
+        &mut self,
+        now: Now,
+        id: AppendId,
+        result: Result<(), ErrorCode>,
+    ) -> Effects<Self::Response>;
+    /// Lets everything happen whose time has come.
+    fn tick(&mut self, now: Now) -> Effects<Self::Response>;
+    /// When [`Shard::tick`] wants to be called, on the monotonic clock.
+    fn next_deadline(&self) -> Option<u64>;
+    /// Leadership is lost: whoever waits, and everybody who comes, is refused.
+    fn resign(&mut self) -> Effects<Self::Response>;
+    /// What metrics show.
+    fn snapshot(&self) -> Self::Snapshot;
+}
+
+/// What every shard of a coordinator obeys.
+#[derive(Clone, Debug)]
+pub(super) struct ShardRules {
+    /// Bytes of the log that are read at once.
+    pub(super) load_buffer_bytes: usize,
+    /// The codec of what is written.
+    pub(super) compression: Compression,
+}
+
 /// A request and the way back.
-pub(super) struct ShardRequest {
-    pub(super) caller: Caller,
-    pub(super) request: GroupRequest,
+pub(super) struct ShardRequest<S: Shard> {
+    pub(super) request: S::Request,
     /// Its receiver may be gone: then nobody waits any more.
-    pub(super) answer: oneshot::Sender<GroupResponse>,
+    pub(super) answer: oneshot::Sender<S::Response>,
 }
 
 /// What the task shares with other threads.
-#[derive(Default)]
-pub(super) struct ShardShared {
-    /// The groups, for metrics.
-    pub(super) snapshot: Mutex<GroupsSnapshot>,
-    deleted: Mutex<Vec<TopicPartition>>,
-    deleted_more: Notify,
+pub(super) struct ShardShared<S: Shard> {
+    snapshot: Mutex<S::Snapshot>,
+    events: Mutex<Vec<S::Event>>,
+    more_events: Notify,
 }
 
-impl ShardShared {
-    /// These partitions are gone; the shard takes their offsets back when it comes to it.
-    pub(super) fn delete(&self, partitions: &[TopicPartition]) {
-        self.deleted.lock().extend_from_slice(partitions);
-        self.deleted_more.notify_one();
+impl<S: Shard> Default for ShardShared<S> {
+    fn default() -> Self {
+        Self {
+            snapshot: Mutex::default(),
+            events: Mutex::default(),
+            more_events: Notify::default(),
+        }
+    }
+}
+
+impl<S: Shard> ShardShared<S> {
+    /// Tells the shard of an event; it takes notice when it comes to it. Events are not bounded here: each kind is bounded
+    /// by what sets it off.
+    pub(super) fn tell(&self, event: S::Event) {
+        self.events.lock().push(event);
+        self.more_events.notify_one();
+    }
+
+    /// What metrics show, at most about a second old.
+    pub(super) fn snapshot(&self) -> S::Snapshot {
+        self.snapshot.lock().clone()
     }
 }
 
 /// What a shard's task begins with.
-pub(super) struct ShardOrigin {
+pub(super) struct ShardOrigin<S: Shard> {
     pub(super) replica: Arc<Replica>,
     pub(super) leader_epoch: i32,
     pub(super) replicas: Arc<Replicas>,
-    pub(super) settings: CoordinatorSettings,
+    pub(super) rules: ShardRules,
     pub(super) loads: Arc<Semaphore>,
-    pub(super) shared: Arc<ShardShared>,
+    pub(super) shared: Arc<ShardShared<S>>,
     pub(super) log: Logger,
 }
 
-/// Coordinates one partition's groups until the senders of `requests` are gone.
-pub(super) async fn run(origin: ShardOrigin, requests: mpsc::Receiver<ShardRequest>) {
-    let shard = GroupShard::new(origin.settings.groups.clone(), rand::random(), origin.log.clone());
+/// Coordinates one partition until the senders of `requests` are gone.
+pub(super) async fn run<S: Shard>(
+    origin: ShardOrigin<S>,
+    shard: S,
+    requests: mpsc::Receiver<ShardRequest<S>>,
+) {
     let mut task = ShardTask {
         origin,
         shard,
@@ -109,12 +173,12 @@ struct Written {
 
 type WrittenFuture = Pin<Box<dyn Future<Output = Written> + Send>>;
 
-struct ShardTask {
-    origin: ShardOrigin,
-    shard: GroupShard,
-    requests: mpsc::Receiver<ShardRequest>,
+struct ShardTask<S: Shard> {
+    origin: ShardOrigin<S>,
+    shard: S,
+    requests: mpsc::Receiver<ShardRequest<S>>,
     next_token: u64,
-    waiting: HashMap<RequestToken, oneshot::Sender<GroupResponse>>,
+    waiting: HashMap<RequestToken, oneshot::Sender<S::Response>>,
     unwritten: Vec<Append>,
     in_flight: FuturesUnordered<WrittenFuture>,
     in_flight_bytes: usize,
@@ -123,14 +187,14 @@ struct ShardTask {
     snapshot_taken_ms: u64,
 }
 
-impl ShardTask {
+impl<S: Shard> ShardTask<S> {
     /// Replays the log; requests are answered meanwhile, by a shard that says that it is loading.
     async fn load(&mut self) -> Result<Next, LoadError> {
         let started_ms = clock::mono_ms();
         let reader = LogReader {
             replica: self.origin.replica.clone(),
             leader_epoch: self.origin.leader_epoch,
-            buffer_bytes: self.origin.settings.load_buffer_bytes,
+            buffer_bytes: self.origin.rules.load_buffer_bytes,
         };
         let mut parts = reader.start(self.origin.loads.clone());
         let mut records = 0;
@@ -154,7 +218,7 @@ impl ShardTask {
         let effects = self.shard.finish_loading(clock::now());
         self.perform(effects);
         self.snapshot_due = Some(0);
-        slog::debug!(self.origin.log, "group log read"; "records" => records,
+        slog::debug!(self.origin.log, "coordinator's log read"; "records" => records,
             "ms" => clock::mono_ms() - started_ms);
         Ok(Next::Continue)
     }
@@ -164,9 +228,12 @@ impl ShardTask {
         match error {
             LoadError::Refused(
                 ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch | ErrorCode::UnknownLeaderEpoch,
-            ) => slog::debug!(self.origin.log, "leadership moved while groups were loading"),
+            ) => slog::debug!(
+                self.origin.log,
+                "leadership moved while the coordinator's log was read"
+            ),
             LoadError::Refused(_) | LoadError::Io(_) | LoadError::Batch { .. } => {
-                slog::error!(self.origin.log, "groups not loaded, none of this partition is coordinated";
+                slog::error!(self.origin.log, "coordinator's log not read, nothing of this partition is coordinated";
                     "error" => error_chain(error));
             }
         }
@@ -188,7 +255,7 @@ impl ShardTask {
                     None => return,
                 },
                 Some(written) = self.in_flight.next() => self.on_written(&written),
-                () = self.origin.shared.deleted_more.notified() => self.delete_partitions(),
+                () = self.origin.shared.more_events.notified() => self.take_events(),
                 () = sleep_until(wake_up), if wake_up.is_some() => self.tick(),
             }
             self.drain();
@@ -211,19 +278,15 @@ impl ShardTask {
         }
     }
 
-    fn handle(&mut self, request: ShardRequest) {
-        let ShardRequest {
-            caller,
-            request,
-            answer,
-        } = request;
+    fn handle(&mut self, request: ShardRequest<S>) {
+        let ShardRequest { request, answer } = request;
         let token = RequestToken(self.next_token);
         self.next_token += 1;
         self.waiting.insert(token, answer);
-        if changes_members(&request) {
+        if S::changes_at_once(&request) {
             self.note_change();
         }
-        let effects = self.shard.handle(clock::now(), token, &caller, request);
+        let effects = self.shard.handle(clock::now(), token, request);
         self.perform(effects);
     }
 
@@ -240,10 +303,12 @@ impl ShardTask {
         self.perform(effects);
     }
 
-    fn delete_partitions(&mut self) {
-        let partitions = std::mem::take(&mut *self.origin.shared.deleted.lock());
-        let effects = self.shard.on_partitions_deleted(clock::now(), &partitions);
-        self.perform(effects);
+    fn take_events(&mut self) {
+        let events = std::mem::take(&mut *self.origin.shared.events.lock());
+        for event in events {
+            let effects = self.shard.on_event(clock::now(), event);
+            self.perform(effects);
+        }
     }
 
     fn on_written(&mut self, written: &Written) {
@@ -263,7 +328,7 @@ impl ShardTask {
         }
     }
 
-    fn perform(&mut self, effects: Effects) {
+    fn perform(&mut self, effects: Effects<S::Response>) {
         self.unwritten.extend(effects.appends);
         for (token, response) in effects.replies {
             let answer = self
@@ -283,7 +348,7 @@ impl ShardTask {
         let rules = BatchRules {
             size_bytes_max: usize::try_from(self.origin.replica.config().max_message_bytes)
                 .unwrap_or(usize::MAX),
-            compression: self.origin.settings.compression,
+            compression: self.origin.rules.compression,
             timestamp_ms: clock::now().wall_ms,
         };
         for packed in pack(&std::mem::take(&mut self.unwritten), rules) {
@@ -368,7 +433,7 @@ impl ShardTask {
         self.unwritten.clear();
         let effects = self.shard.resign();
         self.perform(effects);
-        *self.origin.shared.snapshot.lock() = GroupsSnapshot::default();
+        *self.origin.shared.snapshot.lock() = S::Snapshot::default();
         self.snapshot_due = None;
     }
 
@@ -380,7 +445,7 @@ impl ShardTask {
     fn refresh_snapshot(&mut self) {
         let now_ms = clock::mono_ms();
         if self.snapshot_due.is_some_and(|due_ms| due_ms <= now_ms) {
-            *self.origin.shared.snapshot.lock() = GroupsSnapshot::of(&self.shard);
+            *self.origin.shared.snapshot.lock() = self.shard.snapshot();
             self.snapshot_due = None;
             self.snapshot_taken_ms = now_ms;
         }
@@ -395,18 +460,6 @@ impl ShardTask {
             .into_iter()
             .flatten()
             .min()
-    }
-}
-
-fn changes_members(request: &GroupRequest) -> bool {
-    match request {
-        GroupRequest::JoinGroup(_) | GroupRequest::SyncGroup(_) | GroupRequest::LeaveGroup(_) => true,
-        // What these change goes through the log, and is noted when it comes back.
-        GroupRequest::OffsetCommit(_) | GroupRequest::OffsetDelete(_) | GroupRequest::DeleteGroup(_) => false,
-        GroupRequest::Heartbeat(_)
-        | GroupRequest::OffsetFetch { .. }
-        | GroupRequest::DescribeGroup(_)
-        | GroupRequest::ListGroups { .. } => false,
     }
 }
 

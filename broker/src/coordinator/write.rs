@@ -1,7 +1,7 @@
 //! Packs what a shard wants to be appended into as few record batches as its topic allows.
 
 use bytes::{Bytes, BytesMut};
-use odradek_broker_core::groups::{Append, AppendId};
+use odradek_broker_core::coordination::{Append, AppendId};
 use odradek_common::records::batch::HEADER_SIZE_BYTES;
 use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::Compression;

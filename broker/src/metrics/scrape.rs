@@ -11,7 +11,7 @@ use odradek_controller_core::quorum::Role;
 use super::catalogue::{self as names, Kind, METRICS};
 use super::{Connections, TopicTraffic, UncommittedTimestamps};
 use crate::broker::Broker;
-use crate::coordinator::snapshot::CommittedOffset;
+use crate::coordinator::groups::snapshot::CommittedOffset;
 use crate::replica::Replica;
 
 /// Writes samples in the text format, with HELP and TYPE before the first of each metric.

@@ -32,7 +32,7 @@ use crate::cleaner::Cleaner;
 use crate::cleaner::cleaning::Cleaning;
 use crate::connection_limits::connect_timeout;
 use crate::controller_channel::ControllerChannel;
-use crate::coordinator::GroupCoordinators;
+use crate::coordinator::groups::GroupCoordinators;
 use crate::data_directory::DataDirectory;
 use crate::fetcher::Fetchers;
 use crate::group_commit::GroupCommit;

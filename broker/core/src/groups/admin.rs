@@ -15,7 +15,8 @@ use super::appends::{Pending, Then};
 use super::group::{Group, GroupState};
 use super::offsets::offset_tombstone;
 use super::records::{OffsetValue, Record};
-use super::{Caller, GroupResponse, GroupShard, RequestToken};
+use super::{Caller, GroupResponse, GroupShard};
+use crate::coordination::RequestToken;
 
 /// From this version on, DescribeGroups says that a group does not exist.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;

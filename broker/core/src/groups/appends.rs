@@ -7,9 +7,10 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::protocol::StrBytes;
 use odradek_common::error::ErrorCode;
 
+use super::GroupResponse;
 use super::group::Member;
 use super::records::Record;
-use super::{Append, AppendId, GroupResponse, RequestToken};
+use crate::coordination::{Append, AppendId, RequestToken};
 
 /// What happens to the live groups when the records are committed, or are not.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use slog::Logger;
 use super::records::{self, GroupValue, MemberValue, Record};
 use super::responses::{join_refusal, sync_refusal};
 use super::timers::TimerKey;
-use super::{GroupResponse, RequestToken, Turn};
+use super::{GroupResponse, Turn};
+use crate::coordination::RequestToken;
 
 /// The protocol type of consumers, whose subscriptions the coordinator may read.
 const CONSUMER_PROTOCOL_TYPE: &str = "consumer";

@@ -10,7 +10,8 @@ use rand::Rng;
 use super::appends::{StaticMember, Then};
 use super::group::{Group, GroupState, Member, Protocol};
 use super::responses::{join_refusal, sync_refusal};
-use super::{Caller, GroupShard, RequestToken, Turn, owned, owned_bytes};
+use super::{Caller, GroupShard, Turn, owned, owned_bytes};
+use crate::coordination::RequestToken;
 
 /// From this version on, a dynamic member is told its id first and joins with it (KIP-394).
 const MEMBER_ID_REQUIRED_VERSION: i16 = 4;

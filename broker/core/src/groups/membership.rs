@@ -13,7 +13,8 @@ use odradek_common::time::Now;
 use super::appends::Then;
 use super::group::{Group, GroupState};
 use super::responses::{heartbeat_answer, sync_refusal, sync_success};
-use super::{Caller, GroupResponse, GroupShard, RequestToken, Turn, owned, owned_bytes};
+use super::{Caller, GroupResponse, GroupShard, Turn, owned, owned_bytes};
+use crate::coordination::RequestToken;
 
 /// From this version on a request names several members, and each has its own error (KIP-345).
 pub(super) const BATCH_LEAVE_VERSION: i16 = 3;

@@ -19,7 +19,8 @@ use super::appends::Then;
 use super::group::{Group, GroupState};
 use super::records::{OffsetValue, Record};
 use super::responses::offset_commit_answer;
-use super::{Caller, GroupRequest, GroupResponse, GroupShard, RequestToken, owned};
+use super::{Caller, GroupRequest, GroupResponse, GroupShard, owned};
+use crate::coordination::RequestToken;
 
 /// From this version on, a commit to a group that does not exist says so.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 9;

@@ -2,8 +2,10 @@
 //! GroupMetadataKey 2, GroupMetadataValue 0 to 4. Written are key 1 with value 3 (value 1 when the commit carries its
 //! own retention) and key 2 with value 3.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
+
+use crate::coordination::fields::{Reader, RecordError, put_nullable_string, put_string};
 
 /// A record of `__consumer_offsets` that this version understands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,51 +83,21 @@ pub struct MemberValue {
     pub assignment: Bytes,
 }
 
-/// Why a record cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    /// It ends too early or holds an impossible length.
-    #[error("the record is cut short or holds an impossible length")]
-    Malformed,
-    /// Its value is of a version that this release does not know.
-    #[error("the value has version {0}, which this release does not know")]
-    UnknownVersion(i16),
-}
-
 const OFFSET_KEY_VERSION: i16 = 1;
 const GROUP_KEY_VERSION: i16 = 2;
 const VALUE_VERSION: i16 = 3;
 const EXPIRING_OFFSET_VALUE_VERSION: i16 = 1;
 const HIGHEST_VALUE_VERSION: i16 = 4;
-
-/// The partition of `__consumer_offsets` that holds a group: the absolute value of Java's `String.hashCode` of the id
-/// (0 for the one that has none), modulo the number of partitions.
-///
-/// # Panics
-/// When there are no partitions.
-#[must_use]
-pub fn partition_for(group_id: &str, partitions: i32) -> i32 {
-    assert!(partitions > 0, "a topic has partitions");
-    let hash = group_id.encode_utf16().fold(0_i32, |hash, unit| {
-        hash.wrapping_mul(31).wrapping_add(i32::from(unit))
-    });
-    hash.checked_abs().unwrap_or(0) % partitions
-}
+const FLEXIBLE_SINCE: i16 = 4;
 
 /// Reads a record. `Ok(None)` is a key of a version that belongs to somebody else.
 ///
 /// # Errors
 /// When key or value cannot be read.
 pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Record>, RecordError> {
-    let mut key = Reader {
-        bytes: Bytes::copy_from_slice(key),
-        flexible: false,
-    };
+    let mut key = Reader::new(Bytes::copy_from_slice(key));
     let version = key.i16()?;
-    let mut value = value.map(|value| Reader {
-        bytes: Bytes::copy_from_slice(value),
-        flexible: false,
-    });
+    let mut value = value.map(|value| Reader::new(Bytes::copy_from_slice(value)));
     match version {
         0 | OFFSET_KEY_VERSION => Ok(Some(Record::Offset {
             group_id: key.string()?,
@@ -142,7 +114,7 @@ pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Record>, Record
 }
 
 fn decode_offset(reader: &mut Reader) -> Result<OffsetValue, RecordError> {
-    let version = reader.value_version()?;
+    let version = reader.value_version(HIGHEST_VALUE_VERSION, FLEXIBLE_SINCE)?;
     let offset = reader.i64()?;
     let leader_epoch = if version >= 3 { reader.i32()? } else { -1 };
     let metadata = reader.string()?;
@@ -162,7 +134,7 @@ fn decode_offset(reader: &mut Reader) -> Result<OffsetValue, RecordError> {
 }
 
 fn decode_group(reader: &mut Reader) -> Result<GroupValue, RecordError> {
-    let version = reader.value_version()?;
+    let version = reader.value_version(HIGHEST_VALUE_VERSION, FLEXIBLE_SINCE)?;
     let protocol_type = reader.string()?;
     let generation = reader.i32()?;
     let protocol = reader.nullable_string()?;
@@ -278,139 +250,16 @@ fn encode_group(value: &GroupValue) -> Bytes {
     out.freeze()
 }
 
-fn put_string(out: &mut BytesMut, text: &StrBytes) {
-    out.put_i16(i16::try_from(text.len()).expect("strings came through fields of at most 32767 bytes"));
-    out.put_slice(text.as_bytes());
-}
-
-fn put_nullable_string(out: &mut BytesMut, text: Option<&StrBytes>) {
-    match text {
-        Some(text) => put_string(out, text),
-        None => out.put_i16(-1),
-    }
-}
-
 fn put_bytes(out: &mut BytesMut, bytes: &Bytes) {
     out.put_i32(i32::try_from(bytes.len()).expect("bytes came through a frame of less than 2^31 bytes"));
     out.put_slice(bytes);
-}
-
-/// Reads Kafka's primitive types, checked.
-struct Reader {
-    bytes: Bytes,
-    /// Lengths are varints plus one, structs end with tagged fields.
-    flexible: bool,
-}
-
-impl Reader {
-    fn need(&self, size: usize) -> Result<(), RecordError> {
-        if self.bytes.remaining() < size {
-            Err(RecordError::Malformed)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn i16(&mut self) -> Result<i16, RecordError> {
-        self.need(2)?;
-        Ok(self.bytes.get_i16())
-    }
-
-    fn i32(&mut self) -> Result<i32, RecordError> {
-        self.need(4)?;
-        Ok(self.bytes.get_i32())
-    }
-
-    fn i64(&mut self) -> Result<i64, RecordError> {
-        self.need(8)?;
-        Ok(self.bytes.get_i64())
-    }
-
-    fn unsigned_varint(&mut self) -> Result<u32, RecordError> {
-        let mut value = 0_u32;
-        for shift in [0, 7, 14, 21, 28] {
-            self.need(1)?;
-            let byte = self.bytes.get_u8();
-            value |= u32::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(RecordError::Malformed)
-    }
-
-    fn value_version(&mut self) -> Result<i16, RecordError> {
-        let version = self.i16()?;
-        if !(0..=HIGHEST_VALUE_VERSION).contains(&version) {
-            return Err(RecordError::UnknownVersion(version));
-        }
-        self.flexible = version >= 4;
-        Ok(version)
-    }
-
-    /// A length in the form of the version; `None` is null.
-    fn length(
-        &mut self,
-        fixed: fn(&mut Self) -> Result<i64, RecordError>,
-    ) -> Result<Option<usize>, RecordError> {
-        let length = if self.flexible {
-            i64::from(self.unsigned_varint()?) - 1
-        } else {
-            fixed(self)?
-        };
-        if length == -1 {
-            return Ok(None);
-        }
-        let length = usize::try_from(length).map_err(|_| RecordError::Malformed)?;
-        self.need(length)?;
-        Ok(Some(length))
-    }
-
-    fn nullable_string(&mut self) -> Result<Option<StrBytes>, RecordError> {
-        let Some(length) = self.length(|reader| reader.i16().map(i64::from))? else {
-            return Ok(None);
-        };
-        StrBytes::from_utf8(self.bytes.split_to(length))
-            .map(Some)
-            .map_err(|_| RecordError::Malformed)
-    }
-
-    fn string(&mut self) -> Result<StrBytes, RecordError> {
-        self.nullable_string()?.ok_or(RecordError::Malformed)
-    }
-
-    fn byte_string(&mut self) -> Result<Bytes, RecordError> {
-        let length = self.length(|reader| reader.i32().map(i64::from))?;
-        Ok(self.bytes.split_to(length.ok_or(RecordError::Malformed)?))
-    }
-
-    fn array_length(&mut self) -> Result<usize, RecordError> {
-        self.length(|reader| reader.i32().map(i64::from))?
-            .ok_or(RecordError::Malformed)
-    }
-
-    fn skip_tagged_fields(&mut self) -> Result<(), RecordError> {
-        if !self.flexible {
-            return Ok(());
-        }
-        for _ in 0..self.unsigned_varint()? {
-            self.unsigned_varint()?;
-            let size = self.unsigned_varint()? as usize;
-            self.need(size)?;
-            self.bytes.advance(size);
-        }
-        Ok(())
-    }
 }
 
 /// The topics of a consumer's subscription, from the part that every version of it begins with; `None` when the bytes are
 /// something else.
 #[must_use]
 pub fn subscribed_topics(subscription: &Bytes) -> Option<Vec<StrBytes>> {
-    let mut reader = Reader {
-        bytes: subscription.clone(),
-        flexible: false,
-    };
+    let mut reader = Reader::new(subscription.clone());
     reader.i16().ok()?;
     let count = reader.array_length().ok()?;
     let mut topics = Vec::new();

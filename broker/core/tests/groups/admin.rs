@@ -3,7 +3,8 @@
 use kafka_protocol::ResponseError as ErrorCode;
 use kafka_protocol::messages::GroupId;
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
-use odradek_broker_core::groups::{GroupRequest, GroupResponse, GroupState, RequestToken};
+use odradek_broker_core::coordination::RequestToken;
+use odradek_broker_core::groups::{GroupRequest, GroupResponse, GroupState};
 
 use crate::harness::*;
 

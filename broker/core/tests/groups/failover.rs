@@ -3,9 +3,8 @@
 use kafka_protocol::ResponseError as ErrorCode;
 use kafka_protocol::messages::HeartbeatRequest;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use odradek_broker_core::groups::{
-    GroupRequest, GroupResponse, GroupSettings, GroupShard, GroupState, RequestToken,
-};
+use odradek_broker_core::coordination::RequestToken;
+use odradek_broker_core::groups::{GroupRequest, GroupResponse, GroupSettings, GroupShard, GroupState};
 
 use crate::harness::*;
 

@@ -16,8 +16,9 @@ use kafka_protocol::messages::{
     SyncGroupRequest, SyncGroupResponse, TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
+use odradek_broker_core::coordination::{Append, Effects, RequestToken};
 use odradek_broker_core::groups::{
-    Append, Caller, Effects, GroupRequest, GroupResponse, GroupSettings, GroupShard, GroupState, RequestToken,
+    Caller, GroupRequest, GroupResponse, GroupSettings, GroupShard, GroupState,
 };
 use odradek_common::time::Now;
 
@@ -111,7 +112,7 @@ impl Harness {
         )
     }
 
-    fn take(&mut self, effects: Effects) {
+    fn take(&mut self, effects: Effects<GroupResponse>) {
         for (token, response) in effects.replies {
             assert!(
                 self.replies.insert(token, response).is_none(),

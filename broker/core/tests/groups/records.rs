@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
+use odradek_broker_core::coordination::fields::RecordError;
+use odradek_broker_core::coordination::partition_for;
 use odradek_broker_core::groups::records::{
-    GroupValue, MemberValue, OffsetValue, Record, RecordError, decode, partition_for, subscribed_topics,
+    GroupValue, MemberValue, OffsetValue, Record, decode, subscribed_topics,
 };
 use odradek_broker_core::groups::replicated::Replicated;
 use proptest::collection::vec;

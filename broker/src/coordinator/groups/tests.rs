@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock;
+use crate::coordinator::hosting::SHARD_QUEUE_MAX;
 use crate::data_directory::DataDirectory;
 use crate::metrics::Metrics;
 use crate::names::topic_name;

@@ -1,0 +1,216 @@
+//! The shards that this broker hosts, by partition of their topic, and the way of a request to its shard.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use odradek_broker_core::coordination::partition_for;
+use odradek_common::error::ErrorCode;
+use odradek_common::metadata::MetadataImage;
+use parking_lot::Mutex;
+use slog::Logger;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::shard::{self, Shard, ShardOrigin, ShardRequest, ShardRules, ShardShared};
+use crate::replica::Replica;
+use crate::replicas::{Replicas, RoleEvent};
+
+/// Requests that wait for one shard; beyond, clients are asked to try again.
+pub(super) const SHARD_QUEUE_MAX: usize = 1_000;
+/// Shards of one coordinator that read their logs at once.
+const LOADS_AT_ONCE_MAX: usize = 4;
+
+/// The shards of one coordinator.
+pub(super) struct Hosting<S: Shard> {
+    topic: &'static str,
+    runtime: Handle,
+    log: Logger,
+    rules: ShardRules,
+    loads: Arc<Semaphore>,
+    /// Partitions of the topic; 0 while it does not exist.
+    partitions: AtomicI32,
+    shards: Mutex<Shards<S>>,
+}
+
+struct Shards<S: Shard> {
+    hosted: BTreeMap<i32, Hosted<S>>,
+    /// Held by a shard's task for as long as it lives: a successor begins when its predecessor has ended.
+    turns: BTreeMap<i32, Arc<tokio::sync::Mutex<()>>>,
+    stopped: bool,
+}
+
+/// A shard's task as requests see it; the task ends when this is dropped.
+struct Hosted<S: Shard> {
+    requests: mpsc::Sender<ShardRequest<S>>,
+    shared: Arc<ShardShared<S>>,
+}
+
+/// Makes a shard that begins in this leader epoch, has this way back to itself for what it sets off, and logs there.
+pub(super) trait NewShard<S: Shard>: Fn(i32, &Arc<ShardShared<S>>, &Logger) -> S {}
+
+impl<S: Shard, F: Fn(i32, &Arc<ShardShared<S>>, &Logger) -> S> NewShard<S> for F {}
+
+impl<S: Shard> Hosting<S> {
+    /// No shards yet; they come with the first metadata. Their tasks run on `runtime`.
+    pub(super) fn new(topic: &'static str, runtime: Handle, rules: ShardRules, log: Logger) -> Self {
+        Self {
+            topic,
+            runtime,
+            log,
+            rules,
+            loads: Arc::new(Semaphore::new(LOADS_AT_ONCE_MAX)),
+            partitions: AtomicI32::new(0),
+            shards: Mutex::new(Shards {
+                hosted: BTreeMap::new(),
+                turns: BTreeMap::new(),
+                stopped: false,
+            }),
+        }
+    }
+
+    /// Starts and ends shards as replicas of the topic change their roles. Does not block.
+    pub(super) fn apply(
+        &self,
+        replicas: &Arc<Replicas>,
+        image: &MetadataImage,
+        events: &[RoleEvent],
+        new_shard: impl NewShard<S>,
+    ) {
+        let partitions = image.topic(self.topic).map_or(0, |topic| topic.partitions.len());
+        self.partitions
+            .store(i32::try_from(partitions).unwrap_or(i32::MAX), Ordering::Release);
+        for event in events {
+            match event {
+                RoleEvent::Leads(replica, leader_epoch) if &*replica.id.topic == self.topic => {
+                    self.start(replicas, replica, *leader_epoch, &new_shard);
+                }
+                RoleEvent::Follows(replica, _, _) if &*replica.id.topic == self.topic => {
+                    self.end(replica.id.partition);
+                }
+                RoleEvent::Stops(id, _) if &*id.topic == self.topic => self.end(id.partition),
+                RoleEvent::Leads(..) | RoleEvent::Follows(..) | RoleEvent::Stops(..) => {}
+            }
+        }
+    }
+
+    /// Ends every shard; requests are answered NOT_COORDINATOR from now on.
+    pub(super) fn stop(&self) {
+        let mut shards = self.shards.lock();
+        shards.stopped = true;
+        shards.hosted.clear();
+    }
+
+    /// Has the shard of that key answer. The future may be dropped at any time: the request is carried out all the same.
+    pub(super) async fn call(
+        &self,
+        key: &str,
+        request: S::Request,
+        patience: Option<Duration>,
+    ) -> S::Response {
+        match self.shard_of(key) {
+            Some(requests) => ask(requests, request, patience).await,
+            None => S::refuse(&request, ErrorCode::NotCoordinator),
+        }
+    }
+
+    /// Has every shard answer, in the order of their partitions.
+    pub(super) async fn call_all(&self, request: &S::Request, patience: Duration) -> Vec<S::Response> {
+        let requests = |hosted: &Hosted<S>| hosted.requests.clone();
+        let shards: Vec<_> = self.shards.lock().hosted.values().map(requests).collect();
+        let mut answers = Vec::with_capacity(shards.len());
+        for requests in shards {
+            answers.push(ask(requests, request.clone(), Some(patience)).await);
+        }
+        answers
+    }
+
+    /// What every shard shares with other threads.
+    pub(super) fn shared(&self) -> Vec<Arc<ShardShared<S>>> {
+        let shards = self.shards.lock();
+        shards
+            .hosted
+            .values()
+            .map(|hosted| hosted.shared.clone())
+            .collect()
+    }
+
+    fn shard_of(&self, key: &str) -> Option<mpsc::Sender<ShardRequest<S>>> {
+        let partitions = self.partitions.load(Ordering::Acquire);
+        if partitions == 0 {
+            return None;
+        }
+        let shards = self.shards.lock();
+        let hosted = shards.hosted.get(&partition_for(key, partitions))?;
+        Some(hosted.requests.clone())
+    }
+
+    fn start(
+        &self,
+        replicas: &Arc<Replicas>,
+        replica: &Arc<Replica>,
+        leader_epoch: i32,
+        new_shard: impl NewShard<S>,
+    ) {
+        let partition = replica.id.partition;
+        let mut shards = self.shards.lock();
+        if shards.stopped {
+            return;
+        }
+        let (requests, queue) = mpsc::channel(SHARD_QUEUE_MAX);
+        let shared = Arc::new(ShardShared::default());
+        let turn = shards.turns.entry(partition).or_default().clone();
+        let log = self
+            .log
+            .new(slog::o!("partition" => replica.id.to_string(), "leader_epoch" => leader_epoch));
+        let shard = new_shard(leader_epoch, &shared, &log);
+        let origin = ShardOrigin {
+            replica: replica.clone(),
+            leader_epoch,
+            replicas: replicas.clone(),
+            rules: self.rules.clone(),
+            loads: self.loads.clone(),
+            shared: shared.clone(),
+            log,
+        };
+        self.runtime.spawn(async move {
+            let _turn = turn.lock().await;
+            shard::run(origin, shard, queue).await;
+        });
+        shards.hosted.insert(partition, Hosted { requests, shared });
+    }
+
+    fn end(&self, partition: i32) {
+        self.shards.lock().hosted.remove(&partition);
+    }
+}
+
+/// Asks one shard; with patience, no longer than that.
+async fn ask<S: Shard>(
+    requests: mpsc::Sender<ShardRequest<S>>,
+    request: S::Request,
+    patience: Option<Duration>,
+) -> S::Response {
+    let copy = request.clone();
+    let (answer, response) = oneshot::channel();
+    match requests.try_send(ShardRequest { request, answer }) {
+        Ok(()) => {}
+        Err(mpsc::error::TrySendError::Full(refused)) => {
+            return S::refuse(&refused.request, ErrorCode::CoordinatorLoadInProgress);
+        }
+        Err(mpsc::error::TrySendError::Closed(refused)) => {
+            return S::refuse(&refused.request, ErrorCode::NotCoordinator);
+        }
+    }
+    // The shard ends when its senders are gone: whoever waits must not be one of them.
+    drop(requests);
+    let answered = match patience {
+        None => response.await,
+        Some(patience) => match tokio::time::timeout(patience, response).await {
+            Ok(answered) => answered,
+            Err(_) => return S::refuse(&copy, ErrorCode::CoordinatorNotAvailable),
+        },
+    };
+    answered.unwrap_or_else(|_| S::refuse(&copy, ErrorCode::NotCoordinator))
+}
