@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use self::receive::{Filled, ReceiveBuffer, Refusal};
@@ -43,9 +44,16 @@ const OVERDRAFT_STALL: Duration = Duration::from_secs(5);
 const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// Byte streams that a connection can run on. One that encrypts copies what a plain socket sends from files.
-pub trait Transport: AsyncRead + AsyncWrite + Outlet + Unpin + Send + 'static {}
+pub trait Transport: AsyncRead + AsyncWrite + Outlet + Unpin + Send + 'static {
+    /// Whether a read may bring something; cheaper than to fetch a buffer for one that cannot.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
 
-impl<T: AsyncRead + AsyncWrite + Outlet + Unpin + Send + 'static> Transport for T {}
+impl Transport for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -160,25 +168,23 @@ impl<T: Transport> Connection<T> {
 
     /// One round of answering, starting, writing and reading; true if another may bring more.
     fn step(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
-        let answered = self.poll_slots(cx);
+        self.poll_slots(cx);
         self.queue_ready(now);
-        let started = self.start_requests(cx, now)?;
-        let wrote = self.write(cx, now)?;
+        self.start_requests(cx, now)?;
+        self.write(cx, now)?;
         let read = self.read(cx, now)?;
-        Ok(answered || started || wrote || read)
+        // What was written may have made room for a request that is here.
+        Ok(read || self.may_start(now))
     }
 
-    fn poll_slots(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut answered = false;
+    fn poll_slots(&mut self, cx: &mut Context<'_>) {
         for slot in &mut self.slots {
             if let Slot::Waiting { future, .. } = slot
                 && let Poll::Ready(response) = future.as_mut().poll(cx)
             {
                 *slot = Slot::Ready(response);
-                answered = true;
             }
         }
-        answered
     }
 
     /// Moves answers to the socket's queue as far as their order allows.
@@ -207,16 +213,14 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    fn start_requests(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
-        let mut started = false;
+    fn start_requests(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), CloseReason> {
         while self.may_start(now) {
             let service = Arc::clone(&self.context.service);
             let taken = self.take_together(&*service, now);
             // What was whole before a fault is still answered.
             if self.together.is_empty() {
-                return taken.map(|()| started).map_err(CloseReason::Refused);
+                return taken.map_err(CloseReason::Refused);
             }
-            started = true;
             if self.together.len() == 1
                 && let Some(frame) = self.together.pop()
             {
@@ -234,7 +238,7 @@ impl<T: Transport> Connection<T> {
             self.queue_ready(now);
             taken.map_err(CloseReason::Refused)?;
         }
-        Ok(started)
+        Ok(())
     }
 
     /// Takes the next request, and with it those of the same overlapping API that are here already.
@@ -280,8 +284,7 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
-        let mut wrote = false;
+    fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), CloseReason> {
         while !self.transmit.is_empty() {
             if self.sent_in_turn >= SENT_BYTES_PER_TURN {
                 cx.waker().wake_by_ref();
@@ -291,7 +294,6 @@ impl<T: Transport> Connection<T> {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
                 Poll::Ready(Ok(written)) => {
-                    wrote = true;
                     self.sent_in_turn += written;
                     self.last_activity = now;
                     self.context.observer.sent(&self.info, written);
@@ -302,7 +304,7 @@ impl<T: Transport> Connection<T> {
         if let Poll::Ready(Err(error)) = Pin::new(&mut self.transport).poll_flush(cx) {
             return Err(CloseReason::Io(error));
         }
-        Ok(wrote)
+        Ok(())
     }
 
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
@@ -314,6 +316,14 @@ impl<T: Transport> Connection<T> {
         self.receive
             .check_start(&*self.context.service)
             .map_err(CloseReason::Refused)?;
+        match self.transport.poll_readable(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Err(CloseReason::Io(error)),
+            Poll::Pending => {
+                self.receive.rest();
+                return Ok(false);
+            }
+        }
         match self.receive.poll_fill(&mut self.transport, cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(CloseReason::Io(error)),
