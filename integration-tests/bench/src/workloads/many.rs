@@ -6,11 +6,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use kafka_protocol::messages::ApiVersionsRequest;
 
 use crate::admin::{self, Admin, NewTopic};
-use crate::batches::BatchShape;
 use crate::clock::{self, SECOND};
 use crate::latency::Latencies;
 use crate::load::ProduceLoad;
-use crate::load::fill::Filling;
 use crate::metric::{Figures, Metric};
 use crate::proc;
 use crate::protocol::text;
@@ -25,8 +23,6 @@ const OPENING_THREADS: u64 = 32;
 const API_VERSIONS: i16 = 3;
 /// Topics, partitions or connections of a small run.
 const LEAST: u64 = 10;
-/// What every partition of many holds before the restart.
-const SMALL: BatchShape = BatchShape::plain(1, 100);
 
 /// Creates topics of one partition, one after another.
 ///
@@ -77,11 +73,7 @@ pub fn partitions(cluster: &mut Cluster, row: &str, count: i32, scale: &Scale) -
     let usable = first_ack::wait(cluster, &name, &some)?;
     figures.set(Metric::Usable, clock::milliseconds_between(began, usable));
 
-    Filling {
-        shape: SMALL,
-        batches: 1,
-    }
-    .fill(&target, 1)?;
+    topics::begin(&target)?;
     let now = clock::now();
     let usage = proc::watch(cluster.pids(), now, now + SECOND);
     clock::sleep_until(now + SECOND + SECOND / 20);
@@ -107,9 +99,8 @@ pub fn throughput(
     scale: &Scale,
 ) -> Result<Figures> {
     let topic = |count: i32| -> Result<Topic> {
-        Ok(Topic::single(i32::try_from(
-            scale.count(u64::from(count.unsigned_abs()), LEAST),
-        )?))
+        let count = scale.count(u64::from(count.unsigned_abs()), LEAST);
+        Ok(Topic::single(i32::try_from(count)?).begun())
     };
     let over_few = under_load(cluster, row, &topic(few)?, produce, None, scale)?.produce_figures();
     let mut figures = under_load(cluster, row, &topic(many)?, produce, None, scale)?.produce_figures();

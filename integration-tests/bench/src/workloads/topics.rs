@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::Result;
 
 use crate::admin::{self, Admin, NewTopic};
+use crate::batches::BatchShape;
 use crate::load::Target;
+use crate::load::fill::Filling;
 use crate::systems::{Cluster, System};
 
 /// Old segments go while a saturated topic is written, so that no run fills the disk; whatever is deleted goes soon.
@@ -38,6 +40,8 @@ pub struct Topic {
     pub replicas: i16,
     /// Whether all records are to stay.
     pub kept: bool,
+    /// Whether each partition has a record before the load begins, so that none has to be made on disk within the window.
+    pub begun: bool,
 }
 
 impl Topic {
@@ -47,6 +51,7 @@ impl Topic {
             partitions,
             replicas: 1,
             kept: false,
+            begun: false,
         }
     }
 
@@ -56,12 +61,18 @@ impl Topic {
             partitions,
             replicas: 3,
             kept: false,
+            begun: false,
         }
     }
 
     /// The same topic, of which nothing is deleted.
     pub const fn kept(self) -> Self {
         Self { kept: true, ..self }
+    }
+
+    /// The same topic with a record in each partition.
+    pub const fn begun(self) -> Self {
+        Self { begun: true, ..self }
     }
 
     /// Makes the topic; the floor needs none.
@@ -86,8 +97,24 @@ impl Topic {
             replicas: self.replicas,
             configs: &configs,
         };
-        admin::create_ready(&cluster.addresses(), &topic)
+        let target = admin::create_ready(&cluster.addresses(), &topic)?;
+        if self.begun {
+            begin(&target)?;
+        }
+        Ok(target)
     }
+}
+
+/// Writes one small record to each partition.
+///
+/// # Errors
+/// One was refused.
+pub fn begin(target: &Target) -> Result<()> {
+    let filling = Filling {
+        shape: BatchShape::plain(1, 100),
+        batches: 1,
+    };
+    filling.fill(target, 1)
 }
 
 /// A name that no topic has had.
