@@ -5,7 +5,7 @@ export ODRADEK_BIN := $(CARGO_TARGET_DIR)/release/odradek
 SHELL := /bin/bash
 SEEDS ?= 1000
 
-.PHONY: help build cluster test check sim interop examples chaos bench bench-smoke roll
+.PHONY: help build cluster test check sim interop examples applications chaos bench bench-smoke roll
 
 help: ## shows the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -34,6 +34,9 @@ interop: build ## the clients of others against a cluster, as a table; CLIENTS="
 
 examples: build ## the examples for application developers against a cluster; EXAMPLES="broadcast peak-shaving" for some
 	@scripts/examples.sh $(EXAMPLES)
+
+applications: build ## Streams, Connect, MirrorMaker 2 and transactions under kill -9; APPLICATIONS="copier mirror" for some
+	@scripts/applications.sh $(APPLICATIONS) -- $(ARGS)
 
 chaos: build ## kill -9 under load, every record checked; ARGS="--rounds 2 --modes leader" for less
 	@scripts/chaos.sh $(ARGS)

@@ -105,3 +105,54 @@ setup_kafkajs() {
 kafka_tool() {
   java "${TOOL_HEAP:--Xmx256m}" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$JARS/*" "$@"
 }
+
+# setup_application_jars FOLDER: the jars that integration-tests/FOLDER/pom.xml names, into $CLIENTS_CACHE/jars-FOLDER.
+setup_application_jars() {
+  need java default-jre-headless
+  need mvn maven
+  local folder=$CLIENTS_HOME/../$1 jars=$CLIENTS_CACHE/jars-$1
+  fresh "$jars/.ready" "$folder/pom.xml" && return 0
+  note "java: the jars of $1 from Maven Central"
+  rm -rf "$jars"
+  mkdir -p "$jars"
+  (cd "$folder" && mvn -q -B dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars")
+  touch "$jars/.ready"
+}
+
+# setup_librdkafka: librdkafka's own tests, from the sources that the npm package brings, into $CLIENTS_CACHE/librdkafka-tests.
+setup_librdkafka() {
+  need npm npm
+  need make build-essential
+  need javac default-jdk-headless
+  # Test 0098 reads statistics with it, and is left out of the build without.
+  [ -e /usr/include/rapidjson/schema.h ] || install_package rapidjson-dev
+  setup_jars
+  local into=$CLIENTS_CACHE/librdkafka-tests package=@confluentinc/kafka-javascript@1.10.1 log
+  [ ! -e "$into/.ready-1.10.1" ] || return 0
+  note "librdkafka: building its tests (some minutes)"
+  rm -rf "$into"
+  mkdir -p "$into"
+  log=$into/build.log
+  (cd "$into" && npm pack --silent "$package" >/dev/null && tar xzf ./*.tgz --strip-components=3 package/deps/librdkafka && rm ./*.tgz)
+  chmod +x "$into/configure" "$into/lds-gen.py" "$into/tests/java/run-class.sh"
+  # Nothing that these tests need takes TLS, SASL or the network.
+  (cd "$into" && ./configure --disable-gssapi --disable-ssl --disable-curl --disable-lz4-ext --disable-zstd --disable-syslog \
+    && make -j"$(nproc)" libs && make -j"$(nproc)" -C tests test-runner) >"$log" 2>&1 || { tail -n 20 "$log" >&2; die "librdkafka cannot be built"; }
+  # What the tests take for a Kafka installation: its jars, and the script that runs a class of them.
+  mkdir -p "$into/kafka/bin"
+  ln -s "$JARS" "$into/kafka/libs"
+  # shellcheck disable=SC2016 # the class path is the caller's
+  printf '#!/usr/bin/env bash\nexec java -Xmx256m -cp "$CLASSPATH:%s/*" "$@"\n' "$JARS" >"$into/kafka/bin/kafka-run-class.sh"
+  chmod +x "$into/kafka/bin/kafka-run-class.sh"
+  javac -cp "$JARS/*" -d "$into/tests/java" "$into"/tests/java/*.java
+  touch "$into/.ready-1.10.1"
+}
+
+# setup_transactions_franz: the franz-go program of integration-tests/transactions, into $CLIENTS_CACHE/transactions-franz.
+setup_transactions_franz() {
+  command -v go >/dev/null 2>&1 || die "go is missing; install Go 1.26 or newer"
+  local folder=$CLIENTS_HOME/../transactions/franz
+  fresh "$CLIENTS_CACHE/transactions-franz" "$folder"/* && return 0
+  note "go: building transactions/franz"
+  (cd "$folder" && go build -o "$CLIENTS_CACHE/transactions-franz" .)
+}

@@ -61,7 +61,7 @@ class Nodes:
             pid = self.pid(i)
             interop.wait_for(f"node {i} (process {pid}) gone", 30, lambda: not alive(pid), pause=0.01)
 
-    def wait_ready(self, seconds=90):
+    def wait_ready(self, seconds=240):
         from confluent_kafka.admin import AdminClient
 
         def all_there():
