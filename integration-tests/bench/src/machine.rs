@@ -109,6 +109,12 @@ fn kafka_version(jars: &Path) -> Option<String> {
     })
 }
 
+/// Waits until the disk has everything: what an earlier load left in memory is not written in the window of the next, which
+/// would otherwise be dearest for the system that gets there first.
+pub fn settle() {
+    rustix::fs::sync();
+}
+
 fn jvm_version() -> String {
     let output = Command::new("java").arg("-version").output();
     let text = output

@@ -15,6 +15,7 @@ pub mod topics;
 use anyhow::{Result, ensure};
 
 use crate::load::{self, ConsumeLoad, Load, ProduceLoad};
+use crate::machine;
 use crate::metric::{Figures, Metric};
 use crate::scale::Scale;
 use crate::systems::{Cluster, Programs, System};
@@ -200,6 +201,7 @@ fn under_load(
             warm_seconds: scale.warm_seconds_of(cluster.system(), cluster.nodes()),
             seconds,
         };
+        machine::settle();
         let measured = load::run(&load, &cluster.pids())?;
         topics::delete(cluster, &name)?;
         if measured.is_something(consume.is_some()) {
