@@ -249,7 +249,6 @@ impl Replica {
         let log_start_offset = state.partition.log().log_start_offset();
         let flushed_end = state.partition.log().durable_end_offset();
         let unflushed = flushed_end < state.partition.log().log_end_offset();
-        let wants_flush = unflushed || state.partition.log().is_far_ahead_of_disk();
         let ends = batches
             .iter_mut()
             .map(|batch| batch.as_mut().last_offset().map(|last| last + 1));
@@ -264,7 +263,7 @@ impl Replica {
             None => {}
         }
         wake(state, Wake::WhoeverSees);
-        if wants_flush {
+        if unflushed {
             self.queue_flush();
         }
         Ok(Appended {
@@ -311,12 +310,11 @@ impl Replica {
         }
         let end_offset = state.partition.log().log_end_offset();
         let unflushed = state.partition.log().durable_end_offset() < end_offset;
-        let wants_flush = unflushed || state.partition.log().is_far_ahead_of_disk();
         let epoch = leader.leader_epoch;
         let flushed =
             unflushed.then(|| self.wait_until(&mut state, Safe::FlushedByFollower, epoch, end_offset));
         wake(state, Wake::WhoeverSees);
-        if wants_flush {
+        if unflushed {
             self.queue_flush();
         }
         Ok(flushed)

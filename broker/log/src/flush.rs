@@ -22,10 +22,6 @@ use crate::log::Log;
 /// Files of a round that are flushed at the same time: file systems commit them together.
 const SYNC_THREADS_MAX: usize = 16;
 
-/// When so much of the active segment is not on disk, a flush that nobody waits for is due. A file system that has much to
-/// write of one file holds up appends to it meanwhile, and a recovery has the more to read.
-pub const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
-
 /// The turn to flush a directory, and whether flushing it ever failed.
 #[derive(Debug, Default)]
 pub(crate) struct SyncTurn {
@@ -201,13 +197,6 @@ impl Log {
         let waited_ms = i64::try_from(now.mono_ms.saturating_sub(self.persistence.unflushed_since_ms))
             .unwrap_or(i64::MAX);
         unflushed > 0 && (unflushed >= self.config.flush_messages || waited_ms >= self.config.flush_ms)
-    }
-
-    /// Whether more than [`UNFLUSHED_BYTES_MAX`] of the active segment wait for the disk.
-    #[must_use]
-    pub fn is_far_ahead_of_disk(&self) -> bool {
-        let active = self.segments.last_key_value();
-        active.is_some_and(|(_, segment)| segment.unflushed_bytes() > UNFLUSHED_BYTES_MAX)
     }
 
     /// Notes an append of `first_offset` and on that may have to be flushed before it is acknowledged.

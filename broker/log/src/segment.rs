@@ -127,11 +127,6 @@ impl Segment {
         }
     }
 
-    /// Bytes that the disk may not have.
-    pub(crate) fn unflushed_bytes(&self) -> u64 {
-        self.footer.size_bytes.saturating_sub(self.flushed_bytes)
-    }
-
     /// Whether the disk has all of it.
     pub(crate) fn is_flushed(&self) -> bool {
         self.flushed_bytes >= self.footer.size_bytes

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 
 use odradek_broker_log::disk::{Disk, Space, SystemDisk};
-use odradek_broker_log::flush::UNFLUSHED_BYTES_MAX;
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
@@ -81,16 +80,12 @@ struct Flushing {
 
 impl Flushing {
     fn new() -> Self {
-        Self::with(&[("log.flush.interval.messages", "1")])
-    }
-
-    fn with(config: &[(&str, &str)]) -> Self {
         let disk = Arc::new(GatedDisk::default());
         let options = LogDirectoryOptions {
             disk: disk.clone(),
             ..LogDirectoryOptions::default()
         };
-        let node = Node::with(config, options);
+        let node = Node::with(&[("log.flush.interval.messages", "1")], options);
         let group_commit = GroupCommit::start(&node.replicas).unwrap();
         Self {
             node,
@@ -176,37 +171,6 @@ fn nothing_is_acknowledged_whose_flush_failed() {
     let records = batch(0, 1);
     let mut batches = [LeaderBatch::whole(&records).unwrap()];
     assert!(one.append(clock::now(), &mut batches, None).is_err());
-}
-
-/// One record of that size.
-fn sized_batch(size_bytes: usize) -> Bytes {
-    let mut builder = BatchBuilder::new(0);
-    builder.append(1_700_000_000_000, None, Some(&vec![7; size_bytes]), &[]);
-    builder.build()
-}
-
-#[test]
-fn a_log_far_ahead_of_its_disk_is_flushed_though_nobody_waits() {
-    let mut flushing = Flushing::with(&[]);
-    let replica = flushing.node.create("t", NODE).unwrap();
-    let records = sized_batch(1 << 20);
-    let append = || {
-        let mut batches = [LeaderBatch::whole(&records).unwrap()];
-        let appended = replica.append(clock::now(), &mut batches, None).unwrap();
-        assert!(appended.flushes.is_empty(), "nobody asked for a flush");
-    };
-    flushing.disk.shut();
-    let size_bytes = records.len() as u64;
-    for _ in 0..UNFLUSHED_BYTES_MAX / size_bytes {
-        append();
-    }
-    assert_eq!(flushing.disk.waiting.load(Ordering::SeqCst), 0);
-    append();
-    flushing.disk.await_flush();
-    flushing.disk.open();
-    flushing.group_commit.stop();
-    assert_eq!(flushing.disk.segments_flushed.load(Ordering::SeqCst), 1);
-    assert!(!replica.with(|p| p.log().is_far_ahead_of_disk()));
 }
 
 #[test]
