@@ -47,6 +47,8 @@ pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sync_group;
+pub mod txn_offset_commit;
+pub mod write_txn_markers;
 
 /// One request, apart from its body.
 #[derive(Clone, Debug)]
@@ -122,6 +124,8 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<delete_records::DeleteRecords>(),
         row::<init_producer_id::InitProducerId>(),
         row::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
+        write_txn_markers::row(),
+        row::<txn_offset_commit::TxnOffsetCommit>(),
         row::<describe_configs::DescribeConfigs>(),
         row::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
         counted_row::<describe_log_dirs::DescribeLogDirs>(),
@@ -154,8 +158,6 @@ pub static UNSUPPORTED: &[(ApiKey, &str)] = &[
     (ApiKey::AddPartitionsToTxn, TRANSACTIONS),
     (ApiKey::AddOffsetsToTxn, TRANSACTIONS),
     (ApiKey::EndTxn, TRANSACTIONS),
-    (ApiKey::WriteTxnMarkers, TRANSACTIONS),
-    (ApiKey::TxnOffsetCommit, TRANSACTIONS),
     (ApiKey::DescribeAcls, ACLS),
     (ApiKey::CreateAcls, ACLS),
     (ApiKey::DeleteAcls, ACLS),

@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
 use crate::topic_creation::TopicCreation;
+use crate::verification::Verifier;
 
 /// One broker.
 pub struct Broker {
@@ -48,6 +49,8 @@ pub struct Broker {
     pub groups: Arc<GroupCoordinators>,
     /// ISR changes on their way to the controller.
     pub isr: Arc<IsrUpdates>,
+    /// The way to coordinators of transactions.
+    pub verifier: Arc<Verifier>,
     /// Producer ids from the controller's blocks.
     pub producer_ids: ProducerIds,
     /// Topics that brokers create themselves.

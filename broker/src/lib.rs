@@ -28,4 +28,5 @@ pub mod replica;
 pub mod replicas;
 pub mod server;
 pub mod topic_creation;
+pub mod verification;
 pub mod watch;

@@ -5,6 +5,7 @@
 
 mod flushing;
 pub mod reading;
+mod transactions;
 mod waiting;
 pub mod watchers;
 
@@ -16,7 +17,6 @@ use bytes::Bytes;
 use odradek_broker_core::partition::{
     FetchProgress, FollowerFetch, IsrProposal, Partition, PartitionSettings, RoleChange,
 };
-use odradek_broker_core::producer_state::AppendOrigin;
 use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::config::LogConfig;
 use odradek_broker_log::error::{AppendError, LogError};
@@ -242,9 +242,7 @@ impl Replica {
         }
         let leader_epoch = state.partition.image().leader_epoch;
         let log = state.partition.log_mut();
-        let failed = log
-            .append_as_leader(now, leader_epoch, batches, AppendOrigin::Client)
-            .err();
+        let failed = log.append_as_leader(now, leader_epoch, batches).err();
         state.partition.appended(now);
         let log_start_offset = state.partition.log().log_start_offset();
         let flushed_end = state.partition.log().durable_end_offset();

@@ -8,6 +8,9 @@ pub mod fields;
 pub mod timers;
 
 use bytes::Bytes;
+use odradek_common::records::control::TransactionResult;
+
+use crate::producer_state::verification::Verification;
 
 /// The shell's name for a request that waits for its answer. Each token is answered exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,8 +25,68 @@ pub struct AppendId(pub u64);
 pub struct Append {
     /// To be given back when the records are committed, or will never be.
     pub id: AppendId,
+    /// What kind of batch they make.
+    pub kind: AppendKind,
     /// Key and value of each record; no value is a tombstone.
     pub records: Vec<(Bytes, Option<Bytes>)>,
+}
+
+/// What kind of batch an append is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendKind {
+    /// Of the coordinator's own; several of them may share a batch.
+    Plain,
+    /// Part of a producer's transaction, in its name.
+    Transactional(TransactionWriter),
+    /// A control batch without records of the shard's, which ends a producer's transaction.
+    EndOfTransaction(TransactionEnd),
+}
+
+/// Who writes a transaction's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionWriter {
+    /// The producer.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub producer_epoch: i16,
+    /// What its transaction's coordinator has agreed to.
+    pub verification: Verification,
+}
+
+/// How a producer's transaction ends in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionEnd {
+    /// The producer.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub producer_epoch: i16,
+    /// Epoch of the transaction coordinator that decided.
+    pub coordinator_epoch: i32,
+    /// The outcome.
+    pub result: TransactionResult,
+    /// `transaction.version` of the transaction.
+    pub transaction_version: i16,
+}
+
+/// What stands in a log, as it is replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogEntry {
+    /// A record.
+    Record {
+        /// The producer whose transaction it belongs to; none outside of transactions.
+        producer_id: Option<i64>,
+        /// Its key.
+        key: Bytes,
+        /// Its value; none is a tombstone.
+        value: Option<Bytes>,
+    },
+    /// The marker that ends a producer's transaction.
+    EndOfTransaction {
+        /// The producer.
+        producer_id: i64,
+        /// The outcome.
+        result: TransactionResult,
+    },
 }
 
 /// What the shell has to do after a call.

@@ -7,8 +7,9 @@
 //! failover members find them again through heartbeats and rejoins, as in Kafka.
 //!
 //! It does not hash requests to partitions of other brokers (see [`crate::coordination::partition_for`] for the
-//! function), does not authorise, does not know topics, and opens neither files nor sockets. Offsets of open transactions are not part of
-//! it: records of transactional batches must not be replayed into it.
+//! function), does not authorise, does not know topics, and opens neither files nor sockets. Offsets of open transactions
+//! are kept apart until their markers are committed (`transactions`); whether a transaction exists its own coordinator
+//! knows.
 
 mod admin;
 mod appends;
@@ -21,6 +22,7 @@ pub mod records;
 pub mod replicated;
 pub mod responses;
 mod timers;
+mod transactions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +35,7 @@ use kafka_protocol::messages::offset_fetch_response::OffsetFetchResponseGroup;
 use kafka_protocol::messages::{
     GroupId, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
     LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
-    SyncGroupRequest, SyncGroupResponse,
+    SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek_common::error::ErrorCode;
@@ -50,7 +52,8 @@ use self::records::OffsetValue;
 use self::replicated::Replicated;
 use self::timers::TimerKey;
 use crate::coordination::timers::Timers;
-use crate::coordination::{AppendId, Effects, RequestToken};
+use crate::coordination::{AppendId, Effects, LogEntry, RequestToken, TransactionEnd};
+use crate::producer_state::verification::Verification;
 
 /// What the groups of a shard obey. Times in milliseconds, named after Kafka's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +145,15 @@ pub enum GroupRequest {
     },
     /// DeleteGroups, one group.
     DeleteGroup(GroupId),
+    /// TxnOffsetCommit, of topics that exist.
+    TxnOffsetCommit {
+        /// The request.
+        request: TxnOffsetCommitRequest,
+        /// What the transaction's coordinator has agreed to.
+        verification: Verification,
+    },
+    /// WriteTxnMarkers, this shard's partition.
+    EndTransaction(TransactionEnd),
 }
 
 /// The answer to a [`GroupRequest`], in the same variant. Before encoding it wants [`GroupResponse::for_version`].
@@ -167,6 +179,10 @@ pub enum GroupResponse {
     ListGroups(Result<Vec<ListedGroup>, ErrorCode>),
     /// DeleteGroups, one group.
     DeleteGroup(DeletableGroupResult),
+    /// TxnOffsetCommit.
+    TxnOffsetCommit(TxnOffsetCommitResponse),
+    /// WriteTxnMarkers: the marker is committed, or why it is not.
+    EndTransaction(Result<(), ErrorCode>),
 }
 
 /// Where a shard stands.
@@ -229,17 +245,29 @@ impl GroupShard {
         }
     }
 
-    /// Takes one committed record of the log, in offset order. Keys of unknown versions and records that cannot be read
-    /// are counted and left out.
+    /// Takes one committed entry of the log, in offset order. Keys of unknown versions and records that cannot be read are
+    /// counted and left out.
     ///
     /// # Panics
     /// When called after [`Self::finish_loading`].
-    pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) {
+    pub fn replay(&mut self, entry: &LogEntry) {
         assert_eq!(self.phase, Phase::Loading, "replay belongs to loading");
-        match records::decode(key, value) {
-            Ok(Some(record)) => self.replicated.apply(&record),
-            Ok(None) => self.skipped_records += 1,
-            Err(error) => {
+        let (producer_id, key, value) = match entry {
+            LogEntry::Record {
+                producer_id,
+                key,
+                value,
+            } => (*producer_id, key, value.as_deref()),
+            LogEntry::EndOfTransaction { producer_id, result } => {
+                self.replicated.end_transaction(*producer_id, *result);
+                return;
+            }
+        };
+        match (records::decode(key, value), producer_id) {
+            (Ok(Some(record)), None) => self.replicated.apply(&record),
+            (Ok(Some(record)), Some(producer_id)) => self.replicated.apply_pending(producer_id, &record),
+            (Ok(None), _) => self.skipped_records += 1,
+            (Err(error), _) => {
                 self.skipped_records += 1;
                 slog::warn!(self.log, "left out a group record that cannot be read"; "error" => %error);
             }
@@ -317,6 +345,11 @@ impl GroupShard {
             GroupRequest::DescribeGroup(group_id) => self.describe_group(token, caller, group_id),
             GroupRequest::ListGroups { states, types } => self.list_groups(token, &states, &types),
             GroupRequest::DeleteGroup(group_id) => self.delete_group(token, group_id),
+            GroupRequest::TxnOffsetCommit {
+                request,
+                verification,
+            } => self.txn_offset_commit(now, token, &request, verification),
+            GroupRequest::EndTransaction(end) => self.end_transaction(token, end),
         }
     }
 

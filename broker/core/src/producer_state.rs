@@ -11,16 +11,20 @@ use odradek_common::records::batch::{BatchHeader, NO_PRODUCER_EPOCH, NO_SEQUENCE
 use odradek_common::records::control::{EndTransactionMarker, TransactionResult};
 use odradek_common::time::Now;
 
+use self::verification::{Verification, Verifications};
 use crate::aborted::AbortedTransaction;
 
 mod snapshot;
 #[cfg(test)]
 mod tests;
+pub mod verification;
 
 /// Batches per producer among which a duplicate is recognised.
 pub const BATCHES_RETAINED: usize = 5;
 /// Coordinator epoch of a producer that never saw a transaction marker.
 pub const NO_COORDINATOR_EPOCH: i32 = -1;
+/// First `transaction.version` in which each end of a transaction raises the producer's epoch.
+const EPOCH_RAISED_SINCE: i16 = 2;
 /// Producers kept per partition when nothing else is configured; above, those idle longest are forgotten.
 pub const PRODUCERS_MAX: usize = 100_000;
 
@@ -144,6 +148,8 @@ pub struct ProducerStates {
     ongoing: BTreeMap<i64, i64>,
     /// First offset -> marker offset of transactions whose marker is not below the high watermark yet.
     unreplicated: BTreeMap<i64, i64>,
+    /// Not persisted: whoever waits asks anew after a restart.
+    verifications: Verifications,
     producers_max: usize,
 }
 
@@ -161,6 +167,7 @@ impl ProducerStates {
             producers: BTreeMap::new(),
             ongoing: BTreeMap::new(),
             unreplicated: BTreeMap::new(),
+            verifications: Verifications::new(),
             producers_max: producers_max.max(1),
         }
     }
@@ -168,15 +175,24 @@ impl ProducerStates {
     /// Whether a data batch with a producer id may be appended; changes nothing.
     #[must_use]
     pub fn check(&self, batch: &BatchHeader, origin: AppendOrigin) -> Check {
+        self.check_verified(batch, origin, Verification::Waived)
+    }
+
+    /// As [`ProducerStates::check`], with what is known of the batch's transaction.
+    #[must_use]
+    pub fn check_verified(
+        &self,
+        batch: &BatchHeader,
+        origin: AppendOrigin,
+        verification: Verification,
+    ) -> Check {
         if !batch.has_producer_id() || origin == AppendOrigin::Replication {
             return Check::Fresh;
         }
         // An unknown producer may begin anywhere: retention may have removed what was known about it.
-        let Some(state) = self.producers.get(&batch.producer_id) else {
-            return Check::Fresh;
-        };
+        let state = self.producers.get(&batch.producer_id);
         if origin == AppendOrigin::Client
-            && let Some(known) = duplicate_of(state, batch)
+            && let Some(known) = state.and_then(|state| duplicate_of(state, batch))
         {
             return Check::Duplicate {
                 base_offset: known.base_offset,
@@ -184,27 +200,35 @@ impl ProducerStates {
                 timestamp: known.timestamp,
             };
         }
-        let checked = check_epoch(state, batch)
-            .and_then(|()| {
-                if origin == AppendOrigin::Client {
-                    check_sequence(state, batch)
-                } else {
-                    Ok(())
-                }
-            })
-            .and_then(|()| check_transaction(state, batch));
-        match checked {
-            Ok(()) => Check::Fresh,
-            Err(refusal) => Check::Refused(refusal),
-        }
+        let checked = self.check_verification(batch, verification).and_then(|()| {
+            if let Some(state) = state {
+                check_epoch(state, batch)?;
+            }
+            if origin == AppendOrigin::Client {
+                self.check_first_sequence(batch)?;
+                state.map_or(Ok(()), |state| check_sequence(state, batch))?;
+            }
+            state.map_or(Ok(()), |state| check_transaction(state, batch))
+        });
+        checked.map_or_else(Check::Refused, |()| Check::Fresh)
     }
 
-    /// Whether a transaction marker may be appended; changes nothing.
-    pub fn check_marker(&self, batch: &BatchHeader, marker: EndTransactionMarker) -> Result<(), ApiError> {
+    /// Whether a transaction marker may be appended; changes nothing. `transaction_version` is that of the transaction which
+    /// it ends: from 2 on the coordinator raises the producer's epoch with every end (KIP-890).
+    ///
+    /// # Errors
+    /// INVALID_PRODUCER_EPOCH for a marker of an earlier transaction; TRANSACTION_COORDINATOR_FENCED for one of a coordinator
+    /// that has a successor.
+    pub fn check_marker(
+        &self,
+        batch: &BatchHeader,
+        marker: EndTransactionMarker,
+        transaction_version: i16,
+    ) -> Result<(), ApiError> {
         let Some(state) = self.producers.get(&batch.producer_id) else {
             return Ok(());
         };
-        check_epoch(state, batch)?;
+        check_marker_epoch(state, batch, transaction_version)?;
         if state.coordinator_epoch > marker.coordinator_epoch {
             return Err(ApiError::new(
                 ErrorCode::TransactionCoordinatorFenced,
@@ -222,6 +246,7 @@ impl ProducerStates {
         if !batch.has_producer_id() {
             return;
         }
+        self.end_verification(batch.producer_id);
         self.make_room(batch.producer_id);
         let state = self
             .producers
@@ -251,6 +276,7 @@ impl ProducerStates {
         batch: &BatchHeader,
         marker: EndTransactionMarker,
     ) -> Option<AbortedTransaction> {
+        self.end_verification(batch.producer_id);
         self.make_room(batch.producer_id);
         let state = self
             .producers
@@ -296,6 +322,7 @@ impl ProducerStates {
 
     /// Forgets producers that wrote nothing for `expiration_ms` and have no open transaction; returns how many.
     pub fn expire(&mut self, now: Now, expiration_ms: i64) -> usize {
+        self.expire_verifications(now, expiration_ms);
         let before = self.producers.len();
         self.producers.retain(|_, state| {
             state.current_txn_first_offset.is_some()
@@ -396,13 +423,40 @@ fn check_epoch(state: &ProducerState, batch: &BatchHeader) -> Result<(), ApiErro
     if batch.producer_epoch >= state.producer_epoch {
         return Ok(());
     }
-    Err(ApiError::new(
-        ErrorCode::InvalidProducerEpoch,
-        format!(
-            "producer {} sent epoch {}, epoch {} has written here since",
-            batch.producer_id, batch.producer_epoch, state.producer_epoch
-        ),
+    Err(epoch_refusal(
+        batch.producer_id,
+        batch.producer_epoch,
+        state.producer_epoch,
     ))
+}
+
+fn epoch_refusal(producer_id: i64, epoch: i16, current: i16) -> ApiError {
+    let detail = format!("producer {producer_id} sent epoch {epoch}, epoch {current} has written here since");
+    ApiError::new(ErrorCode::InvalidProducerEpoch, detail)
+}
+
+/// The marker of a transaction whose end raises the epoch has a higher one than its records: with the same it belongs to a
+/// transaction before, unless that has ended here already and the coordinator did not learn of it (KAFKA-19999). The last
+/// epoch there is cannot be raised.
+fn check_marker_epoch(
+    state: &ProducerState,
+    batch: &BatchHeader,
+    transaction_version: i16,
+) -> Result<(), ApiError> {
+    let is_late = transaction_version >= EPOCH_RAISED_SINCE
+        && batch.producer_epoch == state.producer_epoch
+        && batch.producer_epoch < i16::MAX
+        && state.current_txn_first_offset.is_some();
+    if is_late {
+        return Err(ApiError::new(
+            ErrorCode::InvalidProducerEpoch,
+            format!(
+                "the marker for producer {} has epoch {}, in which a later transaction is open",
+                batch.producer_id, batch.producer_epoch
+            ),
+        ));
+    }
+    check_epoch(state, batch)
 }
 
 fn check_sequence(state: &ProducerState, batch: &BatchHeader) -> Result<(), ApiError> {

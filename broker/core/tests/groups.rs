@@ -16,5 +16,7 @@ mod rebalance;
 mod records;
 #[path = "groups/static_members.rs"]
 mod static_members;
+#[path = "groups/transactions.rs"]
+mod transactions;
 #[path = "groups/versions.rs"]
 mod versions;

@@ -9,7 +9,6 @@ use std::error::Error;
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime};
 
-use odradek_broker_core::producer_state::AppendOrigin;
 use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::compact::{CompactionReport, PassMemory};
 use odradek_broker_log::config::{CleanupPolicy, LogConfig};
@@ -137,7 +136,7 @@ fn new_batch(load: &Load) -> BatchBuilder {
 fn append(log: &mut Log, batch: BatchBuilder) -> Result<(), Box<dyn Error>> {
     let bytes = batch.build();
     let mut batches = [LeaderBatch::whole(&bytes)?];
-    log.append_as_leader(now(), 0, &mut batches, AppendOrigin::Client)?;
+    log.append_as_leader(now(), 0, &mut batches)?;
     batches[0].take_outcome().ok_or("the log failed")??;
     log.set_high_watermark(log.log_end_offset());
     Ok(())

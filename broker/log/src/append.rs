@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 
+use odradek_broker_core::producer_state::verification::Verification;
 use odradek_broker_core::producer_state::{AppendOrigin, Check};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::records::batch::{
@@ -61,6 +62,10 @@ pub struct LeaderBatch<'a> {
     header: BatchHeader,
     head: BatchHead,
     section: Cow<'a, [u8]>,
+    origin: AppendOrigin,
+    verification: Verification,
+    /// Of a marker: the `transaction.version` of the transaction that it ends.
+    transaction_version: i16,
     /// None until it was appended or refused; it stays so if the log failed before its turn.
     outcome: Option<Result<AppendInfo, AppendError>>,
 }
@@ -73,7 +78,34 @@ impl<'a> LeaderBatch<'a> {
             header: batch.header,
             head: batch.head,
             section: Cow::Borrowed(records_section(bytes)),
+            origin: AppendOrigin::Client,
+            verification: Verification::Waived,
+            transaction_version: 0,
             outcome: None,
+        }
+    }
+
+    /// The same batch, written by a coordinator of this cluster.
+    #[must_use]
+    pub fn of_coordinator(self) -> Self {
+        Self {
+            origin: AppendOrigin::Coordinator,
+            ..self
+        }
+    }
+
+    /// The same batch, with what is known of its transaction.
+    #[must_use]
+    pub fn verified(self, verification: Verification) -> Self {
+        Self { verification, ..self }
+    }
+
+    /// The same batch, a marker that ends a transaction of this `transaction.version`.
+    #[must_use]
+    pub fn of_transaction_version(self, transaction_version: i16) -> Self {
+        Self {
+            transaction_version,
+            ..self.of_coordinator()
         }
     }
 
@@ -92,6 +124,9 @@ impl<'a> LeaderBatch<'a> {
             header,
             head: BatchHead::of(bytes).map_err(|error| corrupt(&error))?,
             section: Cow::Borrowed(records_section(bytes)),
+            origin: AppendOrigin::Client,
+            verification: Verification::Waived,
+            transaction_version: 0,
             outcome: None,
         })
     }
@@ -99,17 +134,14 @@ impl<'a> LeaderBatch<'a> {
     /// The same batch with records of its own.
     #[must_use]
     pub fn into_owned(self) -> LeaderBatch<'static> {
-        let Self {
-            header,
-            head,
-            section,
-            outcome,
-        } = self;
         LeaderBatch {
-            header,
-            head,
-            section: Cow::Owned(section.into_owned()),
-            outcome,
+            section: Cow::Owned(self.section.into_owned()),
+            header: self.header,
+            head: self.head,
+            origin: self.origin,
+            verification: self.verification,
+            transaction_version: self.transaction_version,
+            outcome: self.outcome,
         }
     }
 
@@ -169,26 +201,25 @@ impl Log {
         now: Now,
         leader_epoch: i32,
         batches: &mut [B],
-        origin: AppendOrigin,
     ) -> Result<(), LogError> {
         self.check_open()?;
         self.note_unflushed_since(now);
         let mut run = Run::default();
         for place in 0..batches.len() {
             let batch = batches[place].as_mut();
-            let header = batch.header;
+            let (header, origin, verification) = (batch.header, batch.origin, batch.verification);
             if let Err(refusal) = self.check_size(&header) {
                 batch.refuse(refusal);
                 continue;
             }
-            let known = self.check_within(&run, &header, origin);
+            let known = self.check_within(&run, &header, origin, verification);
             if known.is_none() || !self.fits(&run, &header) {
                 self.write_run(now, leader_epoch, batches, &mut run)?;
             }
             let batch = batches[place].as_mut();
             let check = match known {
                 Some(check) => Ok(check),
-                None => self.check_producer(batch, origin),
+                None => self.check_producer(batch),
             };
             match check {
                 Ok(Check::Fresh) => run.add(place, &header),
@@ -270,14 +301,21 @@ impl Log {
 
     /// Checks a batch against those of its producer that wait in the same run, which the producer's state does not know
     /// yet. None if the run has to be written before it can be judged.
-    fn check_within(&self, run: &Run, header: &BatchHeader, origin: AppendOrigin) -> Option<Check> {
+    fn check_within(
+        &self,
+        run: &Run,
+        header: &BatchHeader,
+        origin: AppendOrigin,
+        verification: Verification,
+    ) -> Option<Check> {
         if run.places.is_empty() || !header.has_producer_id() {
             return (!header.has_producer_id()).then_some(Check::Fresh);
         }
         let mut earlier = run.headers.iter().rev();
         let Some(before) = earlier.find(|before| before.producer_id == header.producer_id) else {
             // The state is right about a producer of whom nothing waits, save that a control batch needs its marker read.
-            return (!header.is_control()).then(|| self.producers.check(header, origin));
+            return (!header.is_control())
+                .then(|| self.producers.check_verified(header, origin, verification));
         };
         let continues = origin == AppendOrigin::Client
             && !header.is_control()
@@ -289,21 +327,22 @@ impl Log {
         continues.then_some(Check::Fresh)
     }
 
-    fn check_producer(&self, batch: &LeaderBatch<'_>, origin: AppendOrigin) -> Result<Check, AppendError> {
+    fn check_producer(&self, batch: &LeaderBatch<'_>) -> Result<Check, AppendError> {
         let header = &batch.header;
         if !header.has_producer_id() {
             return Ok(Check::Fresh);
         }
         if !header.is_control() {
-            return Ok(self.producers.check(header, origin));
+            let checked = self
+                .producers
+                .check_verified(header, batch.origin, batch.verification);
+            return Ok(checked);
         }
-        let marker = marker_of(&batch.to_bytes())?;
-        Ok(
-            match marker.map(|marker| self.producers.check_marker(header, marker)) {
-                Some(Err(refusal)) => Check::Refused(refusal),
-                Some(Ok(())) | None => Check::Fresh,
-            },
-        )
+        let version = batch.transaction_version;
+        let checked = marker_of(&batch.to_bytes())?.map_or(Ok(()), |marker| {
+            self.producers.check_marker(header, marker, version)
+        });
+        Ok(checked.map_or_else(Check::Refused, |()| Check::Fresh))
     }
 
     /// Whether a batch can be written in one piece with the run before it.

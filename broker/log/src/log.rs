@@ -12,6 +12,8 @@ use std::sync::Arc;
 use odradek_broker_core::aborted::{AbortedTransaction, AbortedTransactions};
 use odradek_broker_core::leader_epochs::LeaderEpochs;
 use odradek_broker_core::producer_state::ProducerStates;
+use odradek_broker_core::producer_state::verification::{TransactionalBatch, VerificationGuard};
+use odradek_common::error::ApiError;
 use odradek_common::time::Now;
 use uuid::Uuid;
 
@@ -196,6 +198,18 @@ impl Log {
     #[must_use]
     pub fn aborted_transactions(&self, from: i64, to: i64) -> Vec<AbortedTransaction> {
         self.aborted.query(from, to)
+    }
+
+    /// The guard that a transactional batch needs; see [`ProducerStates::begin_verification`].
+    ///
+    /// # Errors
+    /// INVALID_PRODUCER_EPOCH: a later epoch has written here.
+    pub fn begin_verification(
+        &mut self,
+        now: Now,
+        batch: TransactionalBatch,
+    ) -> Result<Option<VerificationGuard>, ApiError> {
+        self.producers.begin_verification(now, batch)
     }
 
     /// Forgets producers that were idle for `producer.id.expiration.ms`; returns how many.

@@ -158,8 +158,12 @@ fn append_one(
     batch: &[u8],
     origin: AppendOrigin,
 ) -> Result<AppendInfo, AppendError> {
-    let mut batches = [LeaderBatch::whole(batch)?];
-    log.append_as_leader(NOW, epoch, &mut batches, origin)?;
+    let whole = LeaderBatch::whole(batch)?;
+    let mut batches = [match origin {
+        AppendOrigin::Coordinator => whole.of_coordinator(),
+        AppendOrigin::Client | AppendOrigin::Replication => whole,
+    }];
+    log.append_as_leader(NOW, epoch, &mut batches)?;
     batches[0].take_outcome().expect("the log did not fail")
 }
 

@@ -5,15 +5,17 @@
 
 mod request;
 mod response;
+mod transactions;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::{ApiKey, ProduceRequest};
+use odradek_broker_core::producer_state::verification::Verification;
 use odradek_broker_log::append::{AppendInfo, LeaderBatch};
 use odradek_broker_log::error::{AppendError, LogError};
 use odradek_common::error::{ApiError, ErrorCode};
-use odradek_common::records::batch::TimestampType;
+use odradek_common::records::batch::{BatchHeader, TimestampType};
 use odradek_common::records::compression::Compression;
 use odradek_common::records::validate::{ProduceRules, ProducedBatch, Refusal, recompress, validate_produce};
 use odradek_common::time::Now;
@@ -32,6 +34,7 @@ use crate::clock;
 use crate::metrics::requests::ApiTimer;
 use crate::names::is_internal;
 use crate::replica::{AppendRefusal, CommitWait, Replica};
+use crate::verification::{self, Operation, Verified};
 
 /// First version with zstd.
 const ZSTD_SINCE: i16 = 7;
@@ -62,14 +65,41 @@ pub struct Incoming {
     pub timer: ApiTimer,
 }
 
-/// Appends what all requests bring, then answers each: at once, after replication, or not at all (acks=0).
-pub fn run_together(broker: &Arc<Broker>, incoming: Vec<Incoming>, replies: &mut Vec<Reply>) {
+/// Appends what all requests bring, then answers each: at once, after replication, or not at all (acks=0). From the first
+/// one on whose transaction has to be asked for, they are appended one after the other.
+pub fn run_together(broker: &Arc<Broker>, mut incoming: Vec<Incoming>, replies: &mut Vec<Reply>) {
+    let waiting = match transactions::first_unverified(broker, &incoming) {
+        None => Vec::new(),
+        Some(first) => incoming.split_off(first),
+    };
+    run_verified(broker, incoming, &Verified::default(), replies);
+    transactions::one_after_the_other(broker, waiting, replies);
+}
+
+/// Runs a request of which is known what can be known.
+fn run_one(broker: &Arc<Broker>, incoming: Incoming, verified: &Verified) -> Reply {
+    let mut replies = Vec::with_capacity(1);
+    run_verified(broker, vec![incoming], verified, &mut replies);
+    replies.pop().expect("every request has a reply")
+}
+
+fn run_verified(
+    broker: &Arc<Broker>,
+    incoming: Vec<Incoming>,
+    verified: &Verified,
+    replies: &mut Vec<Reply>,
+) {
     let mut productions = Vec::with_capacity(incoming.len());
     let mut parts = Vec::with_capacity(incoming.len());
     let now = clock::now();
     for incoming in &incoming {
         let at = productions.len();
-        productions.push(Production::read(broker, now, at, incoming, &mut parts));
+        let request = Request {
+            at,
+            incoming,
+            verified,
+        };
+        productions.push(Production::read(broker, now, &request, &mut parts));
     }
     append(broker, now, &mut parts, &mut productions);
     drop(parts);
@@ -191,14 +221,25 @@ fn codec_of_topic(config: &TopicConfig, produced_in: Compression) -> Option<(Com
     (codec != produced_in).then_some((codec, level))
 }
 
-/// Nobody could end a transaction in this version, and an open one holds every read_committed consumer up for good.
-fn refuse_transaction(has_transactional_id: bool) -> ApiError {
-    if has_transactional_id {
-        let detail = "this version has no coordinator of transactions, so none is open";
-        return ApiError::new(ErrorCode::InvalidTxnState, detail);
+/// A request, its place in the turn, and what its transaction's coordinator said.
+struct Request<'a, 'v> {
+    at: usize,
+    incoming: &'a Incoming,
+    verified: &'v Verified,
+}
+
+/// What the batch of a transaction is appended with.
+fn verification_of(
+    broker: &Broker,
+    request: &Request<'_, '_>,
+    replica: &Replica,
+) -> Result<Verification, ApiError> {
+    let operation = Operation::of_produce(request.incoming.call.api_version);
+    if !verification::is_required(broker, operation) {
+        return Ok(Verification::Waived);
     }
-    let detail = "transactional records need a transactional id";
-    ApiError::new(ErrorCode::TransactionalIdAuthorizationFailed, detail)
+    let verification = request.verified.of(&replica.id);
+    verification.map_err(|code| verification::produce_refusal(code, operation))
 }
 
 /// One request and what has become of it.
@@ -209,6 +250,8 @@ struct Production {
     answer: ProduceAnswer,
     /// Topic and partition positions in `answer`, with what must be waited for.
     waits: SmallVec<[(usize, usize, CommitWait); 1]>,
+    /// The producer of its transactional batches.
+    transactional_producer: Option<i64>,
 }
 
 impl Production {
@@ -216,18 +259,18 @@ impl Production {
     fn read<'a>(
         broker: &Broker,
         now: Now,
-        request: usize,
-        incoming: &'a Incoming,
+        request: &Request<'a, '_>,
         parts: &mut Vec<Part<'a>>,
     ) -> Result<Self, Cut> {
-        let api_version = incoming.call.api_version;
-        let (preamble, mut reader) = Reader::begin(api_version, &incoming.frame.body)?;
+        let api_version = request.incoming.call.api_version;
+        let (preamble, mut reader) = Reader::begin(api_version, &request.incoming.frame.body)?;
         let mut production = Self {
             api_version,
             acks: preamble.acks,
             timeout: Duration::from_millis(u64::try_from(preamble.timeout_ms).unwrap_or(0)),
             answer: ProduceAnswer::default(),
             waits: SmallVec::new(),
+            transactional_producer: None,
         };
         // No part goes to the log unless the whole request could be read.
         let parts_before = parts.len();
@@ -243,8 +286,14 @@ impl Production {
                     });
                 }
                 Ok(Some(Item::Partition(index, records))) => {
-                    let validated = production.validate(broker, now, &preamble, &topic, index, records);
-                    production.note(broker, request, &topic, index, validated, parts);
+                    let place = Place {
+                        request,
+                        preamble: &preamble,
+                        topic: &topic,
+                        index,
+                    };
+                    let validated = production.validate(broker, now, &place, records);
+                    production.note(broker, &place, validated, parts);
                 }
                 Err(cut) => {
                     parts.truncate(parts_before);
@@ -258,17 +307,16 @@ impl Production {
     fn note<'a>(
         &mut self,
         broker: &Broker,
-        request: usize,
-        topic: &Topic<'_>,
-        index: i32,
+        place: &Place<'_>,
         validated: Result<Valid<'a>, Refusal>,
         parts: &mut Vec<Part<'a>>,
     ) {
+        let index = place.index;
         let at = self.answer.topics.len() - 1;
         let outcome = match validated {
             Ok(valid) => {
                 parts.push(Part {
-                    request,
+                    request: place.request.at,
                     topic: at,
                     partition: self.answer.topics[at].partitions.len(),
                     replica: valid.replica,
@@ -283,7 +331,7 @@ impl Production {
                     log_start_offset: -1,
                 })
             }
-            Err(refusal) => Err(self.refused(broker, topic.name(), index, refusal)),
+            Err(refusal) => Err(self.refused(broker, place.topic.name(), index, refusal)),
         };
         self.answer.topics[at]
             .partitions
@@ -291,30 +339,51 @@ impl Production {
     }
 
     fn validate<'a>(
-        &self,
+        &mut self,
         broker: &Broker,
         now: Now,
-        preamble: &Preamble,
-        topic: &Topic<'_>,
-        index: i32,
+        place: &Place<'_>,
         records: &'a [u8],
     ) -> Result<Valid<'a>, Refusal> {
-        if !(-1..=1).contains(&preamble.acks) {
-            let detail = format!("acks must be -1, 0 or 1, not {}", preamble.acks);
+        if !(-1..=1).contains(&place.preamble.acks) {
+            let detail = format!("acks must be -1, 0 or 1, not {}", place.preamble.acks);
             return Err(ApiError::new(ErrorCode::InvalidRequiredAcks, detail).into());
         }
-        let replica = topic.replica(broker, index)?;
+        let replica = place.topic.replica(broker, place.index)?;
         let config = replica.config();
         let validated = validate_produce(records, &self.rules(now, &config))?;
-        if validated.header.is_transactional() {
-            return Err(refuse_transaction(preamble.has_transactional_id).into());
-        }
         let batch = leader_batch(&config, &validated, records)?;
+        let batch = if validated.header.is_transactional() {
+            self.check_transaction(place.preamble, &validated.header)?;
+            batch.verified(verification_of(broker, place.request, &replica)?)
+        } else {
+            batch
+        };
         Ok(Valid {
             replica,
             batch,
             log_append_time_ms: validated.log_append_time_ms,
         })
+    }
+
+    /// A request has one transaction, whose producer writes all its transactional batches.
+    fn check_transaction(&mut self, preamble: &Preamble<'_>, header: &BatchHeader) -> Result<(), ApiError> {
+        if preamble.transactional_id.is_none() {
+            let detail = "transactional records need a transactional id";
+            return Err(ApiError::new(
+                ErrorCode::TransactionalIdAuthorizationFailed,
+                detail,
+            ));
+        }
+        let first = *self.transactional_producer.get_or_insert(header.producer_id);
+        if first == header.producer_id {
+            return Ok(());
+        }
+        let detail = format!(
+            "producers {first} and {} in one transaction's request",
+            header.producer_id
+        );
+        Err(ApiError::new(ErrorCode::InvalidProducerIdMapping, detail))
     }
 
     fn rules(&self, now: Now, config: &TopicConfig) -> ProduceRules {
@@ -443,6 +512,14 @@ impl Production {
     }
 }
 
+/// A partition in a request.
+struct Place<'a> {
+    request: &'a Request<'a, 'a>,
+    preamble: &'a Preamble<'a>,
+    topic: &'a Topic<'a>,
+    index: i32,
+}
+
 /// A batch that may be appended, and where to.
 struct Valid<'a> {
     replica: Arc<Replica>,
@@ -537,17 +614,5 @@ impl<'a> Topic<'a> {
             Self::Id(id, _) if *id != replica.topic_id => Err(ErrorCode::UnknownTopicId.into()),
             Self::Name(_) | Self::Id(..) | Self::Unknown(_) => Ok(replica),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn transactions_are_refused_in_kafka_s_words() {
-        let without = refuse_transaction(false).code;
-        assert_eq!(without, ErrorCode::TransactionalIdAuthorizationFailed);
-        assert_eq!(refuse_transaction(true).code, ErrorCode::InvalidTxnState);
     }
 }

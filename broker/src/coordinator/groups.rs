@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::protocol::StrBytes;
-use odradek_broker_core::coordination::{AppendId, Effects, RequestToken};
+use odradek_broker_core::coordination::{AppendId, Effects, LogEntry, RequestToken, TransactionEnd};
 use odradek_broker_core::groups::{Caller, GroupRequest, GroupResponse, GroupSettings, GroupShard};
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::TopicPartition;
@@ -63,9 +63,11 @@ impl Shard for GroupShard {
         match call.request {
             GroupRequest::JoinGroup(_) | GroupRequest::SyncGroup(_) | GroupRequest::LeaveGroup(_) => true,
             // What these change goes through the log, and is noted when it comes back.
-            GroupRequest::OffsetCommit(_) | GroupRequest::OffsetDelete(_) | GroupRequest::DeleteGroup(_) => {
-                false
-            }
+            GroupRequest::OffsetCommit(_)
+            | GroupRequest::OffsetDelete(_)
+            | GroupRequest::DeleteGroup(_)
+            | GroupRequest::TxnOffsetCommit { .. }
+            | GroupRequest::EndTransaction(_) => false,
             GroupRequest::Heartbeat(_)
             | GroupRequest::OffsetFetch { .. }
             | GroupRequest::DescribeGroup(_)
@@ -73,8 +75,8 @@ impl Shard for GroupShard {
         }
     }
 
-    fn replay(&mut self, key: &[u8], value: Option<&[u8]>) {
-        Self::replay(self, key, value);
+    fn replay(&mut self, entry: &LogEntry) {
+        Self::replay(self, entry);
     }
 
     fn finish_loading(&mut self, now: Now) -> Effects<GroupResponse> {
@@ -171,6 +173,33 @@ impl GroupCoordinators {
         let call = GroupCall { caller, request };
         let answer = self.hosting.call(&group_id, call, patience).await;
         answer.for_version(version)
+    }
+
+    /// Ends a transaction in a partition of `__consumer_offsets`: its marker is in the log and committed, and its offsets
+    /// count or are gone.
+    ///
+    /// # Errors
+    /// NOT_COORDINATOR, COORDINATOR_LOAD_IN_PROGRESS or COORDINATOR_NOT_AVAILABLE if it is to be tried again; else what the
+    /// log says.
+    pub async fn end_transaction(&self, partition: i32, end: TransactionEnd) -> Result<(), ErrorCode> {
+        let call = GroupCall {
+            caller: Caller::default(),
+            request: GroupRequest::EndTransaction(end),
+        };
+        let answer = self
+            .hosting
+            .call_partition(partition, call, self.commit_timeout)
+            .await;
+        match answer {
+            GroupResponse::EndTransaction(outcome) => outcome,
+            other => unreachable!("a marker is answered in kind, not by {other:?}"),
+        }
+    }
+
+    /// The partition of `__consumer_offsets` that holds a group; None while there is none.
+    #[must_use]
+    pub fn partition_of(&self, group_id: &str) -> Option<i32> {
+        self.hosting.partition_of(group_id)
     }
 
     /// Every group coordinated here that is in one of these states and of one of these types; no name means any.

@@ -115,6 +115,26 @@ impl<S: Shard> Hosting<S> {
         }
     }
 
+    /// Has the shard of that partition answer.
+    pub(super) async fn call_partition(
+        &self,
+        partition: i32,
+        request: S::Request,
+        patience: Duration,
+    ) -> S::Response {
+        let requests = {
+            let shards = self.shards.lock();
+            shards
+                .hosted
+                .get(&partition)
+                .map(|hosted| hosted.requests.clone())
+        };
+        match requests {
+            Some(requests) => ask(requests, request, Some(patience)).await,
+            None => S::refuse(&request, ErrorCode::NotCoordinator),
+        }
+    }
+
     /// Has every shard answer, in the order of their partitions.
     pub(super) async fn call_all(&self, request: &S::Request, patience: Duration) -> Vec<S::Response> {
         let requests = |hosted: &Hosted<S>| hosted.requests.clone();
@@ -136,13 +156,16 @@ impl<S: Shard> Hosting<S> {
             .collect()
     }
 
-    fn shard_of(&self, key: &str) -> Option<mpsc::Sender<ShardRequest<S>>> {
+    /// The partition of the topic that holds a key; None while there is none.
+    pub(super) fn partition_of(&self, key: &str) -> Option<i32> {
         let partitions = self.partitions.load(Ordering::Acquire);
-        if partitions == 0 {
-            return None;
-        }
+        (partitions > 0).then(|| partition_for(key, partitions))
+    }
+
+    fn shard_of(&self, key: &str) -> Option<mpsc::Sender<ShardRequest<S>>> {
+        let partition = self.partition_of(key)?;
         let shards = self.shards.lock();
-        let hosted = shards.hosted.get(&partition_for(key, partitions))?;
+        let hosted = shards.hosted.get(&partition)?;
         Some(hosted.requests.clone())
     }
 

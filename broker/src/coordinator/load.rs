@@ -1,15 +1,18 @@
 //! Reads a partition of a coordinator's topic for the shard that is to coordinate it.
 //!
 //! Everything that was in the log when leadership began must be committed before anything is read: what a later leader
-//! could truncate is never shown to a client. Records of transactions and control records are left out.
+//! could truncate is never shown to a client. Records of transactions come with their producer, markers with their outcome;
+//! other control records are left out.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use odradek_broker_core::coordination::LogEntry;
 use odradek_broker_log::read::Patience;
 use odradek_common::error::ErrorCode;
 use odradek_common::records::batch::{BatchHeader, batches};
 use odradek_common::records::compression::DECOMPRESSED_BYTES_MAX;
+use odradek_common::records::control::EndTransactionMarker;
 use odradek_common::records::record::{RecordError, decoded_section, records};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -19,14 +22,11 @@ use crate::replica::reading::{Isolation, ReadRequest};
 /// Parts that were read and not replayed yet.
 const PARTS_AHEAD: usize = 1;
 
-/// Key and value of one record.
-pub(super) type KeyValue = (Bytes, Option<Bytes>);
-
 /// What the reader hands to the shard, in order.
 #[derive(Debug)]
 pub(super) enum Loaded {
-    /// Records in offset order.
-    Records(Vec<KeyValue>),
+    /// Entries in offset order.
+    Entries(Vec<LogEntry>),
     /// There are no more.
     Done,
     /// The log cannot be read, or is led elsewhere by now.
@@ -62,9 +62,9 @@ pub(super) struct LogReader {
     pub(super) buffer_bytes: usize,
 }
 
-/// Records of one read, and where the next one begins; `None` at the end.
+/// Entries of one read, and where the next one begins; `None` at the end.
 struct Part {
-    records: Vec<KeyValue>,
+    entries: Vec<LogEntry>,
     next_offset: Option<i64>,
 }
 
@@ -91,7 +91,7 @@ impl LogReader {
             let reader = self.clone();
             let part = tokio::task::spawn_blocking(move || reader.read(offset)).await;
             let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-            if parts.send(Loaded::Records(part.records)).await.is_err() {
+            if parts.send(Loaded::Entries(part.entries)).await.is_err() {
                 return Ok(());
             }
             next_offset = part.next_offset;
@@ -130,7 +130,7 @@ impl LogReader {
                 let refused = LoadError::Refused(ErrorCode::OffsetOutOfRange);
                 return if moved {
                     Ok(Part {
-                        records: Vec::new(),
+                        entries: Vec::new(),
                         next_offset: Some(log_start),
                     })
                 } else {
@@ -142,17 +142,17 @@ impl LogReader {
         match plan.slice {
             Some(slice) if !slice.is_empty() => decode(offset, &slice.read()?),
             Some(_) | None => Ok(Part {
-                records: Vec::new(),
+                entries: Vec::new(),
                 next_offset: None,
             }),
         }
     }
 }
 
-/// The records of whole batches from `offset` on.
+/// The entries of whole batches from `offset` on.
 fn decode(offset: i64, bytes: &[u8]) -> Result<Part, LoadError> {
     let mut part = Part {
-        records: Vec::new(),
+        entries: Vec::new(),
         next_offset: None,
     };
     for batch in batches(bytes) {
@@ -161,10 +161,7 @@ fn decode(offset: i64, bytes: &[u8]) -> Result<Part, LoadError> {
             source: source.into(),
         })?;
         part.next_offset = Some(header.next_offset());
-        if header.is_control() || header.is_transactional() {
-            continue;
-        }
-        decode_batch(offset, &header, batch, &mut part.records).map_err(|source| LoadError::Batch {
+        decode_batch(offset, &header, batch, &mut part.entries).map_err(|source| LoadError::Batch {
             offset: header.base_offset,
             source,
         })?;
@@ -176,18 +173,29 @@ fn decode_batch(
     offset: i64,
     header: &BatchHeader,
     batch: &[u8],
-    out: &mut Vec<KeyValue>,
+    out: &mut Vec<LogEntry>,
 ) -> Result<(), RecordError> {
+    let producer_id = header.is_transactional().then_some(header.producer_id);
     let (_, section) = decoded_section(batch, DECOMPRESSED_BYTES_MAX)?;
     for record in records(header, &section) {
         let record = record?;
         let Some(key) = record.key.filter(|_| record.offset >= offset) else {
             continue;
         };
-        out.push((
-            Bytes::copy_from_slice(key),
-            record.value.map(Bytes::copy_from_slice),
-        ));
+        if header.is_control() {
+            let marker = EndTransactionMarker::decode(key, record.value.unwrap_or_default());
+            // Other control records are no end of a transaction.
+            out.extend(marker.ok().map(|marker| LogEntry::EndOfTransaction {
+                producer_id: header.producer_id,
+                result: marker.result,
+            }));
+            continue;
+        }
+        out.push(LogEntry::Record {
+            producer_id,
+            key: Bytes::copy_from_slice(key),
+            value: record.value.map(Bytes::copy_from_slice),
+        });
     }
     Ok(())
 }
@@ -196,6 +204,7 @@ fn decode_batch(
 mod tests {
     use super::*;
     use odradek_common::records::builder::BatchBuilder;
+    use odradek_common::records::control::TransactionResult;
 
     fn batch(builder: BatchBuilder, keys: &[&str]) -> Bytes {
         let mut builder = builder;
@@ -205,28 +214,39 @@ mod tests {
         builder.build()
     }
 
-    fn keys(part: &Part) -> Vec<&str> {
-        part.records
-            .iter()
-            .map(|(key, _)| std::str::from_utf8(key).unwrap())
-            .collect()
+    /// Keys, those of transactions with their producer; markers by producer and outcome.
+    fn keys(part: &Part) -> Vec<String> {
+        let describe = |entry: &LogEntry| match entry {
+            LogEntry::Record { producer_id, key, .. } => {
+                let of = producer_id.map_or_else(String::new, |id| format!(" of {id}"));
+                format!("{}{of}", std::str::from_utf8(key).unwrap())
+            }
+            LogEntry::EndOfTransaction { producer_id, result } => format!("{result:?} of {producer_id}"),
+        };
+        part.entries.iter().map(describe).collect()
     }
 
     #[test]
-    fn transactions_and_control_records_are_left_out() {
+    fn transactions_come_with_their_producers_and_their_ends() {
+        let marker = EndTransactionMarker {
+            result: TransactionResult::Abort,
+            coordinator_epoch: 1,
+        };
         let bytes = [
             batch(BatchBuilder::new(0), &["a", "b"]),
             batch(BatchBuilder::new(2).producer(7, 0, 0).transactional(), &["open"]),
+            // Base offsets are the log's; only the order counts here.
+            marker.to_batch(0, 7, 0),
             batch(
-                BatchBuilder::new(3).producer(7, 0, -1).transactional().control(),
-                &["marker"],
+                BatchBuilder::new(4).producer(7, 0, -1).transactional().control(),
+                &["no marker"],
             ),
-            batch(BatchBuilder::new(4), &["c"]),
+            batch(BatchBuilder::new(5), &["c"]),
         ]
         .concat();
         let part = decode(0, &bytes).unwrap();
-        assert_eq!(keys(&part), ["a", "b", "c"]);
-        assert_eq!(part.next_offset, Some(5));
+        assert_eq!(keys(&part), ["a", "b", "open of 7", "Abort of 7", "c"]);
+        assert_eq!(part.next_offset, Some(6));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::future::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
-use odradek_broker_core::coordination::{Append, AppendId, Effects, RequestToken};
+use odradek_broker_core::coordination::{Append, AppendId, AppendKind, Effects, LogEntry, RequestToken};
 use odradek_broker_log::append::LeaderBatch;
 use odradek_common::error::ErrorCode;
 use odradek_common::records::compression::Compression;
@@ -24,7 +24,7 @@ use super::hosting::SHARD_QUEUE_MAX;
 use super::load::{LoadError, Loaded, LogReader};
 use super::write::{BatchRules, Packed, pack};
 use crate::clock;
-use crate::replica::{AppendRefusal, Replica};
+use crate::replica::{AppendRefusal, CommitWait, Replica};
 use crate::replicas::{Replicas, error_chain};
 
 /// Bytes of one shard that are in the log and not committed; beyond, requests wait in their queue.
@@ -48,8 +48,8 @@ pub(super) trait Shard: Send + 'static {
     fn refuse(request: &Self::Request, code: ErrorCode) -> Self::Response;
     /// Whether the request may change what the snapshot shows without anything being appended.
     fn changes_at_once(request: &Self::Request) -> bool;
-    /// Takes one committed record of the log, in offset order.
-    fn replay(&mut self, key: &[u8], value: Option<&[u8]>);
+    /// Takes one committed entry of the log, in offset order.
+    fn replay(&mut self, entry: &LogEntry);
     /// The log has been replayed up to the high watermark.
     fn finish_loading(&mut self, now: Now) -> Effects<Self::Response>;
     /// Handles one request; its answer comes in these or in later effects.
@@ -205,9 +205,9 @@ impl<S: Shard> ShardTask<S> {
                     None => return Ok(Next::End),
                 },
                 loaded = parts.recv() => match loaded {
-                    Some(Loaded::Records(part)) => {
+                    Some(Loaded::Entries(part)) => {
                         records += part.len();
-                        part.iter().for_each(|(key, value)| self.shard.replay(key, value.as_deref()));
+                        part.iter().for_each(|entry| self.shard.replay(entry));
                     }
                     Some(Loaded::Done) => break,
                     Some(Loaded::Failed(error)) => return Err(error),
@@ -358,7 +358,12 @@ impl<S: Shard> ShardTask<S> {
                         "max.message.bytes" => rules.size_bytes_max);
                     self.report(&[id], Err(ErrorCode::RecordListTooLarge));
                 }
-                Packed::Batch { ids, records, bytes } => match self.append(&bytes) {
+                Packed::Batch {
+                    ids,
+                    records,
+                    kind,
+                    bytes,
+                } => match self.append(&bytes, kind) {
                     Ok(committed) => {
                         self.origin.replica.traffic.appended(records, bytes.len());
                         self.await_commit(ids, bytes.len(), committed);
@@ -370,7 +375,7 @@ impl<S: Shard> ShardTask<S> {
         }
     }
 
-    fn append(&self, batch: &[u8]) -> Result<oneshot::Receiver<Result<(), ErrorCode>>, ErrorCode> {
+    fn append(&self, batch: &[u8], kind: AppendKind) -> Result<CommitWait, ErrorCode> {
         let replica = &self.origin.replica;
         let failed = |refusal: AppendRefusal| match refusal {
             AppendRefusal::Api(error) => error.code,
@@ -379,7 +384,14 @@ impl<S: Shard> ShardTask<S> {
                 ErrorCode::KafkaStorageError
             }
         };
-        let mut batches = [LeaderBatch::whole(batch).map_err(|error| failed(error.into()))?];
+        let batch = LeaderBatch::whole(batch)
+            .map_err(|error| failed(error.into()))?
+            .of_coordinator();
+        let mut batches = [match kind {
+            AppendKind::Plain => batch,
+            AppendKind::Transactional(writer) => batch.verified(writer.verification),
+            AppendKind::EndOfTransaction(end) => batch.of_transaction_version(end.transaction_version),
+        }];
         let mut waits = Vec::with_capacity(1);
         let appended = replica
             .append(clock::now(), &mut batches, Some(&mut waits))
@@ -398,12 +410,7 @@ impl<S: Shard> ShardTask<S> {
         Ok(wait.expect("what was appended is waited for"))
     }
 
-    fn await_commit(
-        &mut self,
-        ids: Vec<AppendId>,
-        size_bytes: usize,
-        committed: oneshot::Receiver<Result<(), ErrorCode>>,
-    ) {
+    fn await_commit(&mut self, ids: Vec<AppendId>, size_bytes: usize, committed: CommitWait) {
         self.in_flight_bytes += size_bytes;
         self.in_flight.push(Box::pin(async move {
             let result = match committed.await {

@@ -1,10 +1,11 @@
 //! Packs what a shard wants to be appended into as few record batches as its topic allows.
 
 use bytes::{Bytes, BytesMut};
-use odradek_broker_core::coordination::{Append, AppendId};
-use odradek_common::records::batch::HEADER_SIZE_BYTES;
+use odradek_broker_core::coordination::{Append, AppendId, AppendKind, TransactionEnd};
+use odradek_common::records::batch::{HEADER_SIZE_BYTES, NO_SEQUENCE};
 use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::Compression;
+use odradek_common::records::control::EndTransactionMarker;
 
 /// The most that a record needs beside its key and value: length, attributes, timestamp and offset deltas, lengths of
 /// key and value, number of headers.
@@ -30,6 +31,8 @@ pub(super) enum Packed {
         ids: Vec<AppendId>,
         /// Number of records.
         records: u64,
+        /// What kind of batch it is.
+        kind: AppendKind,
         /// The batch.
         bytes: BytesMut,
     },
@@ -37,7 +40,7 @@ pub(super) enum Packed {
     TooLarge(AppendId),
 }
 
-/// Packs in order; the records of one append are never parted.
+/// Packs in order; the records of one append are never parted, and those of a transaction have a batch of their own.
 pub(super) fn pack(appends: &[Append], rules: BatchRules) -> Vec<Packed> {
     let mut packed = Vec::new();
     let mut open = OpenBatch::new(rules);
@@ -49,13 +52,41 @@ pub(super) fn pack(appends: &[Append], rules: BatchRules) -> Vec<Packed> {
             packed.push(Packed::TooLarge(append.id));
             continue;
         }
-        if open.builder.size_bytes() + size_bytes > rules.size_bytes_max {
+        let is_alone = append.kind != AppendKind::Plain;
+        if is_alone || open.builder.size_bytes() + size_bytes > rules.size_bytes_max {
             packed.extend(open.close());
         }
-        open.add(append);
+        match append.kind {
+            AppendKind::Plain => open.add(append),
+            AppendKind::Transactional(writer) => {
+                let builder = BatchBuilder::new(0)
+                    .compression(rules.compression, None)
+                    .producer(writer.producer_id, writer.producer_epoch, NO_SEQUENCE)
+                    .transactional();
+                open.builder = builder;
+                open.kind = append.kind;
+                open.add(append);
+                packed.extend(open.close());
+            }
+            AppendKind::EndOfTransaction(end) => packed.push(marker(append.id, end, rules)),
+        }
     }
     packed.extend(open.close());
     packed
+}
+
+fn marker(id: AppendId, end: TransactionEnd, rules: BatchRules) -> Packed {
+    let marker = EndTransactionMarker {
+        result: end.result,
+        coordinator_epoch: end.coordinator_epoch,
+    };
+    let batch = marker.to_batch(rules.timestamp_ms, end.producer_id, end.producer_epoch);
+    Packed::Batch {
+        ids: vec![id],
+        records: 1,
+        kind: AppendKind::EndOfTransaction(end),
+        bytes: BytesMut::from(batch),
+    }
 }
 
 fn size_bytes_max(records: &[(Bytes, Option<Bytes>)]) -> usize {
@@ -67,6 +98,7 @@ fn size_bytes_max(records: &[(Bytes, Option<Bytes>)]) -> usize {
 
 struct OpenBatch {
     rules: BatchRules,
+    kind: AppendKind,
     builder: BatchBuilder,
     ids: Vec<AppendId>,
 }
@@ -76,6 +108,7 @@ impl OpenBatch {
         let builder = BatchBuilder::new(0).compression(rules.compression, None);
         Self {
             rules,
+            kind: AppendKind::Plain,
             builder,
             ids: Vec::new(),
         }
@@ -90,11 +123,14 @@ impl OpenBatch {
     }
 
     fn close(&mut self) -> Option<Packed> {
-        let Self { builder, ids, .. } = std::mem::replace(self, Self::new(self.rules));
+        let Self {
+            kind, builder, ids, ..
+        } = std::mem::replace(self, Self::new(self.rules));
         let records = u64::try_from(builder.record_count()).unwrap_or(0);
         (records > 0).then(|| Packed::Batch {
             ids,
             records,
+            kind,
             bytes: BytesMut::from(builder.build()),
         })
     }
@@ -103,13 +139,17 @@ impl OpenBatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use odradek_common::records::batch::verify_crc;
+    use odradek_broker_core::coordination::TransactionWriter;
+    use odradek_broker_core::producer_state::verification::Verification;
+    use odradek_common::records::batch::{BatchHeader, verify_crc};
+    use odradek_common::records::control::TransactionResult;
     use odradek_common::records::record::{decoded_section, records};
 
     fn append(id: u64, value_bytes: usize) -> Append {
         let key = Bytes::from(format!("key-{id}"));
         Append {
             id: AppendId(id),
+            kind: AppendKind::Plain,
             records: vec![(key, Some(vec![b'x'; value_bytes].into()))],
         }
     }
@@ -158,6 +198,72 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_transactions_stands_alone_and_in_its_producer_s_name() {
+        let writer = TransactionWriter {
+            producer_id: 7,
+            producer_epoch: 3,
+            verification: Verification::Waived,
+        };
+        let end = TransactionEnd {
+            producer_id: 7,
+            producer_epoch: 4,
+            coordinator_epoch: 5,
+            result: TransactionResult::Commit,
+            transaction_version: 2,
+        };
+        let transactional = |id| Append {
+            kind: AppendKind::Transactional(writer),
+            ..append(id, 10)
+        };
+        let marker = Append {
+            id: AppendId(5),
+            kind: AppendKind::EndOfTransaction(end),
+            records: Vec::new(),
+        };
+        let appends = [
+            append(1, 10),
+            append(2, 10),
+            transactional(3),
+            transactional(4),
+            marker,
+            append(6, 10),
+        ];
+        let packed = pack(&appends, rules(1_000, Compression::None));
+        assert_eq!(shape(&packed), [vec![1, 2], vec![3], vec![4], vec![5], vec![6]]);
+        let headers: Vec<_> = packed.iter().map(header).collect();
+        let described = |header: &BatchHeader| {
+            (
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                header.is_transactional(),
+                header.is_control(),
+            )
+        };
+        assert_eq!(described(&headers[0]), (-1, -1, -1, false, false));
+        assert_eq!(described(&headers[1]), (7, 3, -1, true, false));
+        assert_eq!(described(&headers[3]), (7, 4, -1, true, true));
+        assert_eq!(described(&headers[4]), (-1, -1, -1, false, false));
+        let kinds = packed.iter().map(kind);
+        let expected = appends.iter().skip(1).map(|append| append.kind);
+        assert!(kinds.eq(expected));
+    }
+
+    fn kind(packed: &Packed) -> AppendKind {
+        match packed {
+            Packed::Batch { kind, .. } => *kind,
+            Packed::TooLarge(id) => panic!("{id:?} was to fit"),
+        }
+    }
+
+    fn header(packed: &Packed) -> BatchHeader {
+        match packed {
+            Packed::Batch { bytes, .. } => BatchHeader::parse(bytes).unwrap(),
+            Packed::TooLarge(id) => panic!("{id:?} was to fit"),
+        }
+    }
+
+    #[test]
     fn the_limit_holds_to_the_byte() {
         let exact = HEADER_SIZE_BYTES + RECORD_OVERHEAD_BYTES + "key-1".len() + 100;
         assert_eq!(
@@ -174,6 +280,7 @@ mod tests {
     fn a_batch_reads_as_it_was_written_in_every_codec() {
         let tombstone = Append {
             id: AppendId(9),
+            kind: AppendKind::Plain,
             records: vec![("gone".into(), None)],
         };
         for codec in [
@@ -188,6 +295,7 @@ mod tests {
                 Packed::Batch {
                     ids,
                     records: 2,
+                    kind: AppendKind::Plain,
                     bytes,
                 },
             ] = packed.as_slice()

@@ -45,6 +45,7 @@ use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
 use crate::topic_creation::TopicCreation;
+use crate::verification::Verifier;
 
 /// Time for one request to the controller.
 const CONTROLLER_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -326,6 +327,7 @@ fn new_broker(
         sessions: Mutex::new(FetchSessions::new(slots, rand::random_range(1..i32::MAX / 2))),
         groups: GroupCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
         isr: Arc::new(IsrUpdates::default()),
+        verifier: Verifier::new(tokio::runtime::Handle::current(), node_id, config, log.clone()),
         producer_ids: ProducerIds::default(),
         topic_creation: TopicCreation::default(),
         lost_leaders: LostLeaders::default(),

@@ -273,10 +273,14 @@ fn every_key_of_the_decoder_is_in_the_table() {
 
 #[test]
 fn versions_are_those_of_the_request_decoder() {
+    // WriteTxnMarkers v2 has a field that the decoder does not know; the broker reads it by hand.
+    const READ_BY_HAND: [(i16, i16); 1] = [(27, 2)];
     for case in cases() {
+        let later = READ_BY_HAND.iter().find(|(key, _)| *key == case.key);
+        let last = later.map_or(case.versions.1, |(_, version)| *version);
         assert_eq!(
             request_versions(case.key),
-            Some(case.versions),
+            Some((case.versions.0, last)),
             "key {}",
             case.key
         );

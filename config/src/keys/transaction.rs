@@ -31,11 +31,11 @@ keys! { TRANSACTION: Broker;
     "transaction.remove.expired.transaction.cleanup.interval.ms": Int = "3600000",
         AtLeast(1), ReadOnly, TRANSACTIONS;
     /// Whether a transactional append is checked against the coordinator first.
-    "transaction.partition.verification.enable": Boolean = "true", Any, ClusterWide, TRANSACTIONS;
+    "transaction.partition.verification.enable": Boolean = "true", Any, ClusterWide, Used;
     /// Whether producers may prepare a transaction and decide about it later.
     "transaction.two.phase.commit.enable": Boolean = "false", Any, ReadOnly, TRANSACTIONS;
     /// Pause before the broker repeats the check of a transactional append.
-    "add.partitions.to.txn.retry.backoff.ms": Int = "20", AtLeast(1), ReadOnly, TRANSACTIONS;
+    "add.partitions.to.txn.retry.backoff.ms": Int = "20", AtLeast(1), ReadOnly, Used;
     /// How long the broker repeats the check of a transactional append.
-    "add.partitions.to.txn.retry.backoff.max.ms": Int = "100", AtLeast(0), ReadOnly, TRANSACTIONS;
+    "add.partitions.to.txn.retry.backoff.max.ms": Int = "100", AtLeast(0), ReadOnly, Used;
 }

@@ -413,6 +413,12 @@ pub struct TransactionSettings {
     pub producer_id_expiration_ms: u32,
     /// producer.id.expiration.check.interval.ms
     pub producer_id_expiration_check_interval_ms: u32,
+    /// transaction.partition.verification.enable
+    pub partition_verification: bool,
+    /// add.partitions.to.txn.retry.backoff.ms
+    pub add_partitions_retry_backoff_ms: u32,
+    /// add.partitions.to.txn.retry.backoff.max.ms
+    pub add_partitions_retry_backoff_max_ms: u32,
 }
 
 impl TransactionSettings {
@@ -421,6 +427,10 @@ impl TransactionSettings {
             producer_id_expiration_ms: values.unsigned("producer.id.expiration.ms"),
             producer_id_expiration_check_interval_ms: values
                 .unsigned("producer.id.expiration.check.interval.ms"),
+            partition_verification: values.boolean("transaction.partition.verification.enable"),
+            add_partitions_retry_backoff_ms: values.unsigned("add.partitions.to.txn.retry.backoff.ms"),
+            add_partitions_retry_backoff_max_ms: values
+                .unsigned("add.partitions.to.txn.retry.backoff.max.ms"),
         }
     }
 }

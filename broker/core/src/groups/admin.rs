@@ -16,7 +16,7 @@ use super::group::{Group, GroupState};
 use super::offsets::offset_tombstone;
 use super::records::{OffsetValue, Record};
 use super::{Caller, GroupResponse, GroupShard};
-use crate::coordination::RequestToken;
+use crate::coordination::{AppendKind, RequestToken};
 
 /// From this version on, DescribeGroups says that a group does not exist.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;
@@ -133,7 +133,12 @@ impl GroupShard {
             }
             Record::Offset { .. } | Record::Group { .. } => None,
         });
-        let records: Vec<Record> = committed.chain(under_way).collect();
+        let pending = self
+            .replicated
+            .pending()
+            .filter(|(_, topic, partition)| gone.contains(&(topic.as_str(), *partition)))
+            .map(|(group_id, topic, partition)| offset_tombstone(&group_id, &topic, partition));
+        let records: Vec<Record> = committed.chain(pending).chain(under_way).collect();
         if !records.is_empty() {
             self.push_in_parts(records, Then::Nothing);
         }
@@ -161,7 +166,7 @@ impl GroupShard {
             let (old, has_more) = self.expired_offsets(group, now);
             expired += old.len();
             let is_unused = group.state() == GroupState::Empty && group.pending_members.is_empty();
-            if is_unused && !has_more {
+            if is_unused && !has_more && !self.replicated.has_pending(&group_id) {
                 self.delete_empty_group(&group_id, Vec::new());
             } else if !old.is_empty() {
                 let records = old
@@ -184,7 +189,9 @@ impl GroupShard {
         for (topic, partitions) in offsets {
             let is_subscribed = group.is_subscribed_to(topic);
             for (partition, value) in partitions {
-                if !is_subscribed && group.is_expired(value, now, self.settings.offsets_retention_ms) {
+                let is_pending = self.replicated.is_pending(&group.id, topic, *partition);
+                let is_old = group.is_expired(value, now, self.settings.offsets_retention_ms);
+                if !is_subscribed && !is_pending && is_old {
                     old.push((topic.clone(), *partition));
                 } else {
                     has_more = true;
@@ -196,17 +203,30 @@ impl GroupShard {
 
     /// The log took or refused records: the replicated state follows, then the live groups, then the answers.
     pub(super) fn complete_append(&mut self, now: Now, pending: Pending, result: Result<(), ErrorCode>) {
-        let result = result.map_err(answer_to_append_error);
         let Pending {
+            kind,
             records,
             then,
             replies,
             fetches,
             ..
         } = pending;
+        let result = match kind {
+            AppendKind::Plain | AppendKind::Transactional(_) => result.map_err(answer_to_append_error),
+            // The transaction's coordinator wants to know what the log said.
+            AppendKind::EndOfTransaction(_) => result,
+        };
         if result.is_ok() {
+            if let AppendKind::EndOfTransaction(end) = kind {
+                self.replicated.end_transaction(end.producer_id, end.result);
+            }
             for record in &records {
-                self.replicated.apply(record);
+                match kind {
+                    AppendKind::Transactional(writer) => {
+                        self.replicated.apply_pending(writer.producer_id, record);
+                    }
+                    AppendKind::Plain | AppendKind::EndOfTransaction(_) => self.replicated.apply(record),
+                }
                 if let Record::Offset {
                     group_id,
                     value: Some(_),
@@ -227,7 +247,7 @@ impl GroupShard {
             self.replies.push((token, response));
         }
         for (token, request) in fetches {
-            let response = self.fetch_offsets(&request);
+            let response = self.fetch_offsets(&request, true);
             self.replies.push((token, response));
         }
     }
@@ -285,6 +305,7 @@ impl GroupShard {
                 // A commit that was under way before the deletion may have brought the group back for a moment.
                 let is_leftover = self.groups.get(group_id).is_some_and(Group::is_simple)
                     && self.replicated.offsets_of(group_id).is_none()
+                    && !self.replicated.has_pending(group_id)
                     && !self.appends.touches(group_id);
                 if is_leftover {
                     self.groups.remove(group_id);
@@ -296,9 +317,9 @@ impl GroupShard {
     /// Brings a live group back to what the log says about it, if nobody has founded another one.
     fn restore_group(&mut self, now: Now, group_id: &StrBytes) {
         let stored = self.replicated.group(group_id);
-        if self.groups.contains_key(group_id)
-            || (stored.is_none() && self.replicated.offsets_of(group_id).is_none())
-        {
+        let has_offsets =
+            self.replicated.offsets_of(group_id).is_some() || self.replicated.has_pending(group_id);
+        if self.groups.contains_key(group_id) || (stored.is_none() && !has_offsets) {
             return;
         }
         let group = Group::from_replicated(group_id, stored, now, &self.log);

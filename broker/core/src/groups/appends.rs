@@ -1,6 +1,6 @@
 //! Decisions on their way through the log: handed out, not yet committed, in order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
@@ -10,7 +10,7 @@ use odradek_common::error::ErrorCode;
 use super::GroupResponse;
 use super::group::Member;
 use super::records::Record;
-use crate::coordination::{Append, AppendId, RequestToken};
+use crate::coordination::{Append, AppendId, AppendKind, RequestToken};
 
 /// What happens to the live groups when the records are committed, or are not.
 #[derive(Debug)]
@@ -49,7 +49,10 @@ pub(super) struct StaticMember {
 #[derive(Debug)]
 pub(super) struct Pending {
     id: AppendId,
+    pub(super) kind: AppendKind,
     pub(super) records: Vec<Record>,
+    /// The groups that a marker touches.
+    pub(super) group_ids: BTreeSet<StrBytes>,
     pub(super) then: Then,
     /// Answers that are true once the records are committed.
     pub(super) replies: Vec<(RequestToken, GroupResponse)>,
@@ -76,7 +79,7 @@ impl Pending {
     }
 
     fn touches(&self, group_id: &StrBytes) -> bool {
-        self.records.iter().any(|record| record.group_id() == group_id)
+        self.group_ids.contains(group_id) || self.records.iter().any(|record| record.group_id() == group_id)
     }
 }
 
@@ -89,17 +92,25 @@ pub(super) struct Appends {
 }
 
 impl Appends {
-    /// Hands out records.
+    /// Hands out records of the coordinator's own.
     pub(super) fn push(&mut self, records: Vec<Record>, then: Then) -> &mut Pending {
+        self.push_as(AppendKind::Plain, records, then)
+    }
+
+    /// Hands out records.
+    pub(super) fn push_as(&mut self, kind: AppendKind, records: Vec<Record>, then: Then) -> &mut Pending {
         let id = AppendId(self.next_id);
         self.next_id += 1;
         self.new.push(Append {
             id,
+            kind,
             records: records.iter().map(Record::encode).collect(),
         });
         self.queue.push_back(Pending {
             id,
+            kind,
             records,
+            group_ids: BTreeSet::new(),
             then,
             replies: Vec::new(),
             fetches: Vec::new(),
@@ -134,6 +145,16 @@ impl Appends {
     /// The records on their way, oldest first.
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
         self.queue.iter().flat_map(|pending| pending.records.iter())
+    }
+
+    /// The groups of a producer's transactional records on their way.
+    pub(super) fn groups_of_transaction(&self, producer_id: i64) -> impl Iterator<Item = &StrBytes> {
+        let is_of = move |pending: &&Pending| match pending.kind {
+            AppendKind::Transactional(writer) => writer.producer_id == producer_id,
+            AppendKind::Plain | AppendKind::EndOfTransaction(_) => false,
+        };
+        let of_producer = self.queue.iter().filter(is_of);
+        of_producer.flat_map(|pending| pending.records.iter().map(Record::group_id))
     }
 
     /// Notes how an append ended.

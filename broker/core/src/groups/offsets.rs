@@ -47,7 +47,7 @@ impl GroupShard {
         let group_id = owned(&request.group_id.0);
         let mut records = Vec::new();
         let response = offset_commit_answer(request, |topic, partition| {
-            self.validate_offset_metadata(partition)?;
+            self.validate_offset_metadata(partition.committed_metadata.as_ref())?;
             records.push(Record::Offset {
                 group_id: group_id.clone(),
                 topic: owned(&topic.name.0),
@@ -65,10 +65,8 @@ impl GroupShard {
     }
 
     fn validate_commit(&self, caller: &Caller, request: &OffsetCommitRequest) -> Result<(), ErrorCode> {
-        let is_too_long = |text: &StrBytes| text.len() > i16::MAX as usize;
-        if is_too_long(&request.group_id.0) || request.topics.iter().any(|topic| is_too_long(&topic.name.0)) {
-            return Err(ErrorCode::InvalidRequest);
-        }
+        let topics = request.topics.iter().map(|topic| &topic.name.0);
+        self.validate_names(&request.group_id.0, topics)?;
         if let Some(group) = self.groups.get(&request.group_id.0) {
             return group.validate_commit(request);
         }
@@ -80,7 +78,24 @@ impl GroupShard {
                 ErrorCode::GroupIdNotFound
             });
         }
-        // Without a generation the group becomes a holder of offsets.
+        self.validate_new_group()
+    }
+
+    /// The records have room for names of a length that fits two bytes.
+    pub(super) fn validate_names<'a>(
+        &self,
+        group_id: &StrBytes,
+        topics: impl IntoIterator<Item = &'a StrBytes>,
+    ) -> Result<(), ErrorCode> {
+        let is_too_long = |text: &StrBytes| text.len() > i16::MAX as usize;
+        if is_too_long(group_id) || topics.into_iter().any(is_too_long) {
+            return Err(ErrorCode::InvalidRequest);
+        }
+        Ok(())
+    }
+
+    /// Without a generation a group that does not exist becomes a holder of offsets.
+    pub(super) fn validate_new_group(&self) -> Result<(), ErrorCode> {
         if self.groups.len() >= self.settings.groups_max {
             Err(ErrorCode::PolicyViolation)
         } else {
@@ -88,8 +103,8 @@ impl GroupShard {
         }
     }
 
-    fn validate_offset_metadata(&self, partition: &OffsetCommitRequestPartition) -> Result<(), ErrorCode> {
-        let Some(metadata) = &partition.committed_metadata else {
+    pub(super) fn validate_offset_metadata(&self, metadata: Option<&StrBytes>) -> Result<(), ErrorCode> {
+        let Some(metadata) = metadata else {
             return Ok(());
         };
         let is_too_long = metadata.encode_utf16().count() > self.settings.offset_metadata_max_bytes
@@ -115,25 +130,36 @@ impl GroupShard {
         match under_way {
             Some(pending) => pending.fetches.push((token, request)),
             None => {
-                let response = self.fetch_offsets(&request);
+                let response = self.fetch_offsets(&request, require_stable);
                 self.replies.push((token, response));
             }
         }
     }
 
-    /// What is committed, and -1 for what is not. A group that does not exist has committed nothing.
-    pub(super) fn fetch_offsets(&self, request: &OffsetFetchRequestGroup) -> GroupResponse {
-        let offsets = self.replicated.offsets_of(&request.group_id.0);
+    /// What is committed, and -1 for what is not. A group that does not exist has committed nothing. Where a stable offset
+    /// is asked for and a transaction sets it, the client is to ask again (KIP-447).
+    pub(super) fn fetch_offsets(
+        &self,
+        request: &OffsetFetchRequestGroup,
+        require_stable: bool,
+    ) -> GroupResponse {
+        let group_id = &request.group_id.0;
+        let offsets = self.replicated.offsets_of(group_id);
+        let fetched = |topic: &StrBytes, partition: i32, value: Option<&OffsetValue>| {
+            if require_stable && self.replicated.is_pending(group_id, topic, partition) {
+                fetched(partition, None).with_error_code(ErrorCode::UnstableOffsetCommit.code())
+            } else {
+                fetched(partition, value)
+            }
+        };
         let topics = match &request.topics {
             Some(asked) => asked
                 .iter()
                 .map(|topic| {
                     let committed = offsets.and_then(|offsets| offsets.get(&topic.name.0));
                     let partitions = topic.partition_indexes.iter().map(|partition| {
-                        fetched(
-                            *partition,
-                            committed.and_then(|partitions| partitions.get(partition)),
-                        )
+                        let value = committed.and_then(|partitions| partitions.get(partition));
+                        fetched(&topic.name.0, *partition, value)
                     });
                     OffsetFetchResponseTopics::default()
                         .with_name(topic.name.clone())
@@ -147,7 +173,7 @@ impl GroupShard {
                 .map(|(topic, partitions)| {
                     let partitions = partitions
                         .iter()
-                        .map(|(partition, value)| fetched(*partition, Some(value)));
+                        .map(|(partition, value)| fetched(topic, *partition, Some(value)));
                     OffsetFetchResponseTopics::default()
                         .with_name(TopicName(topic.clone()))
                         .with_partitions(partitions.collect())
@@ -220,6 +246,8 @@ impl GroupShard {
         let mut offsets: BTreeSet<(StrBytes, i32)> = committed
             .flat_map(|(topic, partitions)| partitions.keys().map(|partition| (topic.clone(), *partition)))
             .collect();
+        let of_transactions = self.replicated.pending_of(group_id);
+        offsets.extend(of_transactions.map(|(topic, partition)| (topic.clone(), partition)));
         for record in self
             .appends
             .records()
@@ -309,7 +337,7 @@ impl Group {
 }
 
 impl GroupRequest {
-    /// The group that the request is about; ListGroups is about all.
+    /// The group that the request is about; ListGroups is about all, EndTransaction about those of the transaction.
     #[must_use]
     pub fn group_id(&self) -> Option<&StrBytes> {
         match self {
@@ -320,8 +348,9 @@ impl GroupRequest {
             Self::OffsetCommit(request) => Some(&request.group_id.0),
             Self::OffsetFetch { group, .. } => Some(&group.group_id.0),
             Self::OffsetDelete(request) => Some(&request.group_id.0),
+            Self::TxnOffsetCommit { request, .. } => Some(&request.group_id.0),
             Self::DescribeGroup(group_id) | Self::DeleteGroup(group_id) => Some(&group_id.0),
-            Self::ListGroups { .. } => None,
+            Self::ListGroups { .. } | Self::EndTransaction(_) => None,
         }
     }
 }

@@ -10,14 +10,24 @@ use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use kafka_protocol::messages::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponseTopic,
 };
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::txn_offset_commit_response::{
+    TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
+};
 use kafka_protocol::messages::{
     HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetDeleteResponse, OffsetFetchResponse, SyncGroupResponse,
+    OffsetDeleteResponse, OffsetFetchResponse, SyncGroupResponse, TxnOffsetCommitRequest,
+    TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek_common::error::{ErrorCode, wire_code};
 
 use super::{GroupRequest, GroupResponse};
+
+/// First version of TxnOffsetCommit whose clients know that a coordinator may be loading.
+const LOADING_KNOWN_SINCE: i16 = 2;
 
 impl GroupRequest {
     /// The answer that refuses the request with this error, in the place where its clients look for it.
@@ -52,6 +62,10 @@ impl GroupRequest {
                     .with_group_id(group_id)
                     .with_error_code(code.code()),
             ),
+            Self::TxnOffsetCommit { request, .. } => {
+                GroupResponse::TxnOffsetCommit(txn_offset_commit_answer(&request, |_, _| Err(code)))
+            }
+            Self::EndTransaction(_) => GroupResponse::EndTransaction(Err(code)),
         }
     }
 }
@@ -88,6 +102,14 @@ impl GroupResponse {
             ),
             Self::ListGroups(_) => Self::ListGroups(Err(code)),
             Self::DeleteGroup(result) => Self::DeleteGroup(result.with_error_code(code.code())),
+            Self::TxnOffsetCommit(mut response) => {
+                let partitions = response.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+                for partition in partitions.filter(|partition| partition.error_code == 0) {
+                    partition.error_code = code.code();
+                }
+                Self::TxnOffsetCommit(response)
+            }
+            Self::EndTransaction(_) => Self::EndTransaction(Err(code)),
         }
     }
 
@@ -132,7 +154,18 @@ impl GroupResponse {
                     }
                 }
             }
+            // KAFKA-7296: producers of before 2.0 fail for good over the other error.
+            Self::TxnOffsetCommit(response) if version < LOADING_KNOWN_SINCE => {
+                let partitions = response.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+                for partition in partitions {
+                    if partition.error_code == ErrorCode::CoordinatorLoadInProgress.code() {
+                        partition.error_code = ErrorCode::CoordinatorNotAvailable.code();
+                    }
+                }
+            }
             Self::SyncGroup(_)
+            | Self::TxnOffsetCommit(_)
+            | Self::EndTransaction(_)
             | Self::Heartbeat(_)
             | Self::LeaveGroup(_)
             | Self::OffsetCommit(_)
@@ -242,4 +275,25 @@ pub(super) fn offset_commit_answer(
         );
     }
     OffsetCommitResponse::default().with_topics(topics)
+}
+
+/// An answer for every partition of a transactional commit.
+pub(super) fn txn_offset_commit_answer(
+    request: &TxnOffsetCommitRequest,
+    mut answer: impl FnMut(
+        &TxnOffsetCommitRequestTopic,
+        &TxnOffsetCommitRequestPartition,
+    ) -> Result<(), ErrorCode>,
+) -> TxnOffsetCommitResponse {
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        let partitions = topic.partitions.iter().map(|partition| {
+            TxnOffsetCommitResponsePartition::default()
+                .with_partition_index(partition.partition_index)
+                .with_error_code(wire_code(answer(topic, partition).err()))
+        });
+        let answered = TxnOffsetCommitResponseTopic::default().with_name(topic.name.clone());
+        topics.push(answered.with_partitions(partitions.collect()));
+    }
+    TxnOffsetCommitResponse::default().with_topics(topics)
 }

@@ -4,6 +4,7 @@ use odradek_common::error::ErrorCode;
 use odradek_common::records::batch::BatchHeader;
 use odradek_common::time::Now;
 
+use super::verification::{TransactionalBatch, VERIFICATIONS_MAX, VerificationGuard};
 use super::*;
 
 const TRANSACTIONAL: i16 = 0x10;
@@ -209,7 +210,8 @@ fn markers_are_fenced_by_both_epochs() {
         result: TransactionResult::Abort,
         coordinator_epoch: 4,
     };
-    let code = |header: &BatchHeader, marker| states.check_marker(header, marker).map_err(|error| error.code);
+    let code =
+        |header: &BatchHeader, marker| states.check_marker(header, marker, 1).map_err(|error| error.code);
     assert_eq!(
         code(&marker(1, 3, 2), zombie),
         Err(ErrorCode::TransactionCoordinatorFenced)
@@ -219,6 +221,29 @@ fn markers_are_fenced_by_both_epochs() {
         Err(ErrorCode::InvalidProducerEpoch)
     );
     assert_eq!(code(&marker(1, 3, 2), current), Ok(()));
+}
+
+#[test]
+fn a_marker_that_raises_the_epoch_ends_no_later_transaction() {
+    let mut states = ProducerStates::default();
+    states.record(&transactional(batch(1, 3, 0, 1, 0)));
+    let code = |states: &ProducerStates, epoch, version| {
+        let checked = states.check_marker(&marker(1, epoch, 9), COMMIT, version);
+        checked.map_err(|error| error.code)
+    };
+    let late = Err(ErrorCode::InvalidProducerEpoch);
+    assert_eq!(code(&states, 3, 2), late, "a transaction is open in that epoch");
+    assert_eq!(code(&states, 3, 1), Ok(()), "earlier versions keep the epoch");
+    assert_eq!(code(&states, 4, 2), Ok(()));
+    states.complete_txn(&marker(1, 4, 1), COMMIT);
+    assert_eq!(code(&states, 4, 2), Ok(()), "the coordinator asks once more");
+    assert_eq!(code(&states, 3, 2), late);
+    states.record(&transactional(batch(1, 4, 0, 1, 2)));
+    assert_eq!(code(&states, 4, 2), late);
+
+    states.record(&transactional(batch(2, i16::MAX, 0, 1, 3)));
+    let last = states.check_marker(&marker(2, i16::MAX, 4), ABORT, 2);
+    assert_eq!(last, Ok(()), "there is no higher epoch");
 }
 
 #[test]
@@ -269,4 +294,137 @@ fn a_snapshot_reads_back() {
         (described[1].producer_epoch, described[1].current_txn_start_offset),
         (4, 7)
     );
+}
+
+fn wants(epoch: i16, base_sequence: i32, raises_epoch: bool) -> TransactionalBatch {
+    TransactionalBatch {
+        producer_id: 1,
+        producer_epoch: epoch,
+        base_sequence,
+        raises_epoch,
+    }
+}
+
+fn begin(states: &mut ProducerStates, batch: TransactionalBatch) -> Option<VerificationGuard> {
+    states.begin_verification(Now::new(0, 1_000), batch).unwrap()
+}
+
+fn verified(states: &ProducerStates, header: &BatchHeader, guard: Option<VerificationGuard>) -> Check {
+    states.check_verified(header, AppendOrigin::Client, Verification::Required(guard))
+}
+
+#[test]
+fn a_transaction_begins_with_the_guard_that_was_handed_out_for_it() {
+    let mut states = ProducerStates::default();
+    let first = transactional(batch(1, 0, 0, 1, 0));
+    assert_eq!(
+        refused(verified(&states, &first, None)),
+        ErrorCode::InvalidTxnState
+    );
+    let guard = begin(&mut states, wants(0, 0, false));
+    assert!(guard.is_some());
+    assert_eq!(begin(&mut states, wants(0, 0, false)), guard, "the same wait");
+    assert_eq!(
+        refused(verified(&states, &first, None)),
+        ErrorCode::InvalidTxnState
+    );
+    assert_eq!(verified(&states, &first, guard), Check::Fresh);
+    states.record(&first);
+    assert_eq!(
+        begin(&mut states, wants(0, 1, false)),
+        None,
+        "the transaction is open"
+    );
+    assert_eq!(
+        verified(&states, &transactional(batch(1, 0, 1, 1, 1)), None),
+        Check::Fresh
+    );
+    assert!(
+        matches!(verified(&states, &first, None), Check::Duplicate { .. }),
+        "it is in the log already"
+    );
+    assert_eq!(
+        verified(&states, &batch(9, 0, 0, 1, 1), None),
+        Check::Fresh,
+        "outside of transactions nobody asks"
+    );
+}
+
+#[test]
+fn a_marker_makes_guards_void() {
+    let mut states = ProducerStates::default();
+    let guard = begin(&mut states, wants(0, 0, false));
+    states.complete_txn(&marker(1, 0, 0), ABORT);
+    let late = transactional(batch(1, 0, 0, 1, 1));
+    assert_eq!(
+        refused(verified(&states, &late, guard)),
+        ErrorCode::InvalidTxnState,
+        "the transaction ended while its coordinator was asked"
+    );
+    let guard = begin(&mut states, wants(0, 0, false));
+    assert_eq!(verified(&states, &late, guard), Check::Fresh);
+}
+
+#[test]
+fn verification_is_refused_to_earlier_epochs() {
+    let mut states = ProducerStates::default();
+    states.record(&transactional(batch(1, 3, 0, 1, 0)));
+    let late = states.begin_verification(Now::default(), wants(2, 0, false));
+    assert_eq!(late.unwrap_err().code, ErrorCode::InvalidProducerEpoch);
+    assert!(
+        begin(&mut states, wants(4, 0, false)).is_some(),
+        "the open one is of an earlier epoch"
+    );
+}
+
+#[test]
+fn nothing_is_appended_behind_a_batch_that_waits() {
+    let mut states = ProducerStates::default();
+    let guard = begin(&mut states, wants(0, 5, false));
+    begin(&mut states, wants(0, 3, false));
+    let at = |sequence| transactional(batch(1, 0, sequence, 1, 0));
+    assert_eq!(
+        refused(verified(&states, &at(5), guard)),
+        ErrorCode::OutOfOrderSequenceNumber
+    );
+    assert_eq!(verified(&states, &at(3), guard), Check::Fresh);
+    begin(&mut states, wants(1, 7, false));
+    let next_epoch = transactional(batch(1, 1, 7, 1, 0));
+    assert_eq!(
+        verified(&states, &next_epoch, guard),
+        Check::Fresh,
+        "another epoch begins anew"
+    );
+}
+
+#[test]
+fn where_ends_raise_the_epoch_a_transaction_begins_with_its_first_record() {
+    let mut states = ProducerStates::default();
+    let guard = begin(&mut states, wants(0, 4, true));
+    let at = |sequence| transactional(batch(1, 0, sequence, 1, 0));
+    assert_eq!(
+        refused(verified(&states, &at(4), guard)),
+        ErrorCode::OutOfOrderSequenceNumber
+    );
+    assert_eq!(verified(&states, &at(0), guard), Check::Fresh);
+    states.record(&at(0));
+    assert_eq!(verified(&states, &at(1), None), Check::Fresh);
+}
+
+#[test]
+fn verifications_are_bounded_and_expire() {
+    let mut states = ProducerStates::default();
+    for producer_id in 0..VERIFICATIONS_MAX as i64 + 5 {
+        let batch = TransactionalBatch {
+            producer_id,
+            ..wants(0, 0, false)
+        };
+        states
+            .begin_verification(Now::new(0, 1_000 + producer_id), batch)
+            .unwrap();
+    }
+    assert_eq!(states.verifications.len(), VERIFICATIONS_MAX);
+    assert!(!states.verifications.contains_key(&0), "the oldest ones go");
+    states.expire(Now::new(0, 1_000 + VERIFICATIONS_MAX as i64), 10);
+    assert_eq!(states.verifications.len(), 14);
 }

@@ -1,9 +1,10 @@
 //! Loading, resigning, and what another coordinator finds.
 
+use bytes::Bytes;
 use kafka_protocol::ResponseError as ErrorCode;
 use kafka_protocol::messages::HeartbeatRequest;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use odradek_broker_core::coordination::RequestToken;
+use odradek_broker_core::coordination::{LogEntry, RequestToken};
 use odradek_broker_core::groups::{GroupRequest, GroupResponse, GroupSettings, GroupShard, GroupState};
 
 use crate::harness::*;
@@ -191,9 +192,14 @@ fn records_of_others_are_left_out_and_counted() {
     let mut t = Harness::new();
     t.stable_pair();
     let mut log = t.log.clone();
-    log.insert(0, (bytes::Bytes::from_static(&[0, 3, 0, 1, b'g']), None));
-    log.insert(1, (bytes::Bytes::from_static(&[0, 2, 0, 9, b'g']), None));
-    log.push((bytes::Bytes::new(), Some(bytes::Bytes::from_static(b"x"))));
+    let entry = |key: &'static [u8], value: Option<&'static [u8]>| LogEntry::Record {
+        producer_id: None,
+        key: Bytes::from_static(key),
+        value: value.map(Bytes::from_static),
+    };
+    log.insert(0, entry(&[0, 3, 0, 1, b'g'], None));
+    log.insert(1, entry(&[0, 2, 0, 9, b'g'], None));
+    log.push(entry(b"", Some(b"x")));
     let next = Harness::load(settings(), log, t.now, 9);
     assert_eq!(next.shard.skipped_records(), 3);
     assert_eq!(next.shard.replicated(), t.shard.replicated());

@@ -11,15 +11,23 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
 use kafka_protocol::messages::{
     GroupId, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
-    SyncGroupRequest, SyncGroupResponse, TopicName,
+    ProducerId, SyncGroupRequest, SyncGroupResponse, TopicName, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::StrBytes;
-use odradek_broker_core::coordination::{Append, Effects, RequestToken};
+use odradek_broker_core::coordination::{
+    Append, AppendKind, Effects, LogEntry, RequestToken, TransactionEnd,
+};
 use odradek_broker_core::groups::{
     Caller, GroupRequest, GroupResponse, GroupSettings, GroupShard, GroupState,
 };
+use odradek_broker_core::producer_state::verification::Verification;
+use odradek_common::ids::TopicPartition;
+use odradek_common::records::control::TransactionResult;
 use odradek_common::time::Now;
 
 pub const GROUP: &str = "payments";
@@ -62,7 +70,7 @@ pub struct Harness {
     pub shard: GroupShard,
     pub now: Now,
     /// What the log has committed.
-    pub log: Vec<(Bytes, Option<Bytes>)>,
+    pub log: Vec<LogEntry>,
     /// What the log has not committed yet.
     pub under_way: VecDeque<Append>,
     /// Commit at once.
@@ -81,12 +89,10 @@ impl Harness {
         Self::load(settings, Vec::new(), Now::new(1_000, 1_700_000_000_000), 1)
     }
 
-    pub fn load(settings: GroupSettings, log: Vec<(Bytes, Option<Bytes>)>, now: Now, seed: u64) -> Self {
+    pub fn load(settings: GroupSettings, log: Vec<LogEntry>, now: Now, seed: u64) -> Self {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let mut shard = GroupShard::new(settings.clone(), seed, logger);
-        for (key, value) in &log {
-            shard.replay(key, value.as_deref());
-        }
+        log.iter().for_each(|entry| shard.replay(entry));
         let mut harness = Self {
             shard,
             now,
@@ -128,7 +134,7 @@ impl Harness {
     /// The log commits everything under way.
     pub fn commit(&mut self) {
         while let Some(append) = self.under_way.pop_front() {
-            self.log.extend(append.records);
+            self.log.extend(entries(&append));
             let effects = self.shard.on_appended(self.now, append.id, Ok(()));
             self.take(effects);
         }
@@ -181,6 +187,12 @@ impl Harness {
             self.take(effects);
         }
         self.now = end;
+    }
+
+    /// These partitions are gone.
+    pub fn delete_partitions(&mut self, partitions: &[TopicPartition]) {
+        let effects = self.shard.on_partitions_deleted(self.now, partitions);
+        self.take(effects);
     }
 
     pub fn state(&self) -> Option<GroupState> {
@@ -290,8 +302,56 @@ impl Harness {
         self.committed(token).expect("answered at once")
     }
 
+    // ---- transactions
+
+    pub fn send_txn_commit(&mut self, request: TxnOffsetCommitRequest) -> RequestToken {
+        let verification = Verification::Waived;
+        self.send(
+            5,
+            GroupRequest::TxnOffsetCommit {
+                request,
+                verification,
+            },
+        )
+    }
+
+    pub fn txn_committed(&mut self, token: RequestToken) -> Option<i16> {
+        self.reply(token).map(|response| match response {
+            GroupResponse::TxnOffsetCommit(response) => response.topics[0].partitions[0].error_code,
+            other => panic!("not a transactional commit: {other:?}"),
+        })
+    }
+
+    /// Error of the first partition.
+    pub fn txn_commit(&mut self, request: TxnOffsetCommitRequest) -> i16 {
+        let token = self.send_txn_commit(request);
+        self.txn_committed(token).expect("answered at once")
+    }
+
+    pub fn end_transaction(&mut self, producer_id: i64, result: TransactionResult) {
+        let end = TransactionEnd {
+            producer_id,
+            producer_epoch: 1,
+            coordinator_epoch: 0,
+            result,
+            transaction_version: 2,
+        };
+        let answer = self.ask(2, GroupRequest::EndTransaction(end));
+        assert_eq!(answer, GroupResponse::EndTransaction(Ok(())));
+    }
+
+    /// Offset and error of one partition, for somebody who asks for stable offsets.
+    pub fn fetch_stable(&mut self, topic: &str, partition: i32) -> (i64, i16) {
+        let (offset, _, _, error_code) = self.fetch_as(topic, partition, true);
+        (offset, error_code)
+    }
+
     /// Offset, leader epoch, metadata and error of one partition.
     pub fn fetch(&mut self, topic: &str, partition: i32) -> (i64, i32, String, i16) {
+        self.fetch_as(topic, partition, false)
+    }
+
+    fn fetch_as(&mut self, topic: &str, partition: i32, require_stable: bool) -> (i64, i32, String, i16) {
         let topics = vec![
             OffsetFetchRequestTopics::default()
                 .with_name(topic_name(topic))
@@ -304,7 +364,7 @@ impl Harness {
             8,
             GroupRequest::OffsetFetch {
                 group,
-                require_stable: false,
+                require_stable,
             },
         ) {
             GroupResponse::OffsetFetch(group) => {
@@ -340,6 +400,27 @@ impl Harness {
         assert_eq!(self.state(), Some(GroupState::Stable));
         (leader, follower, generation)
     }
+}
+
+/// What the log holds of an append.
+fn entries(append: &Append) -> Vec<LogEntry> {
+    let producer_id = match append.kind {
+        AppendKind::Plain => None,
+        AppendKind::Transactional(writer) => Some(writer.producer_id),
+        AppendKind::EndOfTransaction(end) => {
+            return vec![LogEntry::EndOfTransaction {
+                producer_id: end.producer_id,
+                result: end.result,
+            }];
+        }
+    };
+    let records = append.records.iter().cloned();
+    let entry = |(key, value)| LogEntry::Record {
+        producer_id,
+        key,
+        value,
+    };
+    records.map(entry).collect()
 }
 
 pub fn caller(version: i16) -> Caller {
@@ -408,4 +489,27 @@ pub fn commit_request(
 /// A commit of a client that manages its partitions itself.
 pub fn simple_commit(topic: &str, partition: i32, offset: i64) -> OffsetCommitRequest {
     commit_request("", -1, topic, partition, offset)
+}
+
+/// A commit within a producer's transaction, by a client that says nothing about membership.
+pub fn simple_txn_commit(
+    producer_id: i64,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> TxnOffsetCommitRequest {
+    let partition = TxnOffsetCommitRequestPartition::default()
+        .with_partition_index(partition)
+        .with_committed_offset(offset)
+        .with_committed_leader_epoch(4)
+        .with_committed_metadata(Some(text("in a transaction")));
+    let topic = TxnOffsetCommitRequestTopic::default()
+        .with_name(topic_name(topic))
+        .with_partitions(vec![partition]);
+    TxnOffsetCommitRequest::default()
+        .with_group_id(group_id())
+        .with_producer_id(ProducerId(producer_id))
+        .with_producer_epoch(0)
+        .with_generation_id(-1)
+        .with_topics(vec![topic])
 }

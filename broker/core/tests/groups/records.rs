@@ -1,13 +1,16 @@
 //! The records of `__consumer_offsets` against bytes that Apache Kafka 4.3.1 wrote.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use odradek_broker_core::coordination::fields::RecordError;
-use odradek_broker_core::coordination::partition_for;
+use odradek_broker_core::coordination::{LogEntry, partition_for};
 use odradek_broker_core::groups::records::{
     GroupValue, MemberValue, OffsetValue, Record, decode, subscribed_topics,
 };
 use odradek_broker_core::groups::replicated::Replicated;
+use odradek_common::records::control::TransactionResult;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -314,6 +317,49 @@ fn record() -> impl Strategy<Value = Record> {
     prop_oneof![2 => offset, 1 => group]
 }
 
+/// What happens to a partition's log.
+#[derive(Clone, Debug)]
+enum Step {
+    Plain(Record),
+    Pending(i64, Record),
+    End(i64, TransactionResult),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let result = prop_oneof![Just(TransactionResult::Commit), Just(TransactionResult::Abort)];
+    let offset = || {
+        record().prop_filter("of an offset", |record| {
+            matches!(record, Record::Offset { value: Some(_), .. })
+        })
+    };
+    prop_oneof![
+        3 => record().prop_map(Step::Plain),
+        3 => (0..3_i64, offset()).prop_map(|(producer_id, record)| Step::Pending(producer_id, record)),
+        2 => (0..3_i64, result).prop_map(|(producer_id, result)| Step::End(producer_id, result)),
+    ]
+}
+
+fn replicated(steps: &[Step]) -> Replicated {
+    let mut state = Replicated::default();
+    for step in steps {
+        match step {
+            Step::Plain(record) => state.apply(record),
+            Step::Pending(producer_id, record) => state.apply_pending(*producer_id, record),
+            Step::End(producer_id, result) => state.end_transaction(*producer_id, *result),
+        }
+    }
+    state
+}
+
+/// Whether the transaction that a producer has open at the first of these steps is committed.
+fn commits(steps: &[Step], producer_id: i64) -> bool {
+    let end = steps.iter().find_map(|step| match step {
+        Step::End(of, result) if *of == producer_id => Some(*result),
+        Step::Plain(_) | Step::Pending(..) | Step::End(..) => None,
+    });
+    end == Some(TransactionResult::Commit)
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(record in record()) {
@@ -322,16 +368,48 @@ proptest! {
     }
 
     #[test]
-    fn replaying_the_records_of_a_state_gives_the_state(records in vec(record(), 0..40)) {
-        let mut state = Replicated::default();
-        for record in &records {
-            state.apply(record);
-        }
+    fn replaying_the_records_of_a_state_gives_the_state(steps in vec(step(), 0..60)) {
+        let state = replicated(&steps);
         let mut replayed = Replicated::default();
-        for (key, value) in state.to_records() {
-            replayed.apply(&decode(&key, value.as_deref()).unwrap().unwrap());
+        for entry in state.to_records() {
+            let LogEntry::Record { producer_id, key, value } = entry else {
+                panic!("a state has no ended transactions")
+            };
+            let record = decode(&key, value.as_deref()).unwrap().unwrap();
+            match producer_id {
+                None => replayed.apply(&record),
+                Some(producer_id) => replayed.apply_pending(producer_id, &record),
+            }
         }
         prop_assert_eq!(replayed, state);
+    }
+
+    /// Of all that was committed of an offset, the last one in the log counts.
+    #[test]
+    fn offsets_follow_the_order_of_the_log(steps in vec(step(), 0..60)) {
+        let state = replicated(&steps);
+        let mut expected: BTreeMap<(StrBytes, StrBytes, i32), OffsetValue> = BTreeMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            let (record, is_committed) = match step {
+                Step::Plain(record) => (record, true),
+                Step::Pending(producer_id, record) => (record, commits(&steps[at..], *producer_id)),
+                Step::End(..) => continue,
+            };
+            let Record::Offset { group_id, topic, partition, value } = record else {
+                continue;
+            };
+            let key = (group_id.clone(), topic.clone(), *partition);
+            match value {
+                Some(value) if is_committed => _ = expected.insert(key, value.clone()),
+                Some(_) => {}
+                None => _ = expected.remove(&key),
+            }
+        }
+        let found: BTreeMap<_, _> = state
+            .offsets()
+            .map(|(group, topic, partition, value)| ((group.clone(), topic.clone(), partition), value.clone()))
+            .collect();
+        prop_assert_eq!(found, expected);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Many batches in one append: each gets what it would have got alone, in one write where they fit.
 
-use odradek_broker_core::producer_state::AppendOrigin;
-
 use super::*;
 
 /// Appends all at once; what became of each, in one line.
@@ -10,10 +8,7 @@ fn append_together(fixture: &mut Fixture, batches: &[Bytes]) -> Vec<String> {
         .iter()
         .map(|batch| LeaderBatch::whole(batch).unwrap())
         .collect();
-    fixture
-        .log
-        .append_as_leader(NOW, 1, &mut placed, AppendOrigin::Client)
-        .unwrap();
+    fixture.log.append_as_leader(NOW, 1, &mut placed).unwrap();
     fixture.log.set_high_watermark(fixture.log.log_end_offset());
     let outcomes = placed.iter_mut().map(|batch| batch.take_outcome().unwrap());
     outcomes

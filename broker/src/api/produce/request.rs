@@ -31,10 +31,21 @@ pub(super) enum Item<'a> {
     Partition(i32, &'a [u8]),
 }
 
+/// Whether a body names a transaction, seen from its first bytes.
+pub(super) fn has_transactional_id(version: i16, body: &[u8]) -> bool {
+    if version >= FLEXIBLE_SINCE {
+        // A compact length of 0 is null.
+        body.first().is_some_and(|first| *first != 0)
+    } else {
+        body.first_chunk()
+            .is_some_and(|length| i16::from_be_bytes(*length) >= 0)
+    }
+}
+
 /// The request apart from its topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Preamble {
-    pub(super) has_transactional_id: bool,
+pub(super) struct Preamble<'a> {
+    pub(super) transactional_id: Option<&'a str>,
     pub(super) acks: i16,
     pub(super) timeout_ms: i32,
 }
@@ -51,7 +62,7 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Reads what stands before the topics.
-    pub(super) fn begin(version: i16, body: &'a [u8]) -> Result<(Preamble, Self), Cut> {
+    pub(super) fn begin(version: i16, body: &'a [u8]) -> Result<(Preamble<'a>, Self), Cut> {
         let mut reader = Self {
             rest: body,
             version,
@@ -59,12 +70,12 @@ impl<'a> Reader<'a> {
             partitions_left: 0,
             in_topic: false,
         };
-        let has_transactional_id = reader.string("transactional_id")?.is_some();
+        let transactional_id = reader.string("transactional_id")?;
         let acks = i16::from_be_bytes(reader.take("acks")?);
         let timeout_ms = i32::from_be_bytes(reader.take("timeout_ms")?);
         reader.topics_left = reader.length("topic_data")?.unwrap_or(0);
         let preamble = Preamble {
-            has_transactional_id,
+            transactional_id,
             acks,
             timeout_ms,
         };
@@ -233,7 +244,7 @@ mod tests {
                 }
             };
             let preamble = Preamble {
-                has_transactional_id: true,
+                transactional_id: Some("t"),
                 acks: -1,
                 timeout_ms: 1234,
             };
@@ -248,11 +259,13 @@ mod tests {
             ];
             let body = encoded(version, &request(version));
             assert_eq!(items(version, &body).unwrap(), expected, "version {version}");
+            assert!(has_transactional_id(version, &body));
             let none = request(version)
                 .with_transactional_id(None)
                 .with_topic_data(vec![]);
             let body = encoded(version, &none);
-            assert!(items(version, &body).unwrap()[0].contains("has_transactional_id: false"));
+            assert!(items(version, &body).unwrap()[0].contains("transactional_id: None"));
+            assert!(!has_transactional_id(version, &body));
         }
     }
 

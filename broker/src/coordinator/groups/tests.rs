@@ -5,10 +5,17 @@ use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use kafka_protocol::messages::{GroupId, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest};
+use kafka_protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::{
+    GroupId, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest, ProducerId, TxnOffsetCommitRequest,
+};
 use odradek_broker_core::partition::FollowerFetch;
+use odradek_broker_core::producer_state::verification::Verification;
 use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
 use odradek_common::metadata::{ConfigResource, PartitionImage};
+use odradek_common::records::control::TransactionResult;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -119,6 +126,38 @@ impl Node {
         }
     }
 
+    /// In epoch 0 of a producer.
+    async fn commit_in_transaction(&self, producer_id: i64, group: &str, offset: i64) -> i16 {
+        let partition = TxnOffsetCommitRequestPartition::default().with_committed_offset(offset);
+        let topic = TxnOffsetCommitRequestTopic::default()
+            .with_name(topic_name("t"))
+            .with_partitions(vec![partition]);
+        let request = TxnOffsetCommitRequest::default()
+            .with_group_id(group_id(group))
+            .with_producer_id(ProducerId(producer_id))
+            .with_generation_id(-1)
+            .with_topics(vec![topic]);
+        let request = GroupRequest::TxnOffsetCommit {
+            request,
+            verification: Verification::Waived,
+        };
+        match self.call(request).await {
+            GroupResponse::TxnOffsetCommit(response) => response.topics[0].partitions[0].error_code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn end_transaction(
+        &self,
+        producer_id: i64,
+        epoch: i16,
+        result: TransactionResult,
+    ) -> Result<(), ErrorCode> {
+        self.groups
+            .end_transaction(0, end_of(producer_id, epoch, result))
+            .await
+    }
+
     /// Error and offset.
     async fn fetch(&self, group: &str) -> (i16, Option<i64>) {
         let topic = OffsetFetchRequestTopics::default()
@@ -154,6 +193,16 @@ impl Node {
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+fn end_of(producer_id: i64, producer_epoch: i16, result: TransactionResult) -> TransactionEnd {
+    TransactionEnd {
+        producer_id,
+        producer_epoch,
+        coordinator_epoch: 0,
+        result,
+        transaction_version: 2,
     }
 }
 
@@ -319,6 +368,58 @@ async fn commits_are_refused_while_too_few_replicas_are_in_sync() {
         node.replicas.get(OFFSETS_TOPIC, 0).unwrap().offsets().log_end,
         0,
         "nothing was written"
+    );
+}
+
+#[tokio::test]
+async fn a_transaction_s_offsets_survive_a_new_leadership_as_they_were() {
+    let mut node = Node::leading(&[], &[NODE]);
+    node.fetch_when_loaded("g").await;
+    for (producer_id, group) in [(7, "open"), (8, "committed"), (9, "aborted")] {
+        assert_eq!(node.commit_in_transaction(producer_id, group, 5).await, 0);
+    }
+    assert_eq!(
+        node.end_transaction(8, 1, TransactionResult::Commit).await,
+        Ok(())
+    );
+    assert_eq!(node.end_transaction(9, 1, TransactionResult::Abort).await, Ok(()));
+    assert_eq!(node.fetch("committed").await, (0, Some(5)));
+    node.elect(NODE, &[NODE]);
+    assert_eq!(node.fetch_when_loaded("committed").await, (0, Some(5)));
+    for group in ["open", "aborted"] {
+        assert_eq!(node.fetch(group).await, (0, Some(-1)), "{group}");
+    }
+    assert_eq!(
+        node.end_transaction(7, 1, TransactionResult::Commit).await,
+        Ok(())
+    );
+    assert_eq!(node.fetch("open").await, (0, Some(5)));
+    assert_eq!(node.fetch("aborted").await, (0, Some(-1)));
+}
+
+#[tokio::test]
+async fn the_log_refuses_producers_and_markers_of_yesterday() {
+    let node = Node::leading(&[], &[NODE]);
+    node.fetch_when_loaded("g").await;
+    assert_eq!(node.commit_in_transaction(7, "g", 5).await, 0);
+    let late = Err(ErrorCode::InvalidProducerEpoch);
+    let commit = TransactionResult::Commit;
+    assert_eq!(
+        node.end_transaction(7, 0, commit).await,
+        late,
+        "from version 2 on the end raises the epoch"
+    );
+    assert_eq!(node.end_transaction(7, 1, commit).await, Ok(()));
+    assert_eq!(node.end_transaction(7, 1, commit).await, Ok(()), "once more");
+    assert_eq!(
+        node.commit_in_transaction(7, "g", 6).await,
+        ErrorCode::InvalidProducerEpoch.code()
+    );
+    assert_eq!(node.fetch("g").await, (0, Some(5)));
+    assert_eq!(
+        node.groups.end_transaction(1, end_of(7, 2, commit)).await,
+        Err(ErrorCode::NotCoordinator),
+        "this partition is not led here"
     );
 }
 

@@ -197,6 +197,8 @@ async fn every_advertised_version_is_answered() {
         .of(InitProducerIdRequest::default().with_transactional_id(None))
         .await;
     survey.of(OffsetForLeaderEpochRequest::default()).await;
+    survey.of(WriteTxnMarkersRequest::default()).await;
+    survey.of(TxnOffsetCommitRequest::default()).await;
     survey.of(DescribeConfigsRequest::default()).await;
     survey.of(AlterConfigsRequest::default()).await;
     survey.of(AlterReplicaLogDirsRequest::default()).await;

@@ -35,7 +35,8 @@ pub async fn coordinator(group: &str) -> Connection {
     coordinator_at(single().await.address(1), group).await
 }
 
-async fn coordinator_at(address: &str, group: &str) -> Connection {
+/// As [`coordinator`], of the cluster of this node.
+pub async fn coordinator_at(address: &str, group: &str) -> Connection {
     let connection = Connection::open(address).await;
     eventually("the group has a coordinator", LIMIT, async || {
         let found = connection

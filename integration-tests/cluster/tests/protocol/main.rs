@@ -13,6 +13,7 @@ mod group_offsets;
 mod groups;
 mod idempotence;
 mod list_offsets;
+mod markers;
 mod metadata;
 mod produce;
 mod segments;
