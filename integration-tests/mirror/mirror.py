@@ -118,11 +118,10 @@ def run(settings, folder):
             direction.fill(settings.records)
             direction.consume(settings.records * 6 // 10)
         began = time.monotonic()
-        mirror = here.java("mirror", os.environ["CONNECT_JARS"], MAIN, properties(here, there, settings), heap="768m")
+        here.java("mirror", os.environ["CONNECT_JARS"], MAIN, properties(here, there, settings), heap="768m")
         for name, direction in directions.items():
             interop.wait_for(name, COPY_SECONDS, lambda d=direction: d.copied() >= settings.records, pause=2)
         rows = [direction.row(settings, began, name) for name, direction in directions.items()]
-        mirror.stop()
         if any(row["verdict"] != "ok" for row in rows):
             here.show_logs()
         return rows

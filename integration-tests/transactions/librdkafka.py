@@ -62,6 +62,10 @@ def on(settings, system, base_port, folder, tests):
 
 def run(settings, folder):
     tests = settings.tests.split(",") if settings.tests else TESTS
+    if settings.no_control:
+        here = on(settings, settings.system, settings.base_port, folder / settings.system, tests)
+        return [{"harness": "librdkafka", "test": test, "here": verdict, "verdict": "FAILED" if verdict == "failed" else "ok"}
+                for test, verdict in here.items()]
     kafka = on(settings, "kafka", settings.base_port + 100, folder / "kafka", tests)
     if settings.system == "kafka":
         return [{"harness": "librdkafka", "test": test, "Apache Kafka": there, "verdict": "ok"} for test, there in kafka.items()]
@@ -72,6 +76,7 @@ def run(settings, folder):
 
 def settings_from(argv):
     flags = applications.parser("librdkafka's tests of transactions")
+    flags.add_argument("--no-control", action="store_true", help="leave Apache Kafka out: every test that fails counts")
     flags.add_argument("--tests", help="four digits each, with commas; default: those that transactions touch")
     return flags.parse_args(argv)
 
