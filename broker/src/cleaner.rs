@@ -6,7 +6,6 @@
 
 pub mod cleaning;
 pub mod exposition;
-mod throttle;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,14 +14,14 @@ use std::time::{Duration, Instant};
 use odradek_broker_log::compact::{CompactionReport, Go, PassMemory};
 use odradek_broker_log::error::LogError;
 use odradek_config::server::CleanerSettings;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
+use crate::background::{Stop, Throttle};
 use crate::broker::Broker;
 use crate::clock;
 use crate::replica::Replica;
 use crate::replicas::error_chain;
 use cleaning::{Failure, LastPass};
-use throttle::Throttle;
 
 /// How often the supervisor looks at the configuration and at its workers.
 const SUPERVISION_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,32 +66,6 @@ impl Cleaner {
             // A panic has been reported by the panic hook.
             _ = supervisor.join();
         }
-    }
-}
-
-/// Tells threads to end, and lets them sleep until then.
-#[derive(Default)]
-struct Stop {
-    is_set: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Stop {
-    fn set(&self) {
-        *self.is_set.lock() = true;
-        self.wake.notify_all();
-    }
-
-    /// Sleeps so long, or until it is set; true if it is.
-    fn wait(&self, duration: Duration) -> bool {
-        let deadline = Instant::now() + duration;
-        let mut is_set = self.is_set.lock();
-        while !*is_set {
-            if self.wake.wait_until(&mut is_set, deadline).timed_out() {
-                break;
-            }
-        }
-        *is_set
     }
 }
 
@@ -231,7 +204,14 @@ impl Worker {
 
     /// None if the pass was not due any more, stopped or overtaken.
     fn clean(&self, replica: &Replica) -> Result<Option<CompactionReport>, LogError> {
-        let Some(plan) = replica.with(|p| p.log_mut().compaction_plan(clock::now()))? else {
+        let plan = replica.with(|p| {
+            // Looked at under the lock, under which a move begins.
+            if replica.is_moving() {
+                return Ok(None);
+            }
+            p.log_mut().compaction_plan(clock::now())
+        });
+        let Some(plan) = plan? else {
             return Ok(None);
         };
         let compacted = plan.run(
@@ -331,15 +311,5 @@ mod tests {
         );
         let large = division(&[("log.cleaner.dedupe.buffer.size", "9000000000")]);
         assert_eq!(large.memory.dedupe_bytes, DEDUPE_BYTES_MAX);
-    }
-
-    #[test]
-    fn a_sleeper_is_woken_by_the_stop() {
-        let stop = Arc::new(Stop::default());
-        assert!(!stop.wait(Duration::ZERO));
-        let sleeper = stop.clone();
-        let thread = std::thread::spawn(move || sleeper.wait(Duration::from_secs(3_600)));
-        stop.set();
-        assert!(thread.join().unwrap() && stop.wait(Duration::ZERO));
     }
 }

@@ -66,7 +66,8 @@ impl DirectoryAssignments {
             let Some((_, replica)) = candidates.pop_first() else {
                 break;
             };
-            if !replica.is_offline() && replica.image().directory_of(node_id) != replica.directory().id() {
+            // Also of one that failed since: the controller moves what it leads only if it knows where it was.
+            if !replica.is_closed() && replica.image().directory_of(node_id) != replica.directory().id() {
                 batch.push(replica);
             }
         }

@@ -112,7 +112,7 @@ pub(crate) fn round(replicas: &Replicas, directory: &DataDirectory, due: Vec<Arc
     let mut plans = Vec::with_capacity(due.len());
     let mut again = Vec::new();
     for replica in due.into_iter().filter(|replica| !replica.is_offline()) {
-        match replica.flush_plan(clock::now()) {
+        match replica.flush_plan(clock::now(), directory) {
             Ok(None) => {}
             Ok(Some(plan)) => {
                 planned.push(replica);

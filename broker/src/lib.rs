@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod authorized_operations;
+mod background;
 pub mod broker;
 pub mod cleaner;
 pub mod clock;
@@ -22,6 +23,7 @@ pub mod lost_leaders;
 pub mod maintenance;
 pub mod metadata;
 pub mod metrics;
+pub mod mover;
 pub mod names;
 pub mod producer_ids;
 pub mod replica;

@@ -172,9 +172,14 @@ impl Chores {
         for (directory, logs) in self.broker.replicas.online() {
             let here = replicas
                 .iter()
-                .filter(|replica| Arc::ptr_eq(replica.directory(), directory) && !replica.is_offline());
-            let moved =
-                here.filter_map(|replica| replica.with(|p| p.log_mut().high_watermark_to_checkpoint()));
+                .filter(|replica| Arc::ptr_eq(&replica.directory(), directory) && !replica.is_offline());
+            let moved = here.filter_map(|replica| {
+                replica.with(|p| {
+                    // It may have moved away since it was looked at.
+                    let log = p.log_mut();
+                    log.is_in(logs).then(|| log.high_watermark_to_checkpoint())?
+                })
+            });
             if let Err(error) = logs.checkpoint_high_watermarks(moved.collect::<Vec<_>>()) {
                 self.broker.replicas.directory_failed(directory, &error);
             }

@@ -4,6 +4,7 @@
 //! of it, through the slice that [`Replica::read`] hands out.
 
 mod flushing;
+pub mod moving;
 pub mod reading;
 mod transactions;
 mod waiting;
@@ -32,6 +33,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use self::moving::{FutureReplica, MoveProgress};
 use self::waiting::{PendingAppend, Safe};
 use self::watchers::Watchers;
 use crate::data_directory::DataDirectory;
@@ -47,7 +49,12 @@ pub struct Replica {
     pub traffic: Arc<TopicTraffic>,
     config: ArcSwap<TopicConfig>,
     me: Weak<Replica>,
-    directory: Arc<DataDirectory>,
+    /// Changes under the lock of the state, with the log.
+    directory: ArcSwap<DataDirectory>,
+    /// The copy in another log directory, if this replica moves there. Locked before the state.
+    future: Mutex<Option<FutureReplica>>,
+    /// How far it has come.
+    progress: Mutex<Option<MoveProgress>>,
     state: Mutex<State>,
     /// It is queued for the next round of flushes.
     flush_queued: AtomicBool,
@@ -163,7 +170,9 @@ impl Replica {
             traffic,
             config: ArcSwap::new(config),
             me: me.clone(),
-            directory,
+            directory: ArcSwap::new(directory),
+            future: Mutex::default(),
+            progress: Mutex::default(),
             state: Mutex::new(state),
             flush_queued: AtomicBool::new(false),
             offline: AtomicBool::new(false),
@@ -173,8 +182,8 @@ impl Replica {
 
     /// Where its log lives.
     #[must_use]
-    pub fn directory(&self) -> &Arc<DataDirectory> {
-        &self.directory
+    pub fn directory(&self) -> Arc<DataDirectory> {
+        self.directory.load_full()
     }
 
     /// Takes over the controller's decision.
@@ -198,14 +207,16 @@ impl Replica {
         self.config.store(config);
     }
 
-    /// The partition leaves this broker for good: its log is removed.
+    /// The partition leaves this broker for good: its log is removed, and a copy that was to take its place.
     ///
     /// # Errors
     /// The log directory failed.
     pub fn delete(&self) -> Result<(), LogError> {
         self.close();
-        match self.directory.logs() {
-            Some(logs) => logs.delete_partition(self.state.lock().partition.log_mut()),
+        self.cancel_move()?;
+        let mut state = self.state.lock();
+        match self.directory.load().logs() {
+            Some(logs) => logs.delete_partition(state.partition.log_mut()),
             None => Ok(()),
         }
     }
@@ -290,12 +301,7 @@ impl Replica {
             return Err(AppendRefusal::Api(ErrorCode::FencedLeaderEpoch.into()));
         }
         if !records.is_empty() {
-            let log = state.partition.log_mut();
-            if let Some(first_offset) = batch_around_start(log, records) {
-                log.truncate_fully_and_start_at(now, first_offset)
-                    .map_err(AppendRefusal::Log)?;
-            }
-            log.append_as_follower(now, records)?;
+            state.partition.log_mut().append_fetched(now, records)?;
         }
         state.partition.follower_high_watermark(leader.high_watermark);
         if leader.log_start_offset > state.partition.log().log_start_offset() {
@@ -468,10 +474,21 @@ impl Replica {
         self.wait_until(&mut self.state.lock(), Safe::Committed, leader_epoch, offset)
     }
 
-    /// The log directory failed: from now on every request is refused.
+    /// The log failed: from now on every request is refused.
     pub fn set_offline(&self) {
+        self.take_offline(self.state.lock());
+    }
+
+    /// A log directory failed: if the log lives there, from now on every request is refused.
+    pub fn directory_failed(&self, directory: &DataDirectory) {
+        let state = self.state.lock();
+        if std::ptr::eq(&**self.directory.load(), directory) {
+            self.take_offline(state);
+        }
+    }
+
+    fn take_offline(&self, mut state: MutexGuard<'_, State>) {
         self.offline.store(true, Ordering::Release);
-        let mut state = self.state.lock();
         state.fail_pending(ErrorCode::KafkaStorageError);
         wake(state, Wake::Everybody);
     }
@@ -551,15 +568,6 @@ impl State {
             _ = pending.answer.send(Err(code));
         }
     }
-}
-
-/// Where the first batch begins, if this log is empty and begins within it: DeleteRecords may set a leader's log start into
-/// a batch, which is only sent whole.
-fn batch_around_start(log: &Log, records: &[u8]) -> Option<i64> {
-    let end = log.log_end_offset();
-    let header = BatchHeader::parse(records).ok()?;
-    let around = header.base_offset < end && header.last_offset() >= end;
-    (around && header.base_offset >= 0 && log.log_start_offset() == end).then_some(header.base_offset)
 }
 
 fn offsets(partition: &Partition<Log>) -> Offsets {

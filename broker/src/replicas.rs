@@ -4,6 +4,7 @@
 
 mod failures;
 mod hosted;
+pub mod moving;
 mod opening;
 mod placement;
 
@@ -35,7 +36,9 @@ use crate::names::is_internal;
 use crate::replica::{Replica, ReplicaOrigin};
 use failures::LogFailures;
 use hosted::Hosted;
+use moving::MoveQueue;
 use opening::{Opened, OpenedLogs, ToOpen, open_all};
+use placement::Preferences;
 
 /// A replica whose role or place changed.
 #[derive(Clone)]
@@ -63,6 +66,8 @@ pub struct Replicas {
     assignments: Arc<DirectoryAssignments>,
     /// Grows when a log directory fails.
     directories_changed: watch::Sender<u64>,
+    preferences: Preferences,
+    moves: MoveQueue,
 }
 
 impl Replicas {
@@ -88,6 +93,8 @@ impl Replicas {
             failures: LogFailures::default(),
             assignments: Arc::default(),
             directories_changed: watch::Sender::new(0),
+            preferences: Preferences::default(),
+            moves: MoveQueue::default(),
         })
     }
 
@@ -227,7 +234,9 @@ impl Replicas {
         }
         for directory in &self.directories {
             self.delete_strays(directory, image);
+            self.delete_left_behind(directory);
         }
+        self.resume_moves();
         // The heartbeat that carries this offset is what the controller unfences for.
         self.applied.send_replace(image.offset);
     }

@@ -35,8 +35,32 @@ pub(crate) struct Persistence {
     pub(crate) folder_dirty: bool,
     /// Grows when the log's end moves back: plans made before are void.
     pub(crate) generation: u64,
+    /// The lowest offset that the log's end went back to since whoever copies the log asked last.
+    pub(crate) cut: Option<i64>,
     /// Grows when compaction replaces segments.
     pub(crate) swaps: u64,
+}
+
+impl Persistence {
+    /// What is safe of a log that was just opened with what is written down.
+    pub(crate) fn of(state: Option<&State>, high_watermark: Option<i64>, now: Now) -> Self {
+        Self {
+            recovery_point: state.map_or(0, |state| state.recovery_point),
+            checkpointed: state.map(|state| state.recovery_point),
+            snapshot: state
+                .filter(|state| state.has_producers)
+                .map(|state| state.recovery_point),
+            aborted_until: state.map_or(0, |state| state.recovery_point),
+            high_watermark,
+            unflushed_messages: 0,
+            unflushed_since_ms: now.mono_ms,
+            due: None,
+            folder_dirty: false,
+            generation: 0,
+            cut: None,
+            swaps: 0,
+        }
+    }
 }
 
 /// The recovery point as it is written down.
@@ -143,7 +167,7 @@ impl Log {
         self.closed = true;
         self.pass.overtake();
         self.close_files();
-        self.directory.note_closed(&self.identity.folder());
+        self.directory.note_closed(&self.folder_name());
         Ok(())
     }
 
@@ -212,11 +236,12 @@ pub struct HighWatermarkCheckpoint {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        if !self.closed {
+        // Nothing depends on a copy that is not complete: the next start discards it.
+        if !self.closed && !self.is_future {
             if self.is_made() {
-                self.directory.note_dropped(&self.identity.folder());
+                self.directory.note_dropped(&self.folder_name());
             } else {
-                self.directory.note_closed(&self.identity.folder());
+                self.directory.note_closed(&self.folder_name());
             }
         }
         self.close_files();

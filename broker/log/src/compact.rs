@@ -224,6 +224,11 @@ impl Log {
         dirtiness
     }
 
+    /// Ends the pass that is under way, if one is; what it has swapped in stays.
+    pub fn stop_compaction(&mut self) {
+        self.pass.overtake();
+    }
+
     /// Plans a pass, which voids the one before; None if the policy or [`Dirtiness::is_due`] says that there is nothing to do.
     pub fn compaction_plan(&mut self, now: Now) -> Result<Option<CompactionPlan>, LogError> {
         self.check_open()?;

@@ -32,7 +32,7 @@ const INDEX_FOLDER: &str = "odradek-index";
 const QUORUM_FOLDER: &str = "__cluster_metadata-0";
 const DELETED_SUFFIX: &str = "-delete";
 /// A folder of this many bytes in its name is the longest a file system takes.
-const FOLDER_NAME_BYTES_MAX: usize = 255;
+pub(crate) const FOLDER_NAME_BYTES_MAX: usize = 255;
 
 /// How a log directory is run.
 #[derive(Clone, Debug)]
@@ -71,7 +71,9 @@ pub(crate) struct DirectoryShared {
     pub(crate) clean_start: bool,
     /// Something failed that recovery has to look at: no clean stop.
     failed: AtomicBool,
-    partitions: Mutex<Partitions>,
+    pub(crate) partitions: Mutex<Partitions>,
+    /// Partitions of which a copy was on its way here when the process ended.
+    pub(crate) interrupted: Mutex<Vec<PartitionIdentity>>,
     doomed: Mutex<Vec<Doomed>>,
     /// Held for its lock; dropped last.
     _lock: File,
@@ -86,13 +88,13 @@ struct Doomed {
 }
 
 #[derive(Default)]
-struct Partitions {
+pub(crate) struct Partitions {
     /// Folder -> topic id.
-    known: BTreeMap<String, Uuid>,
+    pub(crate) known: BTreeMap<String, Uuid>,
     /// Folders that no log was opened for since the start.
     unopened: BTreeSet<String>,
     /// Folders whose log is open.
-    open: BTreeSet<String>,
+    pub(crate) open: BTreeSet<String>,
 }
 
 impl DirectoryShared {
@@ -114,8 +116,13 @@ impl DirectoryShared {
         self.failed.store(true, Ordering::Relaxed);
     }
 
-    /// Makes a partition's folder, with Kafka's note of whose it is, and tells the index.
-    pub(crate) fn claim(&self, identity: &PartitionIdentity, path: &Path) -> Result<(), LogError> {
+    /// Makes a partition's folder, with Kafka's note of whose it is, and tells the index, unless it is a copy's.
+    pub(crate) fn claim(
+        &self,
+        identity: &PartitionIdentity,
+        path: &Path,
+        is_future: bool,
+    ) -> Result<(), LogError> {
         let make = || -> io::Result<()> {
             // A log directory that is gone is not made anew: it has failed.
             match fs::create_dir(path) {
@@ -125,6 +132,9 @@ impl DirectoryShared {
             fs::write(path.join(METADATA_FILE), format_metadata(identity.topic_id))
         };
         make().map_err(|source| self.io(format!("create {}", path.display()), source))?;
+        if is_future {
+            return Ok(());
+        }
         let folder = identity.folder();
         self.store.put_name(&folder, identity.topic_id)?;
         self.partitions.lock().known.insert(folder, identity.topic_id);
@@ -179,7 +189,7 @@ impl DirectoryShared {
         self.remove(segments)
     }
 
-    fn io(&self, attempt: impl Into<String>, source: io::Error) -> LogError {
+    pub(crate) fn io(&self, attempt: impl Into<String>, source: io::Error) -> LogError {
         LogError::io(&self.path, attempt, source)
     }
 }
@@ -222,6 +232,7 @@ impl LogDirectory {
                 unopened,
                 open: BTreeSet::new(),
             }),
+            interrupted: Mutex::default(),
             doomed: Mutex::default(),
             _lock: lock,
         };
@@ -229,6 +240,7 @@ impl LogDirectory {
             shared: Arc::new(shared),
         };
         directory.doom_leftovers()?;
+        directory.discard_interrupted()?;
         Ok(directory)
     }
 
@@ -317,21 +329,23 @@ impl LogDirectory {
         opened
     }
 
-    /// Removes a partition: its folder is renamed at once, its files go after `file.delete.delay.ms`. The log is closed.
+    /// Removes a partition: its folder is renamed at once, its files go after `file.delete.delay.ms`, those of a copy that is
+    /// not complete with the next purge. The log is closed.
     pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
         log.closed = true;
         log.pass.overtake();
         log.close_files();
         // Even if the folder cannot be moved away, the log is not open any more.
-        self.shared.note_closed(&log.identity.folder());
+        self.shared.note_closed(&log.folder_name());
         if !log.is_made() {
             return Ok(());
         }
-        self.discard(
-            &log.identity.folder(),
-            Some(log.key),
-            log.config.file_delete_delay_ms,
-        )
+        let delay_ms = if log.is_future {
+            0
+        } else {
+            log.config.file_delete_delay_ms
+        };
+        self.discard(&log.folder_name(), Some(log.key), delay_ms)
     }
 
     /// Removes a partition that is not open, as [`LogDirectory::partitions`] lists it.
@@ -419,11 +433,16 @@ impl LogDirectory {
             return Ok(Folder::Absent(path));
         }
         // Nobody's folder: this partition takes it over.
-        self.shared.claim(identity, &path)?;
+        self.shared.claim(identity, &path, false)?;
         Ok(Folder::Made(path))
     }
 
-    fn discard(&self, folder: &str, key: Option<PartitionKey>, delay_ms: i64) -> Result<(), LogError> {
+    pub(crate) fn discard(
+        &self,
+        folder: &str,
+        key: Option<PartitionKey>,
+        delay_ms: i64,
+    ) -> Result<(), LogError> {
         let from = self.shared.path.join(folder);
         let to = self.shared.path.join(deleted_name(folder));
         match fs::rename(&from, &to) {
@@ -483,7 +502,7 @@ fn format_metadata(topic_id: Uuid) -> String {
     format!("version: 0\ntopic_id: {}\n", base64url(topic_id))
 }
 
-fn parse_metadata(text: &str) -> Option<Uuid> {
+pub(crate) fn parse_metadata(text: &str) -> Option<Uuid> {
     let id = text.lines().find_map(|line| line.strip_prefix("topic_id:"))?;
     decode_base64url(id.trim())
 }

@@ -82,6 +82,19 @@ impl LogError {
         }
     }
 
+    /// The log directory that failed, or has no room; None if the error is a log's own.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Locked { path }
+            | Self::Directory { path, .. }
+            | Self::NoRoom { path, .. }
+            | Self::Unsynced { path, .. }
+            | Self::Offline { path } => Some(path),
+            Self::Corrupt { .. } | Self::Closed(_) => None,
+        }
+    }
+
     /// Whether the process has no file descriptors left, which passes.
     #[must_use]
     pub fn is_out_of_descriptors(&self) -> bool {

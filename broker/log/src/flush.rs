@@ -53,6 +53,7 @@ impl DueRecords {
 /// What a flush has to do; made by [`Log::flush_plan`] or [`Log::checkpoint_plan`].
 pub struct FlushPlan {
     pub(crate) directory: Arc<DirectoryShared>,
+    pub(crate) log_uid: u64,
     pub(crate) generation: u64,
     pub(crate) swaps: u64,
     pub(crate) log_end_offset: i64,
@@ -233,9 +234,11 @@ impl Log {
         Ok(Some(self.plan(files, folder)))
     }
 
-    /// Takes note of a flush that was done. One that was overtaken by a truncation counts for nothing.
+    /// Takes note of a flush that was done. One that was overtaken by a truncation, or made for a log that this one has taken
+    /// the place of, counts for nothing.
     pub fn complete_flush(&mut self, plan: FlushPlan) -> Result<(), LogError> {
-        if plan.generation != self.persistence.generation {
+        let is_mine = plan.log_uid == self.uid && Arc::ptr_eq(&plan.directory, &self.directory);
+        if !is_mine || plan.generation != self.persistence.generation {
             return Ok(());
         }
         let active = self.active_segment_base_offset();
@@ -269,6 +272,7 @@ impl Log {
     pub(crate) fn plan(&self, files: Vec<FileToFlush>, folder: Option<PathBuf>) -> FlushPlan {
         FlushPlan {
             directory: self.directory.clone(),
+            log_uid: self.uid,
             generation: self.persistence.generation,
             swaps: self.persistence.swaps,
             log_end_offset: self.log_end_offset,

@@ -20,12 +20,20 @@ impl Log {
         self.made
     }
 
+    /// The folder's name within the log directory.
+    #[must_use]
+    pub(crate) fn folder_name(&self) -> String {
+        let name = self.folder.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// Makes the folder, unless it is there.
     pub(crate) fn make_folder(&mut self) -> Result<(), LogError> {
         if self.made {
             return Ok(());
         }
-        self.directory.claim(&self.identity, &self.folder)?;
+        self.directory
+            .claim(&self.identity, &self.folder, self.is_future)?;
         self.made = true;
         self.persistence.folder_dirty = true;
         // Assigned while there was nothing to keep them with.

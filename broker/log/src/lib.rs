@@ -21,6 +21,7 @@ pub mod error;
 mod files;
 pub mod flush;
 mod folder;
+pub mod future;
 mod index;
 pub mod log;
 pub mod open;

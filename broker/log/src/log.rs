@@ -89,6 +89,8 @@ pub struct Log {
     pub(crate) recovery: Option<RecoveryReport>,
     /// Whether the folder exists.
     pub(crate) made: bool,
+    /// Whether it is a copy that is to take the place of a log in another directory.
+    pub(crate) is_future: bool,
     pub(crate) closed: bool,
 }
 

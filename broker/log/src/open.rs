@@ -96,19 +96,8 @@ pub(crate) fn open_log(
         producers: ProducerStates::new(directory.options.producers_max),
         aborted: aborted(&persisted),
         persistence: Persistence {
-            recovery_point: state.map_or(0, |state| state.recovery_point),
-            checkpointed: state.map(|state| state.recovery_point),
-            snapshot: state
-                .filter(|state| state.has_producers)
-                .map(|state| state.recovery_point),
-            aborted_until: state.map_or(0, |state| state.recovery_point),
-            high_watermark: persisted.high_watermark,
-            unflushed_messages: 0,
-            unflushed_since_ms: now.mono_ms,
-            due: None,
             folder_dirty: made && state.is_none(),
-            generation: 0,
-            swaps: 0,
+            ..Persistence::of(state.as_ref(), persisted.high_watermark, now)
         },
         directory,
         identity,
@@ -126,6 +115,7 @@ pub(crate) fn open_log(
         pass: PassFlag::default(),
         recovery: None,
         made,
+        is_future: false,
         closed: false,
     };
     Opening {

@@ -15,10 +15,7 @@ impl Log {
     /// one takes its place. Segments below the log start go whatever `cleanup.policy` says.
     pub fn retention(&mut self, now: Now) -> Result<usize, LogError> {
         self.check_open()?;
-        let log_start_offset = self.log_start_offset;
-        let mut deleted = self.delete_oldest(now, "log start", |_, next| {
-            next.is_some_and(|next_base_offset| next_base_offset <= log_start_offset)
-        })?;
+        let mut deleted = self.delete_below_log_start(now)?;
         if !self.config.cleanup_policy.delete {
             return Ok(deleted);
         }
@@ -42,6 +39,14 @@ impl Log {
             })?;
         }
         Ok(deleted)
+    }
+
+    /// Deletes the segments of which nothing may be read any more; returns how many.
+    pub(crate) fn delete_below_log_start(&mut self, now: Now) -> Result<usize, LogError> {
+        let log_start_offset = self.log_start_offset;
+        self.delete_oldest(now, "log start", |_, next| {
+            next.is_some_and(|next_base_offset| next_base_offset <= log_start_offset)
+        })
     }
 
     /// Deletes segments from the oldest on while `is_due`, which also gets the base offset of the next segment.

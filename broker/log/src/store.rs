@@ -46,6 +46,7 @@ pub(crate) enum Kind {
     IndexChunk = 8,
     CleanerOffset = 9,
     Swap = 10,
+    Moves = 11,
 }
 
 /// Topic id and partition index: what keys begin with.

@@ -24,6 +24,7 @@ mod compaction;
 mod directory;
 mod flushing;
 mod lookup;
+mod moving;
 mod producers;
 mod recovery;
 mod retention;

@@ -32,6 +32,7 @@ impl Log {
             self.set_compacted_until(end_offset)?;
         }
         self.persistence.generation += 1;
+        self.note_cut(end_offset);
         self.pass.overtake();
         let later: Vec<i64> = self
             .segments
@@ -72,6 +73,7 @@ impl Log {
         self.check_open()?;
         self.make_folder()?;
         self.persistence.generation += 1;
+        self.note_cut(i64::MIN);
         self.pass.overtake();
         if self.compacted_until > 0 {
             self.set_compacted_until(0)?;

@@ -1,4 +1,6 @@
-//! AlterReplicaLogDirs: which log directory of this broker a replica lives in. This version moves none.
+//! AlterReplicaLogDirs: which log directory of this broker a replica lives in (KIP-113).
+//!
+//! An answer says that the move has begun; DescribeLogDirs shows the copy until it has taken the place.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,15 +9,11 @@ use kafka_protocol::messages::alter_replica_log_dirs_response::{
     AlterReplicaLogDirPartitionResult, AlterReplicaLogDirTopicResult,
 };
 use kafka_protocol::messages::{AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse, ApiKey};
+use odradek_broker_log::future::can_move;
 use odradek_common::error::{ApiError, ErrorCode};
 
 use super::{Call, Handler};
 use crate::broker::Broker;
-
-/// Longest topic name of which Kafka can move a partition: its folder is renamed with an id behind (KAFKA-4893).
-const FOLDER_NAME_MAX: usize = 255;
-/// What is put behind the name while a partition moves: a dot, 32 digits of an id, `-future`.
-const FUTURE_SUFFIX: usize = 1 + 32 + "-future".len();
 
 /// The handler.
 pub struct AlterReplicaLogDirs;
@@ -28,55 +26,51 @@ impl Handler for AlterReplicaLogDirs {
         _call: Call,
         request: AlterReplicaLogDirsRequest,
     ) -> AlterReplicaLogDirsResponse {
-        let mut results = Vec::new();
-        for directory in &request.dirs {
-            for topic in &directory.topics {
-                let partitions = topic.partitions.iter().map(|index| {
-                    let result = AlterReplicaLogDirPartitionResult::default().with_partition_index(*index);
-                    match alter(&broker, directory.path.as_str(), topic.name.0.as_str(), *index) {
-                        Ok(()) => result,
-                        Err(error) => {
-                            broker.metrics.refused(ApiKey::AlterReplicaLogDirs, error.code);
-                            // The response has no message: the log says what the code alone cannot.
-                            slog::info!(broker.log, "replica not moved"; "reason" => %error.detail);
-                            result.with_error_code(error.code())
-                        }
-                    }
-                });
-                let partitions = partitions.collect();
-                let result = AlterReplicaLogDirTopicResult::default().with_topic_name(topic.name.clone());
-                results.push(result.with_partitions(partitions));
-            }
+        let answer = move || answer(&broker, &request);
+        // A copy is begun with a write to the index, and another may have to be removed.
+        match tokio::task::spawn_blocking(answer).await {
+            Ok(response) => response,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
-        AlterReplicaLogDirsResponse::default().with_results(results)
     }
 }
 
+fn answer(broker: &Broker, request: &AlterReplicaLogDirsRequest) -> AlterReplicaLogDirsResponse {
+    let mut results = Vec::new();
+    for directory in &request.dirs {
+        for topic in &directory.topics {
+            let partitions = topic.partitions.iter().map(|index| {
+                let result = AlterReplicaLogDirPartitionResult::default().with_partition_index(*index);
+                match alter(broker, directory.path.as_str(), topic.name.0.as_str(), *index) {
+                    Ok(()) => result,
+                    Err(error) => {
+                        broker.metrics.refused(ApiKey::AlterReplicaLogDirs, error.code);
+                        // The response has no message: the log says what the code alone cannot.
+                        slog::info!(broker.log, "replica not moved"; "reason" => %error.detail);
+                        result.with_error_code(error.code())
+                    }
+                }
+            });
+            let partitions = partitions.collect();
+            let result = AlterReplicaLogDirTopicResult::default().with_topic_name(topic.name.clone());
+            results.push(result.with_partitions(partitions));
+        }
+    }
+    AlterReplicaLogDirsResponse::default().with_results(results)
+}
+
 fn alter(broker: &Broker, path: &str, topic: &str, partition: i32) -> Result<(), ApiError> {
-    let paths = broker
-        .replicas
-        .directories()
-        .iter()
-        .map(|directory| directory.path());
+    let directories = broker.replicas.directories();
+    let paths = directories.iter().map(|directory| directory.path());
     let wanted = directory(paths, path, topic, partition)?;
-    let replica = broker
+    broker
         .replicas
-        .hosted(topic, partition)
+        .alter_directory(topic, partition, &directories[wanted])
         .map_err(|error| match error.code {
             // Kafka's older word, kept for this API.
             ErrorCode::NotLeaderOrFollower => ApiError::new(ErrorCode::ReplicaNotAvailable, error.detail),
             _ => error,
-        })?;
-    if replica.is_offline() {
-        let detail = format!("the log directory of {topic}-{partition} is offline");
-        return Err(ApiError::new(ErrorCode::KafkaStorageError, detail));
-    }
-    if Arc::ptr_eq(replica.directory(), &broker.replicas.directories()[wanted]) {
-        return Ok(());
-    }
-    let detail =
-        format!("{topic}-{partition} lives in another log directory, and this version moves none to {path}");
-    Err(ApiError::new(ErrorCode::OperationNotAttempted, detail))
+        })
 }
 
 /// Which of `paths` is meant.
@@ -86,7 +80,7 @@ fn directory<'a>(
     topic: &str,
     partition: i32,
 ) -> Result<usize, ApiError> {
-    if format!("{topic}-{partition}").len() + FUTURE_SUFFIX > FOLDER_NAME_MAX {
+    if !can_move(&format!("{topic}-{partition}")) {
         let detail = format!("the name of topic {topic} is too long for its partitions to move");
         return Err(ApiError::new(ErrorCode::InvalidTopicException, detail));
     }
@@ -114,7 +108,8 @@ mod tests {
 
     #[test]
     fn a_partition_whose_folder_could_not_be_renamed_stays() {
-        let longest = FOLDER_NAME_MAX - FUTURE_SUFFIX - "-7".len();
+        // A dot, 32 digits and `-future` come behind the folder's name, which has at most 255 bytes then.
+        let longest = 255 - 1 - 32 - "-future".len() - "-7".len();
         assert_eq!(named("/data/a", &"x".repeat(longest)), Ok(0));
         assert_eq!(
             named("/data/a", &"x".repeat(longest + 1)),

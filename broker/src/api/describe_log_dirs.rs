@@ -18,6 +18,7 @@ use super::{Call, Handler};
 use crate::broker::Broker;
 use crate::names::{text, topic_name};
 use crate::replica::Replica;
+use crate::replica::moving::MoveProgress;
 
 /// First version with the file system's size.
 const VOLUME_SINCE: i16 = 4;
@@ -43,7 +44,7 @@ impl Handler for DescribeLogDirs {
             .collect();
         let directories = broker.replicas.directories().iter().map(|directory| {
             let path = directory.path();
-            let is_here = |replica: &&&Arc<Replica>| Arc::ptr_eq(replica.directory(), directory);
+            let is_here = |replica: &&&Arc<Replica>| Arc::ptr_eq(&replica.directory(), directory);
             let here = wanted.iter().filter(is_here);
             let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
             for replica in here {
@@ -51,6 +52,13 @@ impl Handler for DescribeLogDirs {
                     .entry(&replica.id.topic)
                     .or_default()
                     .push(describe(replica));
+            }
+            for replica in &wanted {
+                let to = replica.move_progress();
+                if let Some(future) = to.filter(|to| Arc::ptr_eq(&to.directory, directory)) {
+                    let described = describe_future(replica, &future);
+                    topics.entry(&replica.id.topic).or_default().push(described);
+                }
             }
             let topics = topics.into_iter().map(|(name, partitions)| {
                 DescribeLogDirsTopic::default()
@@ -138,6 +146,16 @@ fn describe(replica: &Replica) -> DescribeLogDirsPartition {
         .with_partition_index(replica.id.partition)
         .with_partition_size(i64::try_from(size).unwrap_or(i64::MAX))
         .with_offset_lag(lag.max(0))
+}
+
+/// A copy's lag is what it lacks of the log it follows.
+fn describe_future(replica: &Replica, future: &MoveProgress) -> DescribeLogDirsPartition {
+    let lag = replica.offsets().log_end - future.log_end_offset;
+    DescribeLogDirsPartition::default()
+        .with_partition_index(replica.id.partition)
+        .with_partition_size(i64::try_from(future.size_bytes).unwrap_or(i64::MAX))
+        .with_offset_lag(lag.max(0))
+        .with_is_future_key(true)
 }
 
 /// Total and usable bytes of the file system; -1 if it does not say.

@@ -197,6 +197,9 @@ impl Cleaning {
     }
 
     fn is_free(&self, replica: &Replica) -> bool {
+        if replica.is_moving() {
+            return false;
+        }
         let state = self.state.lock();
         let id = id_of(replica);
         let waits = state

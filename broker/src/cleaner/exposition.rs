@@ -26,7 +26,7 @@ pub fn export(exporter: &mut Exporter, broker: &Broker) {
     // Partitions and bytes, by log directory.
     let mut uncleanable = vec![(0_u64, 0_u64); directories.len()];
     for replica in broker.replicas.all().iter() {
-        let is_here = |directory: &Arc<DataDirectory>| Arc::ptr_eq(directory, replica.directory());
+        let is_here = |directory: &Arc<DataDirectory>| Arc::ptr_eq(directory, &replica.directory());
         if let Some(at) = directories.iter().position(is_here)
             && broker.cleaning.is_uncleanable(replica)
         {

@@ -7,15 +7,22 @@ use odradek_broker_log::flush::FlushPlan;
 use odradek_common::time::Now;
 
 use super::{Replica, Wake, wake};
+use crate::data_directory::DataDirectory;
 
 impl Replica {
-    /// Plans a flush of what was appended since the last one; None if there is nothing.
+    /// Plans a flush, by a round of this directory, of what was appended since the last one. None if there is nothing; a
+    /// replica that has moved away takes its share in the next round where it lives.
     ///
     /// # Errors
     /// A segment cannot be opened.
-    pub fn flush_plan(&self, now: Now) -> Result<Option<FlushPlan>, LogError> {
+    pub fn flush_plan(&self, now: Now, directory: &DataDirectory) -> Result<Option<FlushPlan>, LogError> {
         self.flush_queued.store(false, Ordering::Release);
         let mut state = self.state.lock();
+        if !std::ptr::eq(&**self.directory.load(), directory) {
+            drop(state);
+            self.queue_flush();
+            return Ok(None);
+        }
         let plan = state.partition.log_mut().flush_plan()?;
         if plan.is_none() {
             state.partition.appended(now);
@@ -46,7 +53,7 @@ impl Replica {
         if !self.flush_queued.swap(true, Ordering::AcqRel)
             && let Some(me) = self.me.upgrade()
         {
-            self.directory.flushes.add(me);
+            self.directory.load().flushes.add(me);
         }
     }
 }

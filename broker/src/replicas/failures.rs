@@ -93,7 +93,12 @@ impl Replicas {
             replica.set_offline();
             return;
         }
-        self.directory_failed(replica.directory(), error);
+        let named = error.directory().and_then(|path| {
+            let mut all = self.directories.iter();
+            all.find(|directory| directory.path() == path)
+        });
+        // A replica that moves has its log in two directories.
+        self.directory_failed(named.unwrap_or(&replica.directory()), error);
     }
 
     /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, and the controller is told. A disk
@@ -117,9 +122,7 @@ impl Replicas {
             self.directories_changed.send_modify(|changes| *changes += 1);
         }
         for replica in self.all().iter() {
-            if replica.directory().path() == directory.path() {
-                replica.set_offline();
-            }
+            replica.directory_failed(directory);
         }
     }
 

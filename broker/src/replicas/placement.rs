@@ -1,20 +1,52 @@
 //! Which log directory a replica lives in (KIP-858).
+//!
+//! A move that was under way when the process was killed may leave a partition in two directories: the one it was moved to
+//! is right, and what is left in the other is removed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::LogError;
 use odradek_broker_log::log::PartitionIdentity;
+use odradek_common::ids::TopicPartition;
 use odradek_common::metadata::PartitionImage;
+use parking_lot::Mutex;
 
 use super::Replicas;
 use crate::data_directory::DataDirectory;
 
+/// Wishes that are remembered at most; each is for a partition that this broker does not host yet.
+const PREFERENCES_MAX: usize = 10_000;
+
+/// Log directories that AlterReplicaLogDirs asked for before the partition came.
+#[derive(Default)]
+pub(super) struct Preferences(Mutex<BTreeMap<TopicPartition, Arc<DataDirectory>>>);
+
+impl Preferences {
+    /// Remembers a wish; false if there are too many.
+    pub(super) fn remember(&self, id: TopicPartition, directory: &Arc<DataDirectory>) -> bool {
+        let mut wishes = self.0.lock();
+        let has_room = wishes.len() < PREFERENCES_MAX || wishes.contains_key(&id);
+        if has_room {
+            wishes.insert(id, directory.clone());
+        }
+        has_room
+    }
+
+    fn take(&self, identity: &PartitionIdentity) -> Option<Arc<DataDirectory>> {
+        let id = TopicPartition::new(identity.topic.clone(), identity.partition);
+        self.0.lock().remove(&id)
+    }
+}
+
 impl Replicas {
-    /// Where a partition lives already, else where the controller wants it, else where `load` is least.
+    /// Where a partition lives already, else where AlterReplicaLogDirs or the controller wants it, else where `load` is
+    /// least.
     ///
     /// # Errors
-    /// It lives in a directory that is offline, or may live there: an empty log elsewhere must not take its place.
+    /// It lives in a directory that is offline, or may live there: an empty log elsewhere, or one that it was moved away
+    /// from, must not take its place.
     pub(super) fn place(
         &self,
         identity: &PartitionIdentity,
@@ -22,15 +54,21 @@ impl Replicas {
         load: impl Fn(&Arc<DataDirectory>) -> usize,
     ) -> Result<(&Arc<DataDirectory>, &LogDirectory), LogError> {
         let all_online = self.online().count() == self.directories.len();
-        let holds = |(_, logs): &(&Arc<DataDirectory>, &LogDirectory)| logs.holds(identity);
-        if let Some(found) = self.online().find(holds) {
+        let wanted = partition.directory_of(self.node_id);
+        let preferred = self.preferences.take(identity);
+        let is_wanted = |directory: &Arc<DataDirectory>| !wanted.is_nil() && directory.id() == wanted;
+        let is_preferred = |directory: &Arc<DataDirectory>| {
+            let preferred = preferred.as_ref();
+            preferred.is_some_and(|preferred| Arc::ptr_eq(preferred, directory))
+        };
+        let may_be_elsewhere =
+            !all_online && !wanted.is_nil() && !self.online().any(|(directory, _)| is_wanted(directory));
+        if let Some(found) = self.holder(identity)?.filter(|_| !may_be_elsewhere) {
             return Ok(found);
         }
-        let wanted = partition.directory_of(self.node_id);
-        if let Some(found) = self
-            .online()
-            .find(|(directory, _)| !wanted.is_nil() && directory.id() == wanted)
-        {
+        let mut named = self.online().filter(|(directory, _)| is_preferred(directory));
+        let mut recorded = self.online().filter(|(directory, _)| is_wanted(directory));
+        if let Some(found) = named.next().or_else(|| recorded.next()) {
             return Ok(found);
         }
         // Nobody has recorded where a partition is that was never changed: it is new.
@@ -44,5 +82,53 @@ impl Replicas {
         least.ok_or(LogError::Offline {
             path: self.directories[0].path().to_owned(),
         })
+    }
+
+    /// Which directory holds a partition; of several, the one it was moved to last.
+    fn holder(
+        &self,
+        identity: &PartitionIdentity,
+    ) -> Result<Option<(&Arc<DataDirectory>, &LogDirectory)>, LogError> {
+        let holders: Vec<_> = self.online().filter(|(_, logs)| logs.holds(identity)).collect();
+        if holders.len() < 2 {
+            return Ok(holders.first().copied());
+        }
+        let mut best = None;
+        for (directory, logs) in holders {
+            let moves = logs.moves(identity)?;
+            if best.is_none_or(|(most, _)| moves > most) {
+                best = Some((moves, (directory, logs)));
+            }
+        }
+        Ok(best.map(|(_, holder)| holder))
+    }
+
+    /// Removes what moves have left in this directory of partitions that live in another.
+    pub(super) fn delete_left_behind(&self, directory: &DataDirectory) {
+        let Some(logs) = directory.logs() else { return };
+        for identity in logs.unopened() {
+            let Some(replica) = self
+                .get(&identity.topic, identity.partition)
+                .filter(|replica| replica.topic_id == identity.topic_id)
+            else {
+                continue;
+            };
+            let (lives_in, folder) = (replica.directory(), identity.folder());
+            let moves = |logs: &LogDirectory| logs.moves(&identity);
+            let is_older = lives_in.logs().is_some_and(
+                |there| matches!((moves(there), moves(logs)), (Ok(there), Ok(here)) if there > here),
+            );
+            if !is_older {
+                slog::error!(self.log, "a partition is in two log directories, and one of them is not used: \
+                    remove it, or move it away"; "partition" => folder,
+                    "used" => %lives_in.path().display(), "unused" => %directory.path().display());
+                continue;
+            }
+            match logs.delete_unopened(&identity) {
+                Ok(()) => slog::info!(self.log, "removed what a move had left behind"; "partition" => folder,
+                    "directory" => %directory.path().display()),
+                Err(error) => self.directory_failed(directory, &error),
+            }
+        }
     }
 }

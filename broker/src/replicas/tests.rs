@@ -1,5 +1,7 @@
 //! Replicas over real logs: one node whose metadata each test writes by hand.
 
+use std::path::PathBuf;
+
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use odradek_broker_core::partition::{FetchProgress, FollowerFetch};
@@ -18,12 +20,13 @@ use crate::replica::{AppendRefusal, FollowerAppend, FollowerNoted, OutOfRange};
 use crate::watch::Watch;
 
 mod flushing;
+mod moving;
 
 const NODE: i32 = 1;
 const OTHER: i32 = 2;
 
 struct Node {
-    _folder: TempDir,
+    folder: Arc<TempDir>,
     config: ServerConfig,
     replicas: Arc<Replicas>,
     image: MetadataImage,
@@ -36,16 +39,30 @@ impl Node {
     }
 
     fn with(overrides: &[(&str, &str)], options: LogDirectoryOptions) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let paths = [folder.path().to_owned()];
+        Self::at(folder, &paths, overrides, options)
+    }
+
+    /// A node with these log directories, whose ids are 1, 2 and so on.
+    fn at(
+        folder: Arc<TempDir>,
+        paths: &[PathBuf],
+        overrides: &[(&str, &str)],
+        options: LogDirectoryOptions,
+    ) -> Self {
         let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let overrides: Vec<_> = overrides.iter().map(own).collect();
         let (config, _) = ServerConfig::load(None, std::iter::empty(), &overrides).unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
-        let folder = TempDir::new().unwrap();
-        let log_directory = LogDirectory::open(folder.path(), options, log.clone()).unwrap();
-        let directories = vec![DataDirectory::new(Uuid::from_u128(1), log_directory)];
+        let open = |(id, path): (u128, &PathBuf)| {
+            let log_directory = LogDirectory::open(path, options.clone(), log.clone()).unwrap();
+            DataDirectory::new(Uuid::from_u128(id), log_directory)
+        };
+        let directories = (1..).zip(paths).map(open).collect();
         let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
         Self {
-            _folder: folder,
+            folder,
             config,
             replicas: Replicas::new(NODE, directories, Metrics::new(), image, log),
             image: MetadataImage::default(),

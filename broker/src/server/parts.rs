@@ -42,6 +42,7 @@ use crate::lost_leaders::LostLeaders;
 use crate::maintenance::Maintenance;
 use crate::metadata::MetadataLoader;
 use crate::metrics::Metrics;
+use crate::mover::Mover;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
 use crate::topic_creation::TopicCreation;
@@ -123,6 +124,7 @@ pub(super) struct BrokerParts {
     fetchers: Arc<Fetchers>,
     maintenance: Maintenance,
     cleaner: Cleaner,
+    mover: Mover,
     group_commit: GroupCommit,
     state: watch::Receiver<BrokerState>,
     stop: watch::Sender<bool>,
@@ -186,6 +188,8 @@ impl BrokerParts {
             .map_err(|error| ServerError::because("cannot start the maintenance thread", &error))?;
         let cleaner = Cleaner::start(broker.clone())
             .map_err(|error| ServerError::because("cannot start the threads of compaction", &error))?;
+        let mover = Mover::start(broker.clone())
+            .map_err(|error| ServerError::because("cannot start the threads that move replicas", &error))?;
         let group_commit = GroupCommit::start(&broker.replicas)
             .map_err(|error| ServerError::because("cannot start the threads that flush logs", &error))?;
         Ok(Self {
@@ -194,6 +198,7 @@ impl BrokerParts {
             fetchers,
             maintenance,
             cleaner,
+            mover,
             group_commit,
             state,
             stop,
@@ -268,10 +273,11 @@ impl BrokerParts {
         }
         self.fetchers.stop();
         let (broker, log) = (self.broker.clone(), ground.log.clone());
-        let (mut maintenance, mut cleaner, mut group_commit) =
-            (self.maintenance, self.cleaner, self.group_commit);
+        let (mut maintenance, mut cleaner, mut mover) = (self.maintenance, self.cleaner, self.mover);
+        let mut group_commit = self.group_commit;
         let closed = tokio::task::spawn_blocking(move || {
             cleaner.stop();
+            mover.stop();
             maintenance.stop();
             group_commit.stop();
             close_logs(&broker, &log);

@@ -3,7 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast, Between, BetweenDouble, GzipLevel, ListOf, NonEmptyList, OneOf};
 use crate::key::keys;
-use crate::keys::reasons::{INDEX, JBOD, LOG_START, TIERED};
+use crate::keys::reasons::{CORDON, DIRECTORY_FAILURE, INDEX, LOG_START, TIERED};
 
 keys! { LOG: Broker;
     /// Directories that hold the partitions, separated by commas; without it log.dir is used.
@@ -11,7 +11,7 @@ keys! { LOG: Broker;
     /// One directory that holds the partitions, used when log.dirs is not given.
     "log.dir": List = "/tmp/kafka-logs", NonEmptyList, ReadOnly, Used;
     /// Log directories that get no new partitions.
-    "cordoned.log.dirs": List = "", Any, PerBroker, JBOD;
+    "cordoned.log.dirs": List = "", Any, PerBroker, CORDON;
     /// Partitions of a topic that is created without saying how many.
     "num.partitions": Int = "1", AtLeast(1), ReadOnly, Used;
     /// Whether a topic is created when a client asks for one that does not exist.
@@ -87,7 +87,7 @@ keys! { LOG: Broker;
     /// Pause after the start before the chores of the log begin.
     "log.initial.task.delay.ms": Long = "30000", AtLeast(0), ReadOnly, Used, internal;
     /// How long a broker tries to report a failed log directory before it stops.
-    "log.dir.failure.timeout.ms": Long = "30000", AtLeast(1), ReadOnly, JBOD;
+    "log.dir.failure.timeout.ms": Long = "30000", AtLeast(1), ReadOnly, DIRECTORY_FAILURE;
     /// Threads for each log directory that open and recover logs at start.
     "num.recovery.threads.per.data.dir": Int = "2", AtLeast(1), ClusterWide, Used;
     /// Whether compaction runs.

@@ -1,5 +1,6 @@
 //! Keys of quotas.
 
+use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast};
 use crate::key::keys;
 use crate::keys::reasons::{PLUGINS, QUOTAS};
@@ -29,5 +30,5 @@ keys! { QUOTA: Broker;
     "follower.replication.throttled.rate": Long = "9223372036854775807", AtLeast(0), ClusterWide, QUOTAS;
     /// Bytes per second for moves between log directories; set dynamically only.
     "replica.alter.log.dirs.io.max.bytes.per.second": Long = "9223372036854775807",
-        AtLeast(0), ClusterWide, QUOTAS;
+        AtLeast(0), ClusterWide, Used;
 }

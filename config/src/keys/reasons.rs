@@ -21,7 +21,9 @@ pub(crate) const METRICS: State = AcceptedNotYet("metrics leave through odradek.
 pub(crate) const TELEMETRY: State = AcceptedNotYet("client telemetry is not there yet");
 pub(crate) const PLUGINS: State = AcceptedNotYet("there are no Java classes to load");
 pub(crate) const JVM: State = AcceptedNotYet("it configures the Java runtime");
-pub(crate) const JBOD: State = AcceptedNotYet("moving replicas between directories is not there yet");
+pub(crate) const CORDON: State = AcceptedNotYet("no log directory is ever cordoned yet");
+pub(crate) const DIRECTORY_FAILURE: State =
+    AcceptedNotYet("heartbeats tell of a log directory that failed until the controller knows it");
 pub(crate) const TIERED: State = AcceptedNotYet("tiered storage is not there yet");
 pub(crate) const QUOTAS: State = AcceptedNotYet("quotas are not there yet");
 pub(crate) const CONSUMER: State = AcceptedNotYet("the consumer group protocol of KIP-848 is not there yet");

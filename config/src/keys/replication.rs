@@ -3,7 +3,7 @@
 use crate::key::State::Used;
 use crate::key::Valid::{Any, AtLeast};
 use crate::key::keys;
-use crate::keys::reasons::{BUFFERS, FETCHERS, JBOD, PLUGINS, PURGATORY, TIERED};
+use crate::keys::reasons::{BUFFERS, FETCHERS, PLUGINS, PURGATORY, TIERED};
 
 keys! { REPLICATION: Broker;
     /// Replicas of each partition of a topic that is created without saying how many.
@@ -30,8 +30,8 @@ keys! { REPLICATION: Broker;
     "replica.high.watermark.checkpoint.interval.ms": Long = "5000", Any, ReadOnly, Used;
     /// Class that chooses the replica a consumer reads from.
     "replica.selector.class": String = -, Any, ReadOnly, PLUGINS;
-    /// Threads that move replicas between log directories.
-    "num.replica.alter.log.dirs.threads": Int = -, Any, ReadOnly, JBOD;
+    /// Threads that move replicas between log directories; one for each directory if it is not set.
+    "num.replica.alter.log.dirs.threads": Int = -, Any, ReadOnly, Used;
     /// Whether a new follower starts at the first offset that is not in tiered storage.
     "follower.fetch.last.tiered.offset.enable": Boolean = "false", Any, ClusterWide, TIERED;
     /// Whether leadership goes back to the preferred replicas by itself.

@@ -239,6 +239,10 @@ pub struct ReplicaSettings {
     pub fetch_backoff_ms: u32,
     /// replica.high.watermark.checkpoint.interval.ms
     pub high_watermark_checkpoint_interval_ms: i64,
+    /// replica.alter.log.dirs.io.max.bytes.per.second
+    pub alter_log_dirs_bytes_per_second: i64,
+    /// num.replica.alter.log.dirs.threads
+    pub alter_log_dirs_threads: Option<u32>,
 }
 
 impl ReplicaSettings {
@@ -253,6 +257,10 @@ impl ReplicaSettings {
             fetch_backoff_ms: values.unsigned("replica.fetch.backoff.ms"),
             high_watermark_checkpoint_interval_ms: values
                 .long("replica.high.watermark.checkpoint.interval.ms"),
+            alter_log_dirs_bytes_per_second: values.long("replica.alter.log.dirs.io.max.bytes.per.second"),
+            alter_log_dirs_threads: values
+                .int_if_given("num.replica.alter.log.dirs.threads")
+                .map(|threads| u32::try_from(threads).unwrap_or(0)),
         }
     }
 }

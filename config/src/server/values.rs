@@ -58,6 +58,14 @@ impl Values {
         i32::try_from(self.long(name)).expect("int keys are validated as 32-bit")
     }
 
+    /// The value of an int key that has no default.
+    pub(crate) fn int_if_given(&self, name: &str) -> Option<i32> {
+        match self.value(name)? {
+            Value::Integer(n) => Some(i32::try_from(n).expect("int keys are validated as 32-bit")),
+            other => unreachable!("{name} is declared as an integer, not {other:?}"),
+        }
+    }
+
     /// The value of an int key that is never negative.
     pub(crate) fn unsigned(&self, name: &str) -> u32 {
         u32::try_from(self.long(name)).expect("the table does not let this key be negative")

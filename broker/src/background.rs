@@ -1,19 +1,48 @@
-//! `log.cleaner.io.max.bytes.per.second`: what all threads together may read and write.
+//! What threads beside the serving path have in common: they are told to end while they sleep, and they share a rate of bytes.
 
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 /// The longest that one buffer is paid for.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// Tells threads to end, and lets them sleep until then.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    is_set: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Stop {
+    /// Tells whoever sleeps or asks.
+    pub(crate) fn set(&self) {
+        *self.is_set.lock() = true;
+        self.wake.notify_all();
+    }
+
+    /// Sleeps so long, or until it is set; true if it is.
+    pub(crate) fn wait(&self, duration: Duration) -> bool {
+        let deadline = Instant::now() + duration;
+        let mut is_set = self.is_set.lock();
+        while !*is_set {
+            if self.wake.wait_until(&mut is_set, deadline).timed_out() {
+                break;
+            }
+        }
+        *is_set
+    }
+}
+
 /// When the bytes that were moved so far are paid for. Time in which nothing moves earns nothing.
 #[derive(Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     paid_at: Option<Instant>,
 }
 
 impl Throttle {
     /// How long whoever moved these bytes has to pause.
-    pub(super) fn pause(&mut self, now: Instant, bytes: u64, per_second: f64) -> Duration {
+    pub(crate) fn pause(&mut self, now: Instant, bytes: u64, per_second: f64) -> Duration {
         let cost = Duration::try_from_secs_f64(bytes as f64 / per_second).unwrap_or(PAUSE_MAX);
         let from = self.paid_at.filter(|paid_at| *paid_at > now).unwrap_or(now);
         let pause = (from - now + cost).min(PAUSE_MAX);
@@ -24,7 +53,19 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[test]
+    fn a_sleeper_is_woken_by_the_stop() {
+        let stop = Arc::new(Stop::default());
+        assert!(!stop.wait(Duration::ZERO));
+        let sleeper = stop.clone();
+        let thread = std::thread::spawn(move || sleeper.wait(Duration::from_secs(3_600)));
+        stop.set();
+        assert!(thread.join().unwrap() && stop.wait(Duration::ZERO));
+    }
 
     #[test]
     fn bytes_take_their_time_whoever_moves_them() {

@@ -1,36 +1,18 @@
 //! Disks that are full or fail while a node runs: how far that reaches, and what comes back by itself.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
-use kafka_protocol::messages::describe_log_dirs_response::DescribeLogDirsResult;
-use kafka_protocol::messages::{CreateTopicsRequest, DescribeLogDirsRequest};
+use kafka_protocol::messages::CreateTopicsRequest;
 use odradek_cluster_tests::asks::{OK, code, creatable};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
-use odradek_cluster_tests::node::Node;
 use odradek_cluster_tests::records::{Seen, batch};
 use odradek_cluster_tests::small_disk::SmallDisk;
 use odradek_cluster_tests::wait::{eventually, holds};
 use odradek_common::error::ErrorCode;
 
-const LIMIT: Duration = Duration::from_secs(60);
-/// The least that a segment may hold.
-const SEGMENT_BYTES: &str = "1048576";
-
-fn configure(node: &Node, lines: &[(&str, String)]) {
-    let mut text = fs::read_to_string(node.properties()).expect("the harness wrote it");
-    for (key, value) in lines {
-        text.push_str(&format!("{key}={value}\n"));
-    }
-    fs::write(node.properties(), text).expect("the test's directory can be written to");
-}
-
-fn list(directories: &[&Path]) -> String {
-    let shown = directories.iter().map(|path| path.display().to_string());
-    shown.collect::<Vec<_>>().join(",")
-}
+use super::{LIMIT, SEGMENT_BYTES, configure, described, list, partitions_in, two_directories};
 
 async fn readable(connection: &Connection, topic: &str) -> Vec<String> {
     connection
@@ -156,27 +138,6 @@ async fn a_node_whose_only_disk_is_full_goes_on_once_there_is_room() {
     assert!(!node.log_text().contains("panicked"), "{}", node.log_text());
 }
 
-async fn described(connection: &Connection, directory: &Path) -> DescribeLogDirsResult {
-    let request = DescribeLogDirsRequest::default().with_topics(None);
-    let results = connection.ask(request).await.results;
-    let shown = directory.display().to_string();
-    let mut found = results
-        .into_iter()
-        .filter(|result| result.log_dir.as_str() == shown);
-    found.next().expect("each log directory is described")
-}
-
-/// The partitions of `topic` that a directory holds.
-async fn partitions_in(connection: &Connection, directory: &Path, topic: &str) -> Vec<i32> {
-    let described = described(connection, directory).await;
-    let of_topic = described.topics.iter().filter(|it| it.name.as_str() == topic);
-    let mut held: Vec<i32> = of_topic
-        .flat_map(|it| it.partitions.iter().map(|p| p.partition_index))
-        .collect();
-    held.sort_unstable();
-    held
-}
-
 /// Removes a log directory under a running node, and produces until it needs a new segment there.
 async fn break_directory(connection: &Connection, directory: &Path, topic: &str, partition: i32) {
     fs::remove_dir_all(directory).expect("it is the test's");
@@ -188,12 +149,6 @@ async fn break_directory(connection: &Connection, directory: &Path, topic: &str,
         holds(result.error_code != OK, "it appends")
     })
     .await;
-}
-
-fn two_directories(node: &Node) -> [PathBuf; 2] {
-    let directories = [node.log_dir(), node.directory().join("more")];
-    configure(node, &[("log.dirs", list(&[&directories[0], &directories[1]]))]);
-    directories
 }
 
 #[tokio::test]

@@ -1,0 +1,236 @@
+//! Moves of replicas between this broker's log directories (KIP-113): who wants one, and what is done when one ends.
+//!
+//! The replica makes the copy, threads of [`crate::mover`] see to it, slice by slice. A move that the stop of the process has
+//! interrupted begins anew with the next start.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use odradek_broker_log::error::LogError;
+use odradek_common::error::{ApiError, ErrorCode};
+use odradek_common::ids::TopicPartition;
+use parking_lot::{Condvar, Mutex};
+
+use super::{Replicas, error_chain};
+use crate::clock;
+use crate::data_directory::DataDirectory;
+use crate::replica::Replica;
+use crate::replica::moving::{LeftBehind, MoveBegun, MoveError, MoveStep};
+
+/// Replicas that move, in the order of their turns; each has one place, so that there are no more than replicas.
+#[derive(Default)]
+pub struct MoveQueue {
+    state: Mutex<Queue>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    turns: VecDeque<Arc<Replica>>,
+    stopping: bool,
+}
+
+impl MoveQueue {
+    /// The replica gets a turn.
+    pub fn add(&self, replica: Arc<Replica>) {
+        self.state.lock().turns.push_back(replica);
+        self.wake.notify_one();
+    }
+
+    /// Waits for a replica to move; None once the queue is stopped.
+    pub fn next(&self) -> Option<Arc<Replica>> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            if let Some(replica) = state.turns.pop_front() {
+                return Some(replica);
+            }
+            self.wake.wait(&mut state);
+        }
+    }
+
+    /// Nobody gets a turn any more.
+    pub fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.wake.notify_all();
+    }
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// So many bytes were copied.
+    Copied(usize),
+    /// The move is over, or was cancelled.
+    Over,
+}
+
+impl Replicas {
+    /// The replicas that move.
+    #[must_use]
+    pub fn moves(&self) -> &MoveQueue {
+        &self.moves
+    }
+
+    /// Moves a partition to another log directory; one that this broker does not host will be made there. Blocks.
+    ///
+    /// # Errors
+    /// A log directory is offline, or the partition is not here yet.
+    pub fn alter_directory(
+        &self,
+        topic: &str,
+        partition: i32,
+        to: &Arc<DataDirectory>,
+    ) -> Result<(), ApiError> {
+        let storage_error = |detail| ApiError::new(ErrorCode::KafkaStorageError, detail);
+        if to.is_offline() {
+            let detail = format!("log directory {} is offline", to.path().display());
+            return Err(storage_error(detail));
+        }
+        let replica = match self.hosted(topic, partition) {
+            Ok(replica) => replica,
+            Err(error) => {
+                let is_remembered = self
+                    .preferences
+                    .remember(TopicPartition::new(topic, partition), to);
+                if !is_remembered {
+                    slog::warn!(self.log, "too many wishes for log directories: this one is not remembered";
+                        "partition" => format!("{topic}-{partition}"));
+                }
+                return Err(error);
+            }
+        };
+        if replica.is_offline() {
+            let detail = format!("the log directory of {topic}-{partition} is offline");
+            return Err(storage_error(detail));
+        }
+        // Kafka's rule: an offline directory may hold a copy already.
+        if let Some(offline) = self.directories.iter().find(|directory| directory.is_offline()) {
+            let detail = format!(
+                "nothing moves while log directory {} is offline",
+                offline.path().display()
+            );
+            return Err(storage_error(detail));
+        }
+        self.begin_move(&replica, to).map_err(|error| {
+            self.move_failed(&replica, to, &error);
+            storage_error(error_chain(&error))
+        })
+    }
+
+    fn begin_move(&self, replica: &Arc<Replica>, to: &Arc<DataDirectory>) -> Result<(), LogError> {
+        let begun = replica.begin_move(to, clock::now())?;
+        if begun == MoveBegun::New {
+            self.moves.add(replica.clone());
+        }
+        if begun != MoveBegun::NotNeeded {
+            slog::info!(self.log, "a replica moves to another log directory"; "partition" => %replica.id,
+                "from" => %replica.directory().path().display(), "to" => %to.path().display());
+        }
+        Ok(())
+    }
+
+    /// Begins the moves anew that were under way when the process ended.
+    pub(super) fn resume_moves(&self) {
+        for directory in &self.directories {
+            let interrupted = directory.logs().map(|logs| logs.take_interrupted_moves());
+            for identity in interrupted.into_iter().flatten() {
+                let Some(replica) = self
+                    .get(&identity.topic, identity.partition)
+                    .filter(|replica| replica.topic_id == identity.topic_id)
+                else {
+                    continue;
+                };
+                if let Err(error) = self.begin_move(&replica, directory) {
+                    self.move_failed(&replica, directory, &error);
+                }
+            }
+        }
+    }
+
+    /// Gives a replica that moves its turn. Blocks.
+    pub fn advance_move(&self, replica: &Arc<Replica>) -> Turn {
+        let progress = replica.move_progress();
+        match replica.advance_move(clock::now()) {
+            Ok(MoveStep::Copied(bytes)) => return Turn::Copied(bytes),
+            Ok(MoveStep::Moved(left)) => self.moved(replica, *left),
+            Ok(MoveStep::Ended) => self.cancel_move(replica),
+            Err(MoveError::Log(error)) => {
+                if let Some(progress) = progress {
+                    self.move_failed(replica, &progress.directory, &error);
+                }
+                self.cancel_move(replica);
+            }
+            Err(error @ MoveError::Damaged { .. }) => {
+                slog::error!(self.log, "a replica cannot be moved: its log is damaged"; "partition" => %replica.id,
+                    "error" => error_chain(&error));
+                self.cancel_move(replica);
+            }
+        }
+        Turn::Over
+    }
+
+    fn cancel_move(&self, replica: &Replica) {
+        if let Err(error) = replica.cancel_move() {
+            // It goes with the next start, if it cannot be removed now.
+            slog::warn!(self.log, "the copy of a replica is not removed"; "partition" => %replica.id,
+                "error" => error_chain(&error));
+        }
+    }
+
+    /// A move could not go on: which of the two directories failed, if one did, the error says.
+    fn move_failed(&self, replica: &Replica, to: &Arc<DataDirectory>, error: &LogError) {
+        if replica.is_closed() {
+            return;
+        }
+        slog::warn!(self.log, "a move to another log directory is cancelled"; "partition" => %replica.id,
+            "to" => %to.path().display(), "error" => error_chain(error));
+        self.log_failed(replica, error);
+    }
+
+    /// The replica lives elsewhere now: what its new directory has to know is made safe before the old one forgets it.
+    fn moved(&self, replica: &Arc<Replica>, left: LeftBehind) {
+        let LeftBehind { directory, mut log } = left;
+        let here = replica.directory();
+        slog::info!(self.log, "a replica lives in another log directory now"; "partition" => %replica.id,
+            "from" => %directory.path().display(), "to" => %here.path().display());
+        if here.is_offline() {
+            // Whoever told all replicas of that may not have found this one there yet.
+            replica.directory_failed(&here);
+        }
+        // Only what is recorded tells the controller whose leaderships to move if the directory fails.
+        self.assignments.add(replica);
+        if let Err(error) = settle(replica, &here) {
+            self.log_failed(replica, &error);
+            // What is left is older and no longer used, but all there is that is known to work.
+            if let Err(error) = log.close_clean(clock::now()) {
+                self.directory_failed(&directory, &error);
+            }
+            return;
+        }
+        let Some(logs) = directory.logs() else { return };
+        if let Err(error) = logs.delete_partition(&mut log) {
+            self.directory_failed(&directory, &error);
+        }
+    }
+}
+
+/// Makes a replica that has moved, and the names of its files, survive a power loss.
+fn settle(replica: &Replica, directory: &DataDirectory) -> Result<(), LogError> {
+    let now = clock::now();
+    if let Some(plan) = replica.with(|p| p.log_mut().checkpoint_plan(now))? {
+        plan.sync()?;
+        replica.complete_flush(now, plan)?;
+    }
+    if let Some(logs) = directory.logs() {
+        let high_watermark = replica.with(|p| {
+            let log = p.log_mut();
+            log.is_in(logs).then(|| log.high_watermark_to_checkpoint())?
+        });
+        logs.checkpoint_high_watermarks(high_watermark)?;
+        logs.flush_index()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! Moves between two log directories, over real logs and without threads: each test takes the turns itself.
+
+use std::path::Path;
+
+use super::*;
+use crate::replicas::moving::Turn;
+
+fn two_directories() -> Node {
+    let folder = Arc::new(TempDir::new().unwrap());
+    let paths = [folder.path().join("a"), folder.path().join("b")];
+    Node::at(folder, &paths, &[], LogDirectoryOptions::default())
+}
+
+impl Node {
+    fn directory(&self, at: usize) -> Arc<DataDirectory> {
+        self.replicas.directories()[at].clone()
+    }
+
+    fn path(&self, at: usize) -> PathBuf {
+        self.replicas.directories()[at].path().to_owned()
+    }
+
+    /// A topic in the first directory with so many records.
+    fn filled(&mut self, name: &str, appends: usize) -> Arc<Replica> {
+        let id = TopicPartition::new(name, 0);
+        let first = self.directory(0);
+        assert!(self.replicas.preferences.remember(id, &first));
+        let replica = self.create(name, NODE).unwrap();
+        (0..appends).for_each(|_| append_own(&replica));
+        replica
+    }
+
+    fn alter(&self, name: &str, to: usize) -> Result<(), ErrorCode> {
+        let outcome = self.replicas.alter_directory(name, 0, &self.directory(to));
+        outcome.map_err(|error| error.code)
+    }
+
+    /// Takes turns until the move is over.
+    fn finish(&self, replica: &Arc<Replica>) {
+        while self.replicas.advance_move(replica) != Turn::Over {}
+    }
+
+    /// The node as it starts after a kill at this moment.
+    fn kill(&self) -> Node {
+        let paths = [0, 1].map(|at| {
+            self.folder
+                .path()
+                .join(Uuid::new_v4().to_string())
+                .join(at.to_string())
+        });
+        for (at, path) in paths.iter().enumerate() {
+            copy(&self.path(at), path);
+        }
+        let mut node = Node::at(self.folder.clone(), &paths, &[], LogDirectoryOptions::default());
+        let image = self.image.clone();
+        node.change(|it| *it = image);
+        node
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    // The index removes files on a thread of its own: what one copy misses, the next one does not.
+    while try_copy(from, to).is_err() {
+        std::fs::remove_dir_all(to).unwrap();
+    }
+}
+
+fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let (entry, target) = (
+            entry.as_ref().unwrap().path(),
+            entry.as_ref().unwrap().file_name(),
+        );
+        if entry.is_dir() {
+            try_copy(&entry, &to.join(target))?;
+        } else {
+            std::fs::copy(&entry, to.join(target))?;
+        }
+    }
+    Ok(())
+}
+
+fn lives_in(replica: &Replica, directory: &Arc<DataDirectory>) -> bool {
+    Arc::ptr_eq(&replica.directory(), directory) && replica.with(|p| p.log().is_in(directory.logs().unwrap()))
+}
+
+#[test]
+fn a_replica_moves_while_it_is_appended_to() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    assert_eq!(node.alter("t", 1), Ok(()));
+    assert!(replica.is_moving());
+    let mut appended = 200;
+    while node.replicas.advance_move(&replica) != Turn::Over {
+        append_own(&replica);
+        appended += 10;
+    }
+    assert!(appended > 200 && !replica.is_moving());
+    assert!(lives_in(&replica, &node.directory(1)));
+    append_own(&replica);
+    assert_eq!(replica.offsets().log_end, appended + 10);
+    assert!(!node.path(0).join("t-0").exists() && node.path(1).join("t-0").exists());
+    // And back.
+    assert_eq!(node.alter("t", 0), Ok(()));
+    node.finish(&replica);
+    assert!(lives_in(&replica, &node.directory(0)));
+    let after = node.kill();
+    let replica = after.replicas.get("t", 0).unwrap();
+    assert!(lives_in(&replica, &after.directory(0)));
+    assert_eq!(replica.offsets().log_end, appended + 10);
+}
+
+#[test]
+fn a_move_to_where_it_lives_cancels_one_elsewhere() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    assert_ne!(node.replicas.advance_move(&replica), Turn::Over);
+    assert_eq!(node.alter("t", 0), Ok(()));
+    assert!(!replica.is_moving());
+    assert_eq!(node.replicas.advance_move(&replica), Turn::Over);
+    assert!(lives_in(&replica, &node.directory(0)));
+    node.replicas.close_clean();
+    assert!(node.kill().directory(1).logs().unwrap().is_clean_start());
+}
+
+#[test]
+fn a_wish_for_a_partition_that_is_not_here_is_remembered() {
+    let mut node = two_directories();
+    assert_eq!(node.alter("later", 1), Err(ErrorCode::UnknownTopicOrPartition));
+    node.filled("other", 0);
+    node.create("later", NODE);
+    assert!(lives_in(
+        &node.replicas.get("later", 0).unwrap(),
+        &node.directory(1)
+    ));
+}
+
+#[test]
+fn a_topic_deleted_on_the_way_takes_its_copy_along() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    node.replicas.advance_move(&replica);
+    node.delete("t");
+    assert_eq!(node.replicas.advance_move(&replica), Turn::Over);
+    for at in [0, 1] {
+        assert!(!node.directory(at).is_offline());
+        let logs = node.directory(at);
+        let purged = logs.logs().unwrap().purge_deleted(odradek_common::time::Now {
+            mono_ms: u64::MAX,
+            wall_ms: 0,
+        });
+        assert_eq!(purged.unwrap(), 1, "directory {at}");
+    }
+}
+
+#[test]
+fn a_move_that_a_kill_interrupts_begins_anew() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    // Before the first slice: the wish was accepted all the same.
+    let after = node.kill();
+    assert!(after.replicas.get("t", 0).unwrap().is_moving());
+    node.replicas.advance_move(&replica);
+    let after = node.kill();
+    let replica = after.replicas.get("t", 0).unwrap();
+    assert!(lives_in(&replica, &after.directory(0)) && replica.is_moving());
+    let queued = after.replicas.moves().next().unwrap();
+    after.finish(&queued);
+    assert!(lives_in(&replica, &after.directory(1)));
+    assert_eq!(replica.offsets().log_end, 200);
+}
+
+#[test]
+fn a_replica_in_two_directories_is_where_it_was_moved_to() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    // The old directory does not forget it: what was left is there still when the node starts again.
+    let kept = node.folder.path().join("kept");
+    copy(&node.path(0), &kept);
+    node.finish(&replica);
+    append_own(&replica);
+    let second = node.folder.path().join("second");
+    copy(&node.path(1), &second);
+    let paths = [kept.clone(), second];
+    let mut after = Node::at(node.folder.clone(), &paths, &[], LogDirectoryOptions::default());
+    let image = node.image.clone();
+    after.change(|it| *it = image);
+    let replica = after.replicas.get("t", 0).unwrap();
+    assert!(lives_in(&replica, &after.directory(1)));
+    assert_eq!(replica.offsets().log_end, 210);
+    assert!(!kept.join("t-0").exists(), "what was left is removed");
+}
+
+#[test]
+fn what_a_move_left_is_not_used_while_the_directory_it_went_to_is_offline() {
+    let mut node = two_directories();
+    node.filled("t", 20);
+    // The controller has recorded the second directory.
+    node.change(|image| {
+        let topic = Arc::make_mut(image.topics.get_mut("t").unwrap());
+        let partition = Arc::make_mut(&mut topic.partitions[0]);
+        partition.directories = vec![Uuid::from_u128(2), Uuid::nil()];
+        partition.partition_epoch += 1;
+    });
+    let kept = node.folder.path().join("kept");
+    copy(&node.path(0), &kept);
+    let log = node.replicas.log.clone();
+    let logs = LogDirectory::open(&kept, LogDirectoryOptions::default(), log.clone()).unwrap();
+    let directories = vec![
+        DataDirectory::new(Uuid::from_u128(1), logs),
+        DataDirectory::failed(Uuid::nil(), node.folder.path().join("broken")),
+    ];
+    let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
+    let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log);
+    let everything = MetadataDelta::between(&MetadataImage::default(), &node.image);
+    replicas.publish(&everything, &node.image, &node.config, true);
+    assert!(replicas.get("t", 0).is_none());
+    assert_eq!(replicas.failures().unopened(), 1);
+}
+
+#[test]
+fn a_failure_of_the_target_cancels_and_one_of_the_source_takes_the_replica_offline() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    let fail = |at: usize| {
+        let path = node.path(at);
+        let source = std::io::Error::from_raw_os_error(5);
+        let attempt = "read".to_owned();
+        LogError::Directory {
+            path,
+            attempt,
+            source,
+        }
+    };
+    node.alter("t", 1).unwrap();
+    node.replicas.advance_move(&replica);
+    node.replicas.log_failed(&replica, &fail(1));
+    assert!(node.directory(1).is_offline() && !replica.is_offline());
+    assert_eq!(node.replicas.advance_move(&replica), Turn::Over);
+    assert!(!replica.is_moving());
+    append_own(&replica);
+    assert_eq!(node.alter("t", 1), Err(ErrorCode::KafkaStorageError));
+
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    node.replicas.advance_move(&replica);
+    let (path, attempt) = (node.path(0), "read".to_owned());
+    let source = std::io::Error::from_raw_os_error(5);
+    node.replicas.log_failed(
+        &replica,
+        &LogError::Directory {
+            path,
+            attempt,
+            source,
+        },
+    );
+    assert!(replica.is_offline() && !node.directory(1).is_offline());
+    assert_eq!(node.replicas.advance_move(&replica), Turn::Over);
+    assert!(!replica.is_moving());
+}
+
+#[test]
+fn a_replica_that_moves_is_not_compacted() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 2);
+    let cleaning = crate::cleaner::cleaning::Cleaning::default();
+    replica.with(|p| {
+        let log = p.log_mut();
+        let mut config = log.config().clone();
+        config.cleanup_policy = CleanupPolicy::COMPACT;
+        config.min_cleanable_dirty_ratio = 0.0;
+        log.set_config(config);
+        log.roll(clock::now()).unwrap();
+    });
+    let all = node.replicas.all();
+    node.alter("t", 1).unwrap();
+    assert!(cleaning.grab_filthiest(&all, clock::now()).is_none());
+    node.finish(&replica);
+    // The copy has one segment, which is appended to.
+    replica.with(|p| p.log_mut().roll(clock::now()).unwrap());
+    assert!(cleaning.grab_filthiest(&all, clock::now()).is_some());
+}
