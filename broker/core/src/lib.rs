@@ -8,3 +8,4 @@ pub mod groups;
 pub mod leader_epochs;
 pub mod partition;
 pub mod producer_state;
+pub mod transactions;

@@ -50,6 +50,11 @@ impl Reader {
         }
     }
 
+    pub(crate) fn i8(&mut self) -> Result<i8, RecordError> {
+        self.need(1)?;
+        Ok(self.bytes.get_i8())
+    }
+
     pub(crate) fn i16(&mut self) -> Result<i16, RecordError> {
         self.need(2)?;
         Ok(self.bytes.get_i16())
