@@ -19,6 +19,8 @@ use crate::broker::Broker;
 use crate::metrics::error_codes::ErrorCodes;
 use crate::metrics::requests::ApiTimer;
 
+pub mod add_offsets_to_txn;
+pub mod add_partitions_to_txn;
 pub mod alter_replica_log_dirs;
 pub mod api_versions;
 pub mod consumer_group_heartbeat;
@@ -30,6 +32,8 @@ pub mod describe_groups;
 pub mod describe_log_dirs;
 pub mod describe_producers;
 pub mod describe_topic_partitions;
+pub mod describe_transactions;
+pub mod end_txn;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod forward;
@@ -40,6 +44,7 @@ pub mod leave_group;
 pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
+pub mod list_transactions;
 pub mod metadata;
 pub mod offset_commit;
 pub mod offset_delete;
@@ -123,6 +128,9 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         counted_row::<api_versions::ApiVersions>(),
         row::<delete_records::DeleteRecords>(),
         row::<init_producer_id::InitProducerId>(),
+        row::<add_partitions_to_txn::AddPartitionsToTxn>(),
+        row::<add_offsets_to_txn::AddOffsetsToTxn>(),
+        row::<end_txn::EndTxn>(),
         row::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
         write_txn_markers::row(),
         row::<txn_offset_commit::TxnOffsetCommit>(),
@@ -134,6 +142,8 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<offset_delete::OffsetDelete>(),
         counted_row::<describe_cluster::DescribeCluster>(),
         row::<describe_producers::DescribeProducers>(),
+        row::<describe_transactions::DescribeTransactions>(),
+        row::<list_transactions::ListTransactions>(),
         counted_row::<list_config_resources::ListConfigResources>(),
         counted_row::<describe_topic_partitions::DescribeTopicPartitions>(),
     ];
@@ -143,7 +153,6 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
 });
 
 const SASL: &str = "SASL is not in this version: every listener is PLAINTEXT";
-const TRANSACTIONS: &str = "transactions are not in this version";
 const ACLS: &str = "there is no authorizer in this version";
 const QUOTAS: &str = "quotas are not in this version";
 const RAFT: &str = "the metadata quorum speaks Raft in messages of its own";
@@ -155,9 +164,6 @@ const SHARE_GROUPS: &str = "share groups are not in this version";
 /// Every API that kafka-protocol knows and the broker listener does not answer, with the reason.
 pub static UNSUPPORTED: &[(ApiKey, &str)] = &[
     (ApiKey::SaslHandshake, SASL),
-    (ApiKey::AddPartitionsToTxn, TRANSACTIONS),
-    (ApiKey::AddOffsetsToTxn, TRANSACTIONS),
-    (ApiKey::EndTxn, TRANSACTIONS),
     (ApiKey::DescribeAcls, ACLS),
     (ApiKey::CreateAcls, ACLS),
     (ApiKey::DeleteAcls, ACLS),
@@ -178,8 +184,6 @@ pub static UNSUPPORTED: &[(ApiKey, &str)] = &[
     (ApiKey::FetchSnapshot, RAFT),
     (ApiKey::BrokerRegistration, CONTROLLER),
     (ApiKey::BrokerHeartbeat, CONTROLLER),
-    (ApiKey::DescribeTransactions, TRANSACTIONS),
-    (ApiKey::ListTransactions, TRANSACTIONS),
     (ApiKey::AllocateProducerIds, CONTROLLER),
     (ApiKey::ConsumerGroupDescribe, NEW_GROUPS),
     (ApiKey::ControllerRegistration, CONTROLLER),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use odradek_broker_core::fetch_session::FetchSessions;
+use odradek_common::error::ErrorCode;
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::MetadataImage;
 use odradek_config::ServerConfig;
@@ -17,6 +18,7 @@ use crate::api::fetch::SharedSession;
 use crate::cleaner::cleaning::Cleaning;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::groups::GroupCoordinators;
+use crate::coordinator::transactions::TransactionCoordinators;
 use crate::isr::IsrUpdates;
 use crate::lost_leaders::LostLeaders;
 use crate::metrics::Metrics;
@@ -47,6 +49,8 @@ pub struct Broker {
     pub fetch_memory: MemoryBudget,
     /// Consumer groups coordinated here.
     pub groups: Arc<GroupCoordinators>,
+    /// Transactions coordinated here.
+    pub transactions: Arc<TransactionCoordinators>,
     /// ISR changes on their way to the controller.
     pub isr: Arc<IsrUpdates>,
     /// The way to coordinators of transactions.
@@ -94,6 +98,17 @@ impl Broker {
         for replica in self.replicas.all().iter() {
             replica.wake_readers();
         }
+    }
+
+    /// A producer id that no producer of this cluster has had.
+    ///
+    /// # Errors
+    /// The controller gave none; whoever asks tries again.
+    pub async fn next_producer_id(&self) -> Result<i64, ErrorCode> {
+        let next = self
+            .producer_ids
+            .next(&self.controller, self.node_id, self.epoch());
+        next.await.map_err(|error| error.code)
     }
 
     /// The broker epoch of the registration; -1 before.

@@ -1,13 +1,14 @@
 //! Coordinators: one task per partition of their internal topic that this broker leads.
 //!
-//! What a coordinator decides is in a state machine of `odradek-broker-core` ([`groups`]). Everything around it is here once
-//! for all of them: [`hosting`] starts and ends tasks as leadership moves and brings requests to them, [`load`] reads the
+//! What a coordinator decides is in a state machine of `odradek-broker-core` ([`groups`], [`transactions`]). Everything around it is
+//! here once for both: [`hosting`] starts and ends tasks as leadership moves and brings requests to them, [`load`] reads the
 //! log, [`shard`] is the task, [`write`] packs records into batches. Nothing here waits for a lock across an await.
 
 pub mod groups;
 mod hosting;
-mod load;
+pub mod load;
 mod shard;
+pub mod transactions;
 mod write;
 
 use kafka_protocol::messages::ApiKey;

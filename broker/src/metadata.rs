@@ -17,6 +17,7 @@ use slog::Logger;
 use crate::broker::Broker;
 use crate::connection_limits::apply_connection_limits;
 use crate::coordinator::groups::GroupCoordinators;
+use crate::coordinator::transactions::TransactionCoordinators;
 use crate::fetcher::Fetchers;
 use crate::replicas::RoleEvent;
 
@@ -110,6 +111,7 @@ impl MetadataLoader {
         }
         self.fetchers.publish(delta, image, &events);
         GroupCoordinators::publish(&self.broker, delta, &events);
+        TransactionCoordinators::publish(&self.broker, &events);
     }
 
     /// Dynamic broker configuration goes on top of the file's.

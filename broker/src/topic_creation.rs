@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::broker::Broker;
-use crate::names::{OFFSETS_TOPIC, text, topic_name, topic_name_problem};
+use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, text, topic_name, topic_name_problem};
 
 /// How long a request waits for the topics that it had created.
 const CREATION_WAIT: Duration = Duration::from_secs(5);
@@ -107,25 +107,41 @@ async fn create_and_wait(broker: &Arc<Broker>, name: &str) {
 fn topic(broker: &Broker, name: &str) -> CreatableTopic {
     let topic = CreatableTopic::default().with_name(topic_name(name));
     let config = broker.config.load();
-    if name != OFFSETS_TOPIC {
-        // As in Kafka the broker's configuration says, and the controllers' only for clients that leave it open.
-        return topic
-            .with_num_partitions(config.topics.num_partitions)
-            .with_replication_factor(config.topics.default_replication_factor);
-    }
     let image = broker.image();
     let alive = image.brokers.values().filter(|b| !b.fenced).count();
-    let entry = |key: &'static str, value: String| {
-        CreatableTopicConfig::default()
-            .with_name(text(key))
-            .with_value(Some(text(&value)))
-    };
-    topic
-        .with_num_partitions(config.offsets.topic_partitions)
-        .with_replication_factor(config.offsets_replication_factor(alive))
-        .with_configs(vec![
-            entry("cleanup.policy", "compact".to_owned()),
-            entry("compression.type", "producer".to_owned()),
-            entry("segment.bytes", config.offsets.topic_segment_bytes.to_string()),
-        ])
+    match name {
+        OFFSETS_TOPIC => topic
+            .with_num_partitions(config.offsets.topic_partitions)
+            .with_replication_factor(config.offsets_replication_factor(alive))
+            .with_configs(vec![
+                entry("cleanup.policy", "compact"),
+                entry("compression.type", "producer"),
+                entry("segment.bytes", &config.offsets.topic_segment_bytes.to_string()),
+            ]),
+        TRANSACTIONS_TOPIC => {
+            let replication_factor = config.transactions_replication_factor(alive);
+            let min_isr = config.transactions_min_isr(replication_factor);
+            let segment_bytes = config.transaction.state_log_segment_bytes;
+            topic
+                .with_num_partitions(config.transaction.state_log_partitions)
+                .with_replication_factor(replication_factor)
+                .with_configs(vec![
+                    entry("cleanup.policy", "compact"),
+                    entry("compression.type", "uncompressed"),
+                    entry("min.insync.replicas", &min_isr.to_string()),
+                    entry("segment.bytes", &segment_bytes.to_string()),
+                    entry("unclean.leader.election.enable", "false"),
+                ])
+        }
+        // As in Kafka the broker's configuration says, and the controllers' only for clients that leave it open.
+        _ => topic
+            .with_num_partitions(config.topics.num_partitions)
+            .with_replication_factor(config.topics.default_replication_factor),
+    }
+}
+
+fn entry(key: &str, value: &str) -> CreatableTopicConfig {
+    CreatableTopicConfig::default()
+        .with_name(text(key))
+        .with_value(Some(text(value)))
 }

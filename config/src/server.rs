@@ -181,12 +181,35 @@ impl ServerConfig {
     /// are alive, so that a small cluster can carry the topic.
     pub fn offsets_replication_factor(&self, alive_brokers: usize) -> i16 {
         let configured = self.offsets.topic_replication_factor;
-        if self.was_set("offsets.topic.replication.factor") {
+        self.internal_replication_factor("offsets.topic.replication.factor", configured, alive_brokers)
+    }
+
+    /// The replication factor of the topic of transactions, by the same rule.
+    pub fn transactions_replication_factor(&self, alive_brokers: usize) -> i16 {
+        let configured = self.transaction.state_log_replication_factor;
+        self.internal_replication_factor(
+            "transaction.state.log.replication.factor",
+            configured,
+            alive_brokers,
+        )
+    }
+
+    fn internal_replication_factor(&self, key: &str, configured: i16, alive_brokers: usize) -> i16 {
+        if self.was_set(key) {
             return configured;
         }
         configured
             .min(i16::try_from(alive_brokers).unwrap_or(i16::MAX))
             .max(1)
+    }
+
+    /// min.insync.replicas of the topic of transactions: what was set, else no more than it has replicas.
+    pub fn transactions_min_isr(&self, replication_factor: i16) -> i32 {
+        let configured = self.transaction.state_log_min_isr;
+        if self.was_set("transaction.state.log.min.isr") {
+            return configured;
+        }
+        configured.min(i32::from(replication_factor))
     }
 
     /// The text of any broker key, given or defaulted; `None` when it has neither.

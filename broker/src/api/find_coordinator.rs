@@ -1,4 +1,5 @@
-//! FindCoordinator: which broker coordinates a group. The first question creates `__consumer_offsets`.
+//! FindCoordinator: which broker coordinates a group, or a transactional id. The first question creates the topic of that
+//! coordinator.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use odradek_common::metadata::MetadataImage;
 
 use super::{Call, Handler};
 use crate::broker::Broker;
-use crate::names::{OFFSETS_TOPIC, text};
+use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, text};
 use crate::topic_creation::ensure_internal;
 
 /// First version that asks for several keys at once.
@@ -38,8 +39,8 @@ impl Handler for FindCoordinator {
         call: Call,
         request: FindCoordinatorRequest,
     ) -> FindCoordinatorResponse {
-        if request.key_type == GROUP {
-            ensure_internal(&broker, OFFSETS_TOPIC).await;
+        if let Some(topic) = topic_of(request.key_type) {
+            ensure_internal(&broker, topic).await;
         }
         let image = broker.image();
         let find = |key: &StrBytes| {
@@ -60,39 +61,35 @@ impl Handler for FindCoordinator {
     }
 }
 
-fn find(image: &MetadataImage, listener: &str, key_type: i8, key: &str) -> Found {
+/// The topic whose partitions say who coordinates.
+fn topic_of(key_type: i8) -> Option<&'static str> {
     match key_type {
-        GROUP => {}
-        TRANSACTION => {
-            let detail = "this version has no coordinator of transactions";
-            // The one code that librdkafka and the Java client both take as final: others are asked again until time is up.
-            return Err(ApiError::new(
-                ErrorCode::TransactionalIdAuthorizationFailed,
-                detail,
-            ));
-        }
-        other => {
-            let detail = format!("there are no coordinators of type {other}");
-            return Err(ApiError::new(ErrorCode::InvalidRequest, detail));
-        }
+        GROUP => Some(OFFSETS_TOPIC),
+        TRANSACTION => Some(TRANSACTIONS_TOPIC),
+        _ => None,
     }
+}
+
+fn find(image: &MetadataImage, listener: &str, key_type: i8, key: &str) -> Found {
+    let Some(topic) = topic_of(key_type) else {
+        let detail = format!("there are no coordinators of type {key_type}");
+        return Err(ApiError::new(ErrorCode::InvalidRequest, detail));
+    };
     let unavailable = |detail: String| ApiError::new(ErrorCode::CoordinatorNotAvailable, detail);
-    let partitions = image
-        .topic(OFFSETS_TOPIC)
-        .map_or(0, |topic| topic.partitions.len());
+    let partitions = image.topic(topic).map_or(0, |topic| topic.partitions.len());
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     if partitions == 0 {
-        return Err(unavailable(format!("{OFFSETS_TOPIC} does not exist yet")));
+        return Err(unavailable(format!("{topic} does not exist yet")));
     }
     let index = partition_for(key, partitions);
     let leader = image
-        .partition(OFFSETS_TOPIC, index)
+        .partition(topic, index)
         .map_or(NO_NODE, |partition| partition.leader);
     let alive = image.brokers.get(&leader).filter(|broker| !broker.fenced);
     match alive.and_then(|broker| broker.endpoint(listener)) {
         Some(endpoint) => Ok((leader, text(&endpoint.host), i32::from(endpoint.port))),
         None => Err(unavailable(format!(
-            "{OFFSETS_TOPIC}-{index} has no leader on listener {listener}"
+            "{topic}-{index} has no leader on listener {listener}"
         ))),
     }
 }
@@ -171,12 +168,14 @@ mod tests {
             leader,
             ..PartitionImage::default()
         });
-        let topic = TopicImage {
-            name: OFFSETS_TOPIC.into(),
-            id: Uuid::from_u128(1),
-            partitions: vec![partition; 50],
-        };
-        image.topics.insert(OFFSETS_TOPIC.into(), Arc::new(topic));
+        for name in [OFFSETS_TOPIC, TRANSACTIONS_TOPIC] {
+            let topic = TopicImage {
+                name: name.into(),
+                id: Uuid::from_u128(1),
+                partitions: vec![partition.clone(); 50],
+            };
+            image.topics.insert(name.into(), Arc::new(topic));
+        }
         image
     }
 
@@ -185,9 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn the_leader_of_the_group_s_partition_is_named_by_the_caller_s_listener() {
-        let found = find(&image(3, false), "CLIENTS", GROUP, "payments").unwrap();
-        assert_eq!(found, (3, text("broker.example"), 9092));
+    fn the_leader_of_the_key_s_partition_is_named_by_the_caller_s_listener() {
+        for key_type in [GROUP, TRANSACTION] {
+            let found = find(&image(3, false), "CLIENTS", key_type, "payments").unwrap();
+            assert_eq!(found, (3, text("broker.example"), 9092));
+        }
         let elsewhere = find(&image(3, false), "INTERNAL", GROUP, "payments");
         assert_eq!(code(elsewhere), Some(ErrorCode::CoordinatorNotAvailable));
     }
@@ -208,14 +209,20 @@ mod tests {
     }
 
     #[test]
-    fn transactions_and_share_groups_have_no_coordinator() {
-        let image = image(3, false);
+    fn each_kind_of_key_has_a_topic_of_its_own() {
+        let mut image = image(3, false);
+        image.topics.remove(TRANSACTIONS_TOPIC);
+        assert!(find(&image, "CLIENTS", GROUP, "g").is_ok());
         assert_eq!(
             code(find(&image, "CLIENTS", TRANSACTION, "t")),
-            Some(ErrorCode::TransactionalIdAuthorizationFailed)
+            Some(ErrorCode::CoordinatorNotAvailable)
         );
+    }
+
+    #[test]
+    fn share_groups_have_no_coordinator() {
         assert_eq!(
-            code(find(&image, "CLIENTS", 2, "g:topic:0")),
+            code(find(&image(3, false), "CLIENTS", 2, "g:topic:0")),
             Some(ErrorCode::InvalidRequest)
         );
     }

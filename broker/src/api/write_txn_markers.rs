@@ -57,7 +57,7 @@ fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) ->
 }
 
 /// Writes one marker to all its partitions and waits until it is committed there.
-async fn write(broker: &Broker, marker: &Marker) -> WritableTxnMarkerResult {
+pub async fn write(broker: &Broker, marker: &Marker) -> WritableTxnMarkerResult {
     let end = end_of(marker);
     let topics = marker.fields.topics.iter();
     let topics = topics.map(|topic| write_to_topic(broker, topic, end));

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 
 use self::snapshot::GroupsSnapshot;
 use super::hosting::Hosting;
+use super::load::LoadTotals;
 use super::shard::{Shard, ShardRules};
 use crate::api::Call;
 use crate::broker::Broker;
@@ -155,6 +156,12 @@ impl GroupCoordinators {
         if !delta.deleted_topics.is_empty() {
             self.on_topics_deleted(delta.deleted_topics.values());
         }
+    }
+
+    /// What loading has taken, for metrics.
+    #[must_use]
+    pub fn loads(&self) -> LoadTotals {
+        self.hosting.loads()
     }
 
     /// Ends every shard; requests are answered NOT_COORDINATOR from now on.

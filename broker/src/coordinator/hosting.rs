@@ -11,8 +11,9 @@ use odradek_common::metadata::MetadataImage;
 use parking_lot::Mutex;
 use slog::Logger;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
+use super::load::{LoadTotals, Loads};
 use super::shard::{self, Shard, ShardOrigin, ShardRequest, ShardRules, ShardShared};
 use crate::replica::Replica;
 use crate::replicas::{Replicas, RoleEvent};
@@ -28,7 +29,7 @@ pub(super) struct Hosting<S: Shard> {
     runtime: Handle,
     log: Logger,
     rules: ShardRules,
-    loads: Arc<Semaphore>,
+    loads: Arc<Loads>,
     /// Partitions of the topic; 0 while it does not exist.
     partitions: AtomicI32,
     shards: Mutex<Shards<S>>,
@@ -60,7 +61,7 @@ impl<S: Shard> Hosting<S> {
             runtime,
             log,
             rules,
-            loads: Arc::new(Semaphore::new(LOADS_AT_ONCE_MAX)),
+            loads: Arc::new(Loads::new(LOADS_AT_ONCE_MAX)),
             partitions: AtomicI32::new(0),
             shards: Mutex::new(Shards {
                 hosted: BTreeMap::new(),
@@ -93,6 +94,16 @@ impl<S: Shard> Hosting<S> {
                 RoleEvent::Leads(..) | RoleEvent::Follows(..) | RoleEvent::Stops(..) => {}
             }
         }
+    }
+
+    /// Where the tasks run.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// What loading has taken.
+    pub(super) fn loads(&self) -> LoadTotals {
+        self.loads.totals()
     }
 
     /// Ends every shard; requests are answered NOT_COORDINATOR from now on.

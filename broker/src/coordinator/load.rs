@@ -5,6 +5,8 @@
 //! other control records are left out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use odradek_broker_core::coordination::LogEntry;
@@ -53,6 +55,48 @@ pub(super) enum LoadError {
     },
 }
 
+/// Logs that are read at the same time are bounded; what reading took is counted.
+#[derive(Debug)]
+pub(super) struct Loads {
+    permits: Semaphore,
+    count: AtomicU64,
+    time_ms: AtomicU64,
+}
+
+/// What loading has taken since the start of the process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadTotals {
+    /// Logs that were read.
+    pub count: u64,
+    /// How long that took, waiting included.
+    pub time: Duration,
+}
+
+impl Loads {
+    /// At most so many at once.
+    pub(super) fn new(at_once: usize) -> Self {
+        Self {
+            permits: Semaphore::new(at_once),
+            count: AtomicU64::new(0),
+            time_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// A log was read in that time.
+    pub(super) fn loaded(&self, time_ms: u64) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.time_ms.fetch_add(time_ms, Ordering::Relaxed);
+    }
+
+    /// Everything so far.
+    pub(super) fn totals(&self) -> LoadTotals {
+        LoadTotals {
+            count: self.count.load(Ordering::Relaxed),
+            time: Duration::from_millis(self.time_ms.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 /// One replica in one leader epoch.
 #[derive(Clone)]
 pub(super) struct LogReader {
@@ -70,7 +114,7 @@ struct Part {
 
 impl LogReader {
     /// Begins to read. The reader ends when the receiver is dropped, or after [`Loaded::Done`] or [`Loaded::Failed`].
-    pub(super) fn start(self, loads: Arc<Semaphore>) -> mpsc::Receiver<Loaded> {
+    pub(super) fn start(self, loads: Arc<Loads>) -> mpsc::Receiver<Loaded> {
         let (parts, receiver) = mpsc::channel(PARTS_AHEAD);
         tokio::spawn(async move {
             let last = match self.read_all(&loads, &parts).await {
@@ -83,9 +127,13 @@ impl LogReader {
         receiver
     }
 
-    async fn read_all(&self, loads: &Semaphore, parts: &mpsc::Sender<Loaded>) -> Result<(), LoadError> {
+    async fn read_all(&self, loads: &Loads, parts: &mpsc::Sender<Loaded>) -> Result<(), LoadError> {
         self.await_commit().await?;
-        let _permit = loads.acquire().await.expect("the semaphore is never closed");
+        let _permit = loads
+            .permits
+            .acquire()
+            .await
+            .expect("the semaphore is never closed");
         let mut next_offset = Some(self.replica.offsets().log_start);
         while let Some(offset) = next_offset {
             let reader = self.clone();

@@ -18,10 +18,10 @@ use odradek_common::records::compression::Compression;
 use odradek_common::time::Now;
 use parking_lot::Mutex;
 use slog::Logger;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::hosting::SHARD_QUEUE_MAX;
-use super::load::{LoadError, Loaded, LogReader};
+use super::load::{LoadError, Loaded, Loads, LogReader};
 use super::write::{BatchRules, Packed, pack};
 use crate::clock;
 use crate::replica::{AppendRefusal, CommitWait, Replica};
@@ -126,7 +126,7 @@ pub(super) struct ShardOrigin<S: Shard> {
     pub(super) leader_epoch: i32,
     pub(super) replicas: Arc<Replicas>,
     pub(super) rules: ShardRules,
-    pub(super) loads: Arc<Semaphore>,
+    pub(super) loads: Arc<Loads>,
     pub(super) shared: Arc<ShardShared<S>>,
     pub(super) log: Logger,
 }
@@ -218,8 +218,9 @@ impl<S: Shard> ShardTask<S> {
         let effects = self.shard.finish_loading(clock::now());
         self.perform(effects);
         self.snapshot_due = Some(0);
-        slog::debug!(self.origin.log, "coordinator's log read"; "records" => records,
-            "ms" => clock::mono_ms() - started_ms);
+        let load_ms = clock::mono_ms() - started_ms;
+        self.origin.loads.loaded(load_ms);
+        slog::debug!(self.origin.log, "coordinator's log read"; "records" => records, "ms" => load_ms);
         Ok(Next::Continue)
     }
 

@@ -86,6 +86,10 @@ metrics! {
     GROUP_COMMITTED_OFFSET = Gauge "odradek_group_committed_offset" ["group", "topic", "partition"] "Next offset that a group coordinated here wants to read.";
     GROUP_LAG_RECORDS = Gauge "odradek_group_lag_records" ["group", "topic", "partition"] "Records between a group's committed offset and the high watermark; shown by the group's coordinator for partitions that it hosts a replica of, for others subtract odradek_group_committed_offset from odradek_high_watermark.";
     GROUP_LAG_SECONDS = Gauge "odradek_group_lag_seconds" ["group", "topic", "partition"] "Age of the first batch that the group has not wholly committed, 0 when there is none; shown where odradek_group_lag_records is.";
+    TRANSACTIONS = Gauge "odradek_transactions" ["state"] "Transactional ids coordinated here, by the state of their transaction: Ongoing is open, PrepareCommit and PrepareAbort wait for their partitions.";
+    TRANSACTIONS_LATE = Gauge "odradek_transactions_late" [] "Transactions coordinated here that have not ended within their timeout.";
+    COORDINATOR_LOADS = Counter "odradek_coordinator_loads_total" ["topic"] "Partitions of a coordinator's topic whose log was read after an election.";
+    COORDINATOR_LOAD_SECONDS = Counter "odradek_coordinator_load_seconds_total" ["topic"] "Seconds that those loads took.";
     CONNECTIONS = Gauge "odradek_connections" [] "Open client connections.";
     CONNECTIONS_OPENED = Counter "odradek_connections_opened_total" [] "Connections that were accepted.";
     CONNECTIONS_REFUSED = Counter "odradek_connections_refused_total" ["reason"] "Connections that were refused or thrown out.";

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use odradek_broker_core::groups::GroupState;
+use odradek_broker_core::transactions::metadata::TransactionState;
 use odradek_controller_core::quorum::Role;
 
 use super::catalogue::{self as names, Kind, METRICS};
 use super::{Connections, TopicTraffic, UncommittedTimestamps};
 use crate::broker::Broker;
 use crate::coordinator::groups::snapshot::CommittedOffset;
+use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::replica::Replica;
 
 /// Writes samples in the text format, with HELP and TYPE before the first of each metric.
@@ -168,6 +170,7 @@ pub fn broker(exporter: &mut Exporter, broker: &Broker, connections: &Connection
     topics(exporter, &broker.metrics.topics());
     cluster(exporter, broker);
     groups(exporter, broker);
+    transactions(exporter, broker);
     crate::cleaner::exposition::export(exporter, broker);
     exporter.sample(names::CONNECTIONS, &[], connections.open() as f64);
 }
@@ -282,6 +285,30 @@ fn groups(exporter: &mut Exporter, broker: &Broker) {
     each(names::GROUP_COMMITTED_OFFSET, |o| Some(o.committed.offset as f64));
     each(names::GROUP_LAG_RECORDS, |o| Some(o.lag.as_ref()?.records as f64));
     each(names::GROUP_LAG_SECONDS, |o| Some(o.lag.as_ref()?.seconds));
+}
+
+fn transactions(exporter: &mut Exporter, broker: &Broker) {
+    let snapshot = broker.transactions.snapshot();
+    for state in TransactionState::ALL {
+        let number = snapshot.states.get(&state).copied().unwrap_or(0);
+        exporter.sample(names::TRANSACTIONS, &[("state", state.name())], number as f64);
+    }
+    let late = snapshot.late(crate::clock::now().wall_ms);
+    exporter.sample(names::TRANSACTIONS_LATE, &[], late as f64);
+    let loads = [
+        (OFFSETS_TOPIC, broker.groups.loads()),
+        (TRANSACTIONS_TOPIC, broker.transactions.loads()),
+    ];
+    for (topic, loads) in loads {
+        exporter.sample(names::COORDINATOR_LOADS, &[("topic", topic)], loads.count as f64);
+    }
+    for (topic, loads) in loads {
+        exporter.sample(
+            names::COORDINATOR_LOAD_SECONDS,
+            &[("topic", topic)],
+            loads.time.as_secs_f64(),
+        );
+    }
 }
 
 /// A committed offset and, if a replica of the partition is here, how far the group is behind.

@@ -33,6 +33,7 @@ use crate::cleaner::cleaning::Cleaning;
 use crate::connection_limits::connect_timeout;
 use crate::controller_channel::ControllerChannel;
 use crate::coordinator::groups::GroupCoordinators;
+use crate::coordinator::transactions::TransactionCoordinators;
 use crate::data_directory::DataDirectory;
 use crate::fetcher::Fetchers;
 use crate::group_commit::GroupCommit;
@@ -174,6 +175,7 @@ impl BrokerParts {
         };
         start_metadata(ground, &broker, &fetchers, updates)?;
         runtime.spawn(broker.isr.clone().run(broker.clone()));
+        runtime.spawn(TransactionCoordinators::write_markers(broker.clone()));
         runtime.spawn(broker.replicas.assignments().clone().run(broker.clone()));
         let names: Vec<String> = bound.iter().map(|(name, _)| name.clone()).collect();
         let service: Arc<dyn Service> = Arc::new(BrokerService::new(broker.clone()));
@@ -267,6 +269,7 @@ impl BrokerParts {
             );
         }
         self.broker.groups.stop();
+        self.broker.transactions.stop();
         self.broker.stop_parking();
         for listener in &self.listeners {
             listener.stop(STOP_GRACE).await;
@@ -332,6 +335,7 @@ fn new_broker(
         fetch_memory: MemoryBudget::new(FETCH_MEMORY_BYTES),
         sessions: Mutex::new(FetchSessions::new(slots, rand::random_range(1..i32::MAX / 2))),
         groups: GroupCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
+        transactions: TransactionCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
         isr: Arc::new(IsrUpdates::default()),
         verifier: Verifier::new(tokio::runtime::Handle::current(), node_id, config, log.clone()),
         producer_ids: ProducerIds::default(),

@@ -10,6 +10,9 @@ pub const KRAFT_VERSION: &str = "kraft.version";
 /// Eligible leader replicas (KIP-966).
 pub const ELR_VERSION: &str = "eligible.leader.replicas.version";
 
+/// Transactions (KIP-890): 1 = flexible records of their state; 2 = every transaction ends with a new producer epoch.
+pub const TRANSACTION_VERSION: &str = "transaction.version";
+
 /// One feature of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feature {
@@ -42,6 +45,12 @@ pub const FEATURES: &[Feature] = &[
         min_level: 0,
         max_level: 1,
         initial_level: 1,
+    },
+    Feature {
+        name: TRANSACTION_VERSION,
+        min_level: 0,
+        max_level: 2,
+        initial_level: 2,
     },
 ];
 

@@ -427,6 +427,24 @@ pub struct TransactionSettings {
     pub add_partitions_retry_backoff_ms: u32,
     /// add.partitions.to.txn.retry.backoff.max.ms
     pub add_partitions_retry_backoff_max_ms: u32,
+    /// transactional.id.expiration.ms
+    pub id_expiration_ms: u32,
+    /// transaction.max.timeout.ms
+    pub max_timeout_ms: i32,
+    /// transaction.abort.timed.out.transaction.cleanup.interval.ms
+    pub abort_timed_out_interval_ms: u32,
+    /// transaction.remove.expired.transaction.cleanup.interval.ms
+    pub remove_expired_interval_ms: u32,
+    /// transaction.state.log.num.partitions
+    pub state_log_partitions: i32,
+    /// transaction.state.log.replication.factor; see `ServerConfig::transactions_replication_factor`
+    pub state_log_replication_factor: i16,
+    /// transaction.state.log.min.isr; see `ServerConfig::transactions_min_isr`
+    pub state_log_min_isr: i32,
+    /// transaction.state.log.segment.bytes
+    pub state_log_segment_bytes: u32,
+    /// transaction.state.log.load.buffer.size
+    pub state_log_load_buffer_bytes: u32,
 }
 
 impl TransactionSettings {
@@ -439,6 +457,20 @@ impl TransactionSettings {
             add_partitions_retry_backoff_ms: values.unsigned("add.partitions.to.txn.retry.backoff.ms"),
             add_partitions_retry_backoff_max_ms: values
                 .unsigned("add.partitions.to.txn.retry.backoff.max.ms"),
+            id_expiration_ms: values.unsigned("transactional.id.expiration.ms"),
+            max_timeout_ms: values.int("transaction.max.timeout.ms"),
+            abort_timed_out_interval_ms: values
+                .unsigned("transaction.abort.timed.out.transaction.cleanup.interval.ms"),
+            remove_expired_interval_ms: values
+                .unsigned("transaction.remove.expired.transaction.cleanup.interval.ms"),
+            state_log_partitions: values.int("transaction.state.log.num.partitions"),
+            state_log_replication_factor: i16::try_from(
+                values.int("transaction.state.log.replication.factor"),
+            )
+            .expect("short keys are validated as 16-bit"),
+            state_log_min_isr: values.int("transaction.state.log.min.isr"),
+            state_log_segment_bytes: values.unsigned("transaction.state.log.segment.bytes"),
+            state_log_load_buffer_bytes: values.unsigned("transaction.state.log.load.buffer.size"),
         }
     }
 }

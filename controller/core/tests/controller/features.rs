@@ -4,7 +4,9 @@ use kafka_protocol::ResponseError as Code;
 use kafka_protocol::messages::UpdateFeaturesRequest;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use odradek_common::ids::NO_NODE;
-use odradek_common::metadata::features::{ELR_VERSION, FEATURES, KRAFT_VERSION, METADATA_VERSION};
+use odradek_common::metadata::features::{
+    ELR_VERSION, FEATURES, KRAFT_VERSION, METADATA_VERSION, TRANSACTION_VERSION,
+};
 
 use super::harness::{World, text};
 
@@ -38,6 +40,23 @@ fn a_new_cluster_starts_with_the_initial_levels() {
         assert_eq!(world.image.feature_level(feature.name), feature.initial_level);
     }
     assert_eq!(&*world.image.cluster_id, super::harness::CLUSTER);
+}
+
+#[test]
+fn transactions_have_three_levels_and_every_way_between_them() {
+    let mut world = World::of_brokers(1);
+    assert_eq!(
+        world.image.feature_level(TRANSACTION_VERSION),
+        2,
+        "Kafka 4.3 begins with 2"
+    );
+    for (level, kind) in [(0, 2), (1, 1), (2, 1), (1, 2)] {
+        let updated = finalise(&mut world, vec![update(TRANSACTION_VERSION, level, kind)]);
+        assert_eq!(updated, 0, "to level {level}");
+        assert_eq!(world.image.feature_level(TRANSACTION_VERSION), level);
+    }
+    let refused = finalise(&mut world, vec![update(TRANSACTION_VERSION, 3, 1)]);
+    assert_eq!(refused, Code::InvalidUpdateVersion.code());
 }
 
 #[test]

@@ -196,6 +196,11 @@ async fn every_advertised_version_is_answered() {
     survey
         .of(InitProducerIdRequest::default().with_transactional_id(None))
         .await;
+    survey.of(AddPartitionsToTxnRequest::default()).await;
+    survey.of(AddOffsetsToTxnRequest::default()).await;
+    survey.of(EndTxnRequest::default()).await;
+    survey.of(DescribeTransactionsRequest::default()).await;
+    survey.of(ListTransactionsRequest::default()).await;
     survey.of(OffsetForLeaderEpochRequest::default()).await;
     survey.of(WriteTxnMarkersRequest::default()).await;
     survey.of(TxnOffsetCommitRequest::default()).await;
