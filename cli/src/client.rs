@@ -1,4 +1,4 @@
-//! The cluster as the client tools see it: requests to any broker, to a given one, or to a group's coordinator.
+//! The cluster as the client tools see it: requests to any broker, to a given one, to a leader or a coordinator.
 //!
 //! Promises that requests travel in the highest version that both sides know, and that refusals which pass by
 //! themselves (a leader or coordinator on the move) are asked again until the timeout of the command.
@@ -29,6 +29,11 @@ use crate::error::{CommandError, Outcome, check};
 
 /// The pause before a request is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// `key_type` of a consumer group in FindCoordinator.
+const GROUP: i8 = 0;
+/// `key_type` of a transactional id.
+const TRANSACTION: i8 = 1;
 
 /// The timestamp that asks ListOffsets for the first offset.
 pub const EARLIEST: i64 = -2;
@@ -153,27 +158,49 @@ impl ClusterClient {
 
     /// A connection to the broker that coordinates a group.
     pub async fn coordinator(&self, group: &str) -> Outcome<Arc<Client>> {
-        let address = self.retry(|| self.coordinator_address(group)).await?;
+        let (_, address) = self.retry(|| self.find_coordinator(GROUP, group)).await?;
         self.at(&address).await
     }
 
-    async fn coordinator_address(&self, group: &str) -> Outcome<String> {
+    /// The broker that coordinates a transactional id, and a connection to it.
+    pub async fn transaction_coordinator(&self, transactional_id: &str) -> Outcome<(i32, Arc<Client>)> {
+        let find = || self.find_coordinator(TRANSACTION, transactional_id);
+        let (broker, address) = self.retry(find).await?;
+        Ok((broker, self.at(&address).await?))
+    }
+
+    /// A connection to the leader of a partition.
+    pub async fn leader(&self, topic: &str, partition: i32) -> Outcome<Arc<Client>> {
+        let view = self.view(Some(&[topic])).await?;
+        view.topic(topic)?;
+        let leader = view.leader(topic, partition);
+        match leader.and_then(|leader| view.brokers.get(&leader)) {
+            Some(address) => self.at(address).await,
+            None => Err(CommandError::Api(ErrorCode::LeaderNotAvailable.into())),
+        }
+    }
+
+    /// Id and address of the broker that coordinates a group or a transactional id.
+    async fn find_coordinator(&self, key_type: i8, key: &str) -> Outcome<(i32, String)> {
         const KEYS_SINCE: i16 = 4;
         let client = self.any().await?;
         let version = common_version::<FindCoordinatorRequest>(&client)?;
-        let key = StrBytes::from_string(group.to_owned());
+        let key = StrBytes::from_string(key.to_owned());
+        let request = FindCoordinatorRequest::default().with_key_type(key_type);
         let request = if version >= KEYS_SINCE {
-            FindCoordinatorRequest::default().with_coordinator_keys(vec![key])
+            request.with_coordinator_keys(vec![key])
         } else {
-            FindCoordinatorRequest::default().with_key(key)
+            request.with_key(key)
         };
         let response = client.send(version, request).await?;
         let Some(found) = response.coordinators.first() else {
             check(response.error_code, response.error_message.as_deref())?;
-            return Ok(join_address(&response.host, port(response.port)));
+            let address = join_address(&response.host, port(response.port));
+            return Ok((response.node_id.0, address));
         };
         check(found.error_code, found.error_message.as_deref())?;
-        Ok(join_address(&found.host, port(found.port)))
+        let address = join_address(&found.host, port(found.port));
+        Ok((found.node_id.0, address))
     }
 
     /// The offsets that stand at a timestamp (or [`EARLIEST`], [`LATEST`]), asked from each partition's leader.

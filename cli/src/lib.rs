@@ -23,6 +23,7 @@ mod roll;
 mod storage;
 mod table;
 mod topics;
+mod transactions;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -60,6 +61,8 @@ enum Command {
     Topics(topics::TopicsArguments),
     /// Lists, describes, deletes and resets consumer groups (kafka-consumer-groups.sh).
     Groups(groups::GroupsArguments),
+    /// Lists and describes transactions, finds and aborts hanging ones (kafka-transactions.sh).
+    Transactions(transactions::TransactionsArguments),
     /// Describes and alters configurations of topics, brokers and groups (kafka-configs.sh).
     Configs(configs::ConfigsArguments),
     /// Describes the metadata quorum (kafka-metadata-quorum.sh).
@@ -106,6 +109,7 @@ pub fn run(
         Command::Roll(arguments) => run_command("roll", roll::run(arguments)),
         Command::Topics(arguments) => run_command("topic", topics::run(arguments)),
         Command::Groups(arguments) => run_command("group", groups::run(arguments)),
+        Command::Transactions(arguments) => run_command("transaction", transactions::run(arguments)),
         Command::Configs(arguments) => run_command("config", configs::run(arguments)),
         Command::Quorum(arguments) => run_command("quorum", quorum::run(arguments)),
         Command::Features(arguments) => run_command("features", features::run(arguments)),
