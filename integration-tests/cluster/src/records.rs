@@ -78,6 +78,18 @@ pub fn keyed(pairs: &[(&str, Option<&str>)]) -> Bytes {
     builder.build()
 }
 
+/// One batch of a transactional producer.
+#[must_use]
+pub fn transactional(producer_id: i64, epoch: i16, base_sequence: i32, values: &[&str]) -> Bytes {
+    let mut builder = BatchBuilder::new(0)
+        .producer(producer_id, epoch, base_sequence)
+        .transactional();
+    for value in values {
+        builder.append(now_ms(), None, Some(value.as_bytes()), &[]);
+    }
+    builder.build()
+}
+
 /// One batch of an idempotent producer.
 #[must_use]
 pub fn idempotent(producer_id: i64, epoch: i16, base_sequence: i32, values: &[&str]) -> Bytes {
