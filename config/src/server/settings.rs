@@ -438,9 +438,9 @@ pub struct TransactionSettings {
     /// transaction.state.log.num.partitions
     pub state_log_partitions: i32,
     /// transaction.state.log.replication.factor; see `ServerConfig::transactions_replication_factor`
-    pub state_log_replication_factor: i16,
+    pub(crate) state_log_replication_factor: i16,
     /// transaction.state.log.min.isr; see `ServerConfig::transactions_min_isr`
-    pub state_log_min_isr: i32,
+    pub(crate) state_log_min_isr: i32,
     /// transaction.state.log.segment.bytes
     pub state_log_segment_bytes: u32,
     /// transaction.state.log.load.buffer.size
