@@ -89,11 +89,23 @@ impl Admin {
     /// # Errors
     /// The connection ended.
     pub fn exchange(&mut self, request: &[u8]) -> Result<Bytes> {
-        self.stream.write_all(request)?;
+        self.send(request)?;
         self.read_frame()
     }
 
-    fn read_frame(&mut self) -> Result<Bytes> {
+    /// Sends a request that is bytes already, whose answer comes after those of the requests before it.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub fn send(&mut self, request: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(request)?)
+    }
+
+    /// The next answer, without its length.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub fn read_frame(&mut self) -> Result<Bytes> {
         let mut length = [0; 4];
         self.stream
             .read_exact(&mut length)

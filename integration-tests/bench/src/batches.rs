@@ -48,8 +48,17 @@ impl BatchShape {
 
     /// A batch; another `seed` gives other values.
     pub fn build(&self, seed: u64) -> Bytes {
+        self.fill(BatchBuilder::new(0), seed)
+    }
+
+    /// The same batch as one of a transaction, from nobody yet.
+    pub fn build_transactional(&self, seed: u64) -> Bytes {
+        self.fill(BatchBuilder::new(0).transactional(), seed)
+    }
+
+    fn fill(&self, builder: BatchBuilder, seed: u64) -> Bytes {
         let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let mut builder = BatchBuilder::new(0).compression(self.compression, None);
+        let mut builder = builder.compression(self.compression, None);
         for number in 0..self.records {
             let value = match self.values {
                 Values::Noise => noise.bytes(self.value_bytes),

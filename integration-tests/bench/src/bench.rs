@@ -252,6 +252,7 @@ fn recycle(cluster: &Cluster, bytes: u64) -> Result<()> {
         in_flight_max: 5,
         records_per_second: None,
         acks: if nodes == 1 { 1 } else { -1 },
+        idempotent: false,
     };
     let seconds = if bytes < 1 << 30 { 0.3 } else { RECYCLE_SECONDS };
     let load = Load {

@@ -11,24 +11,28 @@ pub mod ledger;
 pub mod producer;
 pub mod reactor;
 pub mod schedule;
+pub mod transactional;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
+use odradek_common::records::compression::Compression;
 
+use crate::admin::Admin;
 use crate::batches::{self, BatchShape};
 use crate::clock::{self, Nanos, SECOND};
 use crate::latency::Latencies;
 use crate::load::consumer::Consumer;
 use crate::load::ledger::Ledger;
-use crate::load::producer::{Producer, ProducerSettings};
+use crate::load::producer::{Numbering, Producer, ProducerSettings};
 use crate::load::reactor::{Reactor, Session};
 use crate::load::schedule::{Pace, Window};
 use crate::metric::{Figures, Metric};
 use crate::proc::{self, Usage};
 use crate::protocol::fetch::FetchSettings;
+use crate::protocol::transactions;
 
 /// Requests that may still be on their way when the window ends must be answered within this.
 const DRAIN_LIMIT: Nanos = 60 * SECOND;
@@ -89,6 +93,8 @@ pub struct ProduceLoad {
     pub records_per_second: Option<f64>,
     /// -1 waits for the in-sync replicas, 1 for the leader.
     pub acks: i16,
+    /// Whether each connection has a producer id and numbers its batches.
+    pub idempotent: bool,
 }
 
 impl ProduceLoad {
@@ -228,6 +234,7 @@ struct PreparedProducer {
     address: SocketAddr,
     partitions: Vec<i32>,
     requests: Vec<Vec<u8>>,
+    numbering: Option<Box<Numbering>>,
 }
 
 impl<'a> Prepared<'a> {
@@ -244,10 +251,15 @@ impl<'a> Prepared<'a> {
             .map(|(address, partitions)| {
                 let requests =
                     batches::requests(&load.target.topic, &partitions, produce.acks, &produce.shape)?;
+                let numbering = match produce.idempotent {
+                    true => Some(Box::new(numbering(address, &produce.shape, requests.len())?)),
+                    false => None,
+                };
                 Ok(PreparedProducer {
                     address,
                     partitions,
                     requests,
+                    numbering,
                 })
             });
         Ok(Self {
@@ -314,11 +326,21 @@ impl<'a> Prepared<'a> {
                 requests_max: u64::MAX,
                 // Only consumers look into it.
                 ledger: self.load.consume.map(|_| Rc::clone(ledger)),
+                numbering: producer.numbering,
             };
             reactor.add(Session::Producer(Producer::connect(producer.address, settings)?))?;
         }
         Ok(())
     }
+}
+
+fn numbering(address: SocketAddr, shape: &BatchShape, requests: usize) -> Result<Numbering> {
+    ensure!(
+        shape.compression == Compression::None,
+        "a compressed batch has no place known for its number"
+    );
+    let identity = transactions::init_producer_id(&mut Admin::open(address)?, None)?;
+    Ok(Numbering::new(identity, shape, requests))
 }
 
 fn add_consumers(

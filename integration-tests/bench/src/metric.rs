@@ -12,6 +12,12 @@ pub enum Metric {
     CpuPerGb,
     /// CPU microseconds of the broker processes per request or record.
     CpuPerRequest,
+    /// CPU microseconds of the broker processes per transaction.
+    CpuPerTransaction,
+    /// CPU as a share of what the same work costs without the guarantee.
+    CpuOfPlain,
+    /// Transactions per second.
+    Transactions,
     /// Megabytes of record batches per second.
     Throughput,
     /// Requests per second.
@@ -74,6 +80,9 @@ impl Metric {
         match self {
             Self::CpuPerGb => style("CPU", "s/GB", true),
             Self::CpuPerRequest => style("CPU", "us/request", true),
+            Self::CpuPerTransaction => style("CPU", "us/transaction", true),
+            Self::CpuOfPlain => style("CPU of that of the plain one", "%", true),
+            Self::Transactions => style("rate", "transactions/s", false),
             Self::Throughput => style("throughput", "MB/s", false),
             Self::Requests => style("rate", "requests/s", false),
             Self::P50 => style("p50", "ms", true),

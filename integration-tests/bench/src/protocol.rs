@@ -5,6 +5,7 @@
 
 pub mod fetch;
 pub mod produce;
+pub mod transactions;
 
 use anyhow::{Context, Result, bail};
 use bytes::{BufMut, Bytes, BytesMut};

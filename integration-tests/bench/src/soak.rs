@@ -42,6 +42,7 @@ const PRODUCE: ProduceLoad = ProduceLoad {
     in_flight_max: 5,
     records_per_second: Some(20_000.0),
     acks: -1,
+    idempotent: false,
 };
 /// Who reads it.
 const CONSUME: ConsumeLoad = ConsumeLoad {
@@ -51,6 +52,7 @@ const CONSUME: ConsumeLoad = ConsumeLoad {
         min_bytes: 1,
         max_wait_ms: 500,
         partition_max_bytes: 1 << 20,
+        read_committed: false,
     },
 };
 

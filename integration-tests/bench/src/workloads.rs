@@ -3,6 +3,7 @@
 //! Rows have the numbers of the plan's table; a letter marks a second measurement of the same row. Bounds are information
 //! for the reader and never decide whether a run succeeds.
 
+pub mod against_plain;
 pub mod catch_up;
 pub mod command_line;
 pub mod compaction;
@@ -11,6 +12,7 @@ pub mod many;
 pub mod start;
 pub mod table;
 pub mod topics;
+pub mod transactions;
 
 use anyhow::{Result, ensure};
 
@@ -20,6 +22,7 @@ use crate::metric::{Figures, Metric};
 use crate::scale::Scale;
 use crate::systems::{Cluster, Programs, System};
 use crate::workloads::topics::Topic;
+use crate::workloads::transactions::TransactionLoad;
 
 /// Workloads that share a picture and perhaps a running cluster.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +94,12 @@ pub enum Plan {
     StartAfterKill(u64),
     /// So many keys are updated so many times and compacted.
     Compaction(u64, u32),
+    /// Transactions of one producer, one after another.
+    Transactions(Topic, TransactionLoad),
+    /// Idempotent producers against plain ones.
+    Idempotent(Topic, ProduceLoad),
+    /// A consumer reads so many bytes of transactions under read_committed, against read_uncommitted.
+    ReadCommitted(u64),
 }
 
 /// How much a bound matters.
@@ -169,6 +178,11 @@ impl Workload {
             Plan::StartAfterStop(bytes, count) => start::after_clean_stop(cluster, row, bytes, count, scale),
             Plan::StartAfterKill(bytes) => start::after_kill(cluster, row, bytes, scale),
             Plan::Compaction(keys, updates) => compaction::run(cluster, row, keys, updates, scale),
+            Plan::Transactions(topic, load) => transactions::run(cluster, row, &topic, load, scale),
+            Plan::Idempotent(topic, produce) => {
+                against_plain::idempotent(cluster, row, &topic, produce, scale)
+            }
+            Plan::ReadCommitted(bytes) => against_plain::read_committed(cluster, row, bytes, scale),
         }
     }
 }

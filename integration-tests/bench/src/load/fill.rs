@@ -63,6 +63,7 @@ impl Filling {
                 requests_max: self.batches * partitions.len() as u64,
                 partitions,
                 ledger: None,
+                numbering: None,
             };
             reactor.add(Session::Producer(Producer::connect(address, settings)?))?;
         }

@@ -10,13 +10,16 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
+use odradek_common::records::batch;
 
+use crate::batches::BatchShape;
 use crate::clock::Nanos;
 use crate::latency::Latencies;
 use crate::load::connection::{Connection, Sent};
 use crate::load::ledger::Ledger;
 use crate::load::schedule::{Pace, Window};
-use crate::protocol::{produce, set_correlation_id};
+use crate::protocol::produce::{self, Identity};
+use crate::protocol::set_correlation_id;
 
 /// How a producer behaves.
 #[derive(Debug)]
@@ -37,6 +40,36 @@ pub struct ProducerSettings {
     pub requests_max: u64,
     /// Where consumers look for what was sent.
     pub ledger: Option<Rc<RefCell<Ledger>>>,
+    /// Who its batches are from, if they are numbered.
+    pub numbering: Option<Box<Numbering>>,
+}
+
+/// The sequences of an idempotent producer.
+#[derive(Debug)]
+pub struct Numbering {
+    identity: Identity,
+    batch_bytes: usize,
+    records: i32,
+    /// The next sequence of each request.
+    next: Vec<i32>,
+}
+
+impl Numbering {
+    /// Sequences from 0 on for so many requests with batches of one shape.
+    pub fn new(identity: Identity, shape: &BatchShape, requests: usize) -> Self {
+        Self {
+            identity,
+            batch_bytes: shape.uncompressed_bytes(),
+            records: i32::try_from(shape.records).expect("a batch has few records"),
+            next: vec![0; requests],
+        }
+    }
+
+    fn stamp(&mut self, number: usize, request: &mut [u8]) {
+        let next = &mut self.next[number];
+        produce::stamp(request, self.batch_bytes, self.identity, *next);
+        *next = batch::increment_sequence(*next, self.records);
+    }
 }
 
 /// What a producer has done.
@@ -168,7 +201,11 @@ impl Producer {
     pub fn write(&mut self, now: Nanos) -> Result<()> {
         while let Some(due) = self.next_due(now) {
             if self.begun.is_none() {
-                set_correlation_id(&mut self.settings.requests[self.next], self.tally.sent as i32);
+                let request = &mut self.settings.requests[self.next];
+                set_correlation_id(request, self.tally.sent as i32);
+                if let Some(numbering) = &mut self.settings.numbering {
+                    numbering.stamp(self.next, request);
+                }
             }
             match self
                 .connection
@@ -242,7 +279,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::batches::{self, BatchShape};
+    use crate::batches;
     use crate::clock::{self, MILLISECOND};
     use crate::load::reactor::{Reactor, Session};
 
@@ -276,6 +313,7 @@ mod tests {
             window,
             requests_max: u64::MAX,
             ledger: None,
+            numbering: None,
         };
         let mut reactor = Reactor::new().unwrap();
         let producer = Producer::connect(address, settings).unwrap();

@@ -22,6 +22,8 @@ pub struct FetchSettings {
     pub max_wait_ms: i32,
     /// Bytes per partition and response.
     pub partition_max_bytes: i32,
+    /// Whether records of open and aborted transactions are to be left out.
+    pub read_committed: bool,
 }
 
 /// A request for the same partitions again and again.
@@ -55,6 +57,7 @@ impl FetchTemplate {
             .with_max_wait_ms(settings.max_wait_ms)
             .with_min_bytes(settings.min_bytes)
             .with_max_bytes(MAX_BYTES)
+            .with_isolation_level(i8::from(settings.read_committed))
             .with_session_id(0)
             .with_session_epoch(-1)
             .with_topics(vec![topic]);
@@ -162,6 +165,7 @@ mod tests {
         min_bytes: 1,
         max_wait_ms: 500,
         partition_max_bytes: 1 << 20,
+        read_committed: false,
     };
 
     #[test]

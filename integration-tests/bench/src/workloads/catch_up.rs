@@ -21,6 +21,7 @@ const FETCH: FetchSettings = FetchSettings {
     min_bytes: 1,
     max_wait_ms: 500,
     partition_max_bytes: 4 << 20,
+    read_committed: false,
 };
 /// Bytes of a small run.
 const LEAST_BYTES: u64 = 1 << 20;

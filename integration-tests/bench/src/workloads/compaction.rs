@@ -42,6 +42,7 @@ const FETCH: FetchSettings = FetchSettings {
     min_bytes: 1,
     max_wait_ms: 500,
     partition_max_bytes: 4 << 20,
+    read_committed: false,
 };
 
 /// Updates `keys` keys so many times, and waits until one record of each is left.

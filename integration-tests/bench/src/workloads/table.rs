@@ -7,6 +7,7 @@ use crate::load::{ConsumeLoad, ProduceLoad};
 use crate::metric::Metric::{self, *};
 use crate::protocol::fetch::FetchSettings;
 use crate::workloads::topics::Topic;
+use crate::workloads::transactions::TransactionLoad;
 use crate::workloads::{Bound, Group, Level, Limit, Plan, Sharing, Workload};
 
 /// 1 KB records in batches of about 64 KiB.
@@ -30,6 +31,7 @@ const AT_ONCE: FetchSettings = FetchSettings {
     min_bytes: 1,
     max_wait_ms: 500,
     partition_max_bytes: 1 << 20,
+    read_committed: false,
 };
 
 const fn load(shape: BatchShape, connections: usize, in_flight_max: usize) -> ProduceLoad {
@@ -39,6 +41,7 @@ const fn load(shape: BatchShape, connections: usize, in_flight_max: usize) -> Pr
         in_flight_max,
         records_per_second: None,
         acks: 1,
+        idempotent: false,
     }
 }
 
@@ -141,6 +144,20 @@ pub static GROUPS: &[Group] = &[
         nodes: 1,
         sharing: Sharing::OneForAll,
         workloads: COMPRESSED,
+    },
+    Group {
+        name: "transactions",
+        title: "Transactions, one node",
+        nodes: 1,
+        sharing: Sharing::OneForAll,
+        workloads: TRANSACTIONS,
+    },
+    Group {
+        name: "transactions-replicated",
+        title: "Transactions, three nodes",
+        nodes: 3,
+        sharing: Sharing::OneForAll,
+        workloads: TRANSACTIONS_REPLICATED,
     },
     Group {
         name: "many",
@@ -451,6 +468,100 @@ const COMPRESSED: &[Workload] = &[
         shown: BATCHED,
         bounds: &[must_be_less(CpuPerGb, 2.0)],
     },
+];
+
+const COMMITTED: &[Metric] = &[
+    CpuPerTransaction,
+    Transactions,
+    P50,
+    P99,
+    P999,
+    RssPeak,
+    ClientCpuShare,
+];
+/// Of the second and the third, one is enough.
+const COMMITTED_BOUNDS: &[Bound] = &[
+    must_be_less(CpuPerTransaction, 3.0),
+    must_be_more(Transactions, 3.0),
+    must_be_less(P99, 3.0),
+];
+
+const fn transactions_of(batches: u32, records: u32) -> TransactionLoad {
+    TransactionLoad {
+        batches,
+        shape: BatchShape::plain(records, 100),
+    }
+}
+
+const fn transactions(
+    row: &'static str,
+    title: &'static str,
+    topic: Topic,
+    load: TransactionLoad,
+) -> Workload {
+    Workload {
+        row,
+        title,
+        plan: Plan::Transactions(topic, load),
+        shown: COMMITTED,
+        bounds: COMMITTED_BOUNDS,
+    }
+}
+
+const TRANSACTIONS: &[Workload] = &[
+    transactions(
+        "txn-1",
+        "transactions of 1 record of 100 B, latency of the commit",
+        Topic::single(6),
+        transactions_of(1, 1),
+    ),
+    transactions(
+        "txn-100",
+        "transactions of 100 records in 4 batches",
+        Topic::single(6),
+        transactions_of(4, 25),
+    ),
+    transactions(
+        "txn-10000",
+        "transactions of 10,000 records in 80 batches",
+        Topic::single(6),
+        transactions_of(80, 125),
+    ),
+    Workload {
+        row: "idempotent",
+        title: "idempotent producers, 1 KB records, 16 KiB batches, 50,000 records/s",
+        plan: Plan::Idempotent(Topic::single(6), at(50_000.0, load(DEFAULT_1K, 4, 5))),
+        shown: &[CpuOfPlain, CpuPerGb, P50, P99],
+        bounds: &[must(CpuOfPlain, 102.0)],
+    },
+    Workload {
+        row: "read-committed",
+        title: "catch-up under read_committed, a tenth of the transactions aborted",
+        plan: Plan::ReadCommitted(512 << 20),
+        shown: &[CpuOfPlain, CpuPerGb, Throughput],
+        bounds: &[must(CpuOfPlain, 105.0)],
+    },
+];
+
+const TRANSACTIONS_REPLICATED: &[Workload] = &[
+    transactions(
+        "txn-1-replicated",
+        "transactions of 1 record of 100 B, latency of the commit",
+        Topic::replicated(6),
+        transactions_of(1, 1),
+    ),
+    transactions(
+        "txn-100-replicated",
+        "transactions of 100 records in 4 batches",
+        Topic::replicated(6),
+        transactions_of(4, 25),
+    ),
+    transactions(
+        "txn-10000-replicated",
+        "transactions of 10,000 records in 80 batches",
+        Topic::replicated(6),
+        transactions_of(80, 125),
+    ),
 ];
 
 const fn at_least(metric: Metric, least: f64) -> Bound {

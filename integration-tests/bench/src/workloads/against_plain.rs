@@ -1,0 +1,156 @@
+//! What a guarantee costs: the same work with it and without it, in turns on one cluster.
+
+use anyhow::{Context, Result, ensure};
+use odradek_common::records::batch;
+
+use crate::admin::Admin;
+use crate::batches::BatchShape;
+use crate::clock;
+use crate::load::schedule::Window;
+use crate::load::transactional::TransactionalProducer;
+use crate::load::{ProduceLoad, Target};
+use crate::machine;
+use crate::metric::{Figures, Metric};
+use crate::proc;
+use crate::protocol::fetch::{self, FetchSettings, FetchTemplate};
+use crate::scale::Scale;
+use crate::systems::Cluster;
+use crate::workloads::topics::{self, Topic};
+use crate::workloads::under_load;
+
+/// Turns; one without and one with the guarantee make one.
+const TURNS: usize = 3;
+
+/// Producers with sequences against producers without.
+///
+/// # Errors
+/// A load failed.
+pub fn idempotent(
+    cluster: &mut Cluster,
+    row: &str,
+    topic: &Topic,
+    produce: ProduceLoad,
+    scale: &Scale,
+) -> Result<Figures> {
+    let (mut plain, mut idempotent) = (0.0, 0.0);
+    let mut figures = Figures::default();
+    for _ in 0..TURNS {
+        for (numbered, sum) in [(false, &mut plain), (true, &mut idempotent)] {
+            let produce = ProduceLoad {
+                idempotent: numbered,
+                ..produce
+            };
+            figures = under_load(cluster, row, topic, produce, None, scale)?.produce_figures();
+            *sum += figures.get(Metric::CpuPerGb).context("a CPU time per GB")?;
+        }
+    }
+    figures.set(Metric::CpuPerGb, idempotent / TURNS as f64);
+    figures.set(Metric::CpuOfPlain, 100.0 * idempotent / plain);
+    Ok(figures)
+}
+
+/// Records of a batch that is read.
+const READ_RECORDS: u32 = 16;
+/// A batch of a producer's default size.
+const READ_SHAPE: BatchShape = BatchShape::plain(READ_RECORDS, 1000);
+/// Batches of a transaction.
+const READ_BATCHES: u32 = 16;
+/// Every so many transactions one is aborted.
+const ABORT_EVERY: u64 = 10;
+/// The offset of a transaction's marker.
+const MARKER_OFFSETS: i64 = 1;
+/// Bytes of a small run.
+const LEAST_BYTES: u64 = 1 << 20;
+
+/// A consumer that takes much at once.
+const fn settings(read_committed: bool) -> FetchSettings {
+    FetchSettings {
+        min_bytes: 1,
+        max_wait_ms: 500,
+        partition_max_bytes: 1 << 20,
+        read_committed,
+    }
+}
+
+/// Reading a partition full of transactions, a tenth of them aborted, under read_committed against read_uncommitted.
+///
+/// # Errors
+/// A transaction failed, or the partition cannot be read to its end.
+pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -> Result<Figures> {
+    let name = topics::unique_name(row);
+    let target = Topic::single(1).kept().create(cluster, &name)?;
+    let end = fill(cluster, &target, scale.count(bytes, LEAST_BYTES))?;
+    machine::settle();
+    let mut warm_seconds = scale.warm_seconds_of(cluster.system(), cluster.nodes());
+    let (mut uncommitted, mut committed) = (0.0, 0.0);
+    let mut figures = Figures::default();
+    for _ in 0..TURNS {
+        for (isolated, sum) in [(false, &mut uncommitted), (true, &mut committed)] {
+            let from = clock::now() + clock::seconds(warm_seconds);
+            let window = Window::new(from, clock::seconds(scale.seconds));
+            let watch = proc::watch(cluster.pids(), window.from, window.to);
+            let mut bytes = 0;
+            while clock::now() < window.to {
+                bytes += read(&target, settings(isolated), end, window)?;
+            }
+            let usage = watch.finish()?;
+            ensure!(bytes > 0, "nothing was read within the window");
+            let cpu_per_gb = usage.cpu_seconds * 1e9 / bytes as f64;
+            *sum += cpu_per_gb;
+            figures.set(Metric::Throughput, bytes as f64 / 1e6 / usage.elapsed_seconds);
+            usage.add_to(&mut figures);
+            // The later turns have warm code.
+            warm_seconds = scale.warm_seconds;
+        }
+    }
+    topics::delete(cluster, &name)?;
+    figures.set(Metric::CpuPerGb, committed / TURNS as f64);
+    figures.set(Metric::CpuOfPlain, 100.0 * committed / uncommitted);
+    Ok(figures)
+}
+
+/// Fills the partition; its end.
+fn fill(cluster: &Cluster, target: &Target, bytes: u64) -> Result<i64> {
+    let each = READ_SHAPE.uncompressed_bytes() as u64 * u64::from(READ_BATCHES);
+    let transactions = (bytes / each).max(1);
+    let mut producer = TransactionalProducer::open(cluster.address(), target, &READ_SHAPE)?;
+    for number in 0..transactions {
+        producer.produce(READ_BATCHES)?;
+        producer.end(number % ABORT_EVERY != ABORT_EVERY - 1)?;
+    }
+    let offsets = i64::from(READ_RECORDS * READ_BATCHES) + MARKER_OFFSETS;
+    Ok(i64::try_from(transactions)? * offsets)
+}
+
+/// Reads partition 0 once; the bytes that came within the window.
+fn read(target: &Target, settings: FetchSettings, end: i64, window: Window) -> Result<u64> {
+    let leader = target.leaders.first().context("a topic of one partition")?;
+    let mut connection = Admin::open(*leader)?;
+    let mut template = FetchTemplate::new(&target.topic, &[0], settings)?;
+    let (mut offset, mut bytes, mut number) = (0, 0, 0);
+    while offset < end {
+        number += 1;
+        template.set_offset(0, offset);
+        let frame = connection.exchange(template.stamped(number))?;
+        let within = window.contains(clock::now());
+        fetch::for_each_partition(&frame, |fetched| {
+            ensure!(
+                fetched.error_code == 0,
+                "a fetch was refused with error {}",
+                fetched.error_code
+            );
+            for batch in batch::batches(fetched.records) {
+                let (header, _) = batch?;
+                ensure!(
+                    header.base_offset == offset,
+                    "offset {} came instead of {offset}",
+                    header.base_offset
+                );
+                offset = header.next_offset();
+                bytes += if within { header.size_bytes() as u64 } else { 0 };
+            }
+            Ok(())
+        })?;
+    }
+    Ok(bytes)
+}
