@@ -41,6 +41,8 @@ pub struct LogSlice {
     pub position: u64,
     /// Their bytes.
     pub size_bytes: usize,
+    /// No record of the batches has this offset or a later one.
+    pub end_offset: i64,
 }
 
 impl LogSlice {
@@ -52,6 +54,7 @@ impl LogSlice {
             file: None,
             position: 0,
             size_bytes: 0,
+            end_offset: start_offset,
         }
     }
 
@@ -247,7 +250,7 @@ impl Log {
                 break;
             }
             if let Some(position) = self.find(segment, offset, wanted.patience)? {
-                let end = self.end_position(segment, position, wanted)?;
+                let (end, end_offset) = self.end(segment, position, wanted)?;
                 if end <= position {
                     return Ok(LogSlice::empty(offset));
                 }
@@ -257,6 +260,7 @@ impl Log {
                     file: Some(self.file_of(segment)?),
                     position,
                     size_bytes,
+                    end_offset,
                 });
             }
         }
@@ -289,28 +293,30 @@ impl Log {
         })
     }
 
-    /// Where the batches of a read that begins at `start` end.
-    fn end_position(&self, segment: &Segment, start: u64, wanted: &Wanted) -> Result<u64, LookupError> {
+    /// Where the batches of a read that begins at `start` end, and an offset that none of their records reaches.
+    fn end(&self, segment: &Segment, start: u64, wanted: &Wanted) -> Result<(u64, i64), LookupError> {
         let size_bytes = segment.footer.size_bytes;
         let readable = self.find(segment, wanted.upper_bound_offset, wanted.patience)?;
         let readable = readable.unwrap_or(size_bytes);
+        let readable_offset = wanted.upper_bound_offset.min(segment.footer.next_offset);
         let limit = start.saturating_add(wanted.max_bytes as u64);
         if readable <= limit {
-            return Ok(readable);
+            return Ok((readable, readable_offset));
         }
         let floor = self.floor_position(segment, wanted.offset, limit)?.max(start);
-        let mut end = floor;
+        let (mut end, mut end_offset) = (floor, readable_offset);
         self.seek(segment, floor, wanted.patience, |position, header| {
             let next = position + header.size_bytes() as u64;
             let is_first = position == start && wanted.min_one_batch == MinOneBatch::Yes;
             if next > limit && !is_first {
+                end_offset = header.base_offset;
                 return Some(());
             }
-            end = next;
+            (end, end_offset) = (next, header.next_offset());
             (next >= limit).then_some(())
         })?;
         // The bound may lie inside of the first batch, which then is not readable at all.
-        Ok(end.min(readable))
+        Ok((end.min(readable), end_offset.min(readable_offset)))
     }
 
     fn floor_position(&self, segment: &Segment, offset: i64, position: u64) -> Result<u64, LogError> {
@@ -363,6 +369,7 @@ impl Log {
                         file: Some(file),
                         position,
                         size_bytes: left.min(LOOKUP_WINDOW_BYTES),
+                        end_offset: segment.footer.next_offset,
                     }));
                 }
                 Err(error) => {

@@ -175,7 +175,7 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
         Err(ReadError::Log(_)) => return Err(ErrorCode::KafkaStorageError),
     };
     let aborted = if request.isolation == Isolation::ReadCommitted && !slice.is_empty() {
-        let aborted = log.aborted_transactions(request.offset, upper_bound);
+        let aborted = log.aborted_transactions(request.offset, slice.end_offset);
         aborted
             .iter()
             .map(|aborted| (aborted.producer_id, aborted.first_offset))

@@ -42,6 +42,7 @@ fn segments_roll_by_size_and_every_offset_is_found_in_them() {
         let (header, _) = batches(&bytes).next().unwrap().unwrap();
         assert_eq!(header.base_offset, offset / 2 * 2, "a batch is returned whole");
         assert_eq!(bytes.len(), header.size_bytes());
+        assert_eq!(slice.end_offset, header.next_offset());
     }
     let fixture = fixture.restart();
     assert_eq!(fixture.contents().len(), 200);
@@ -118,6 +119,7 @@ fn an_index_that_outgrows_memory_is_searched_in_both_places() {
             let slice = log.read_plan(offset, 300 * size, end, MinOneBatch::No).unwrap();
             assert_eq!(slice.position, offset as u64 * size as u64);
             assert_eq!(slice.size_bytes, size * 300.min((end - offset) as usize));
+            assert_eq!(slice.end_offset, end.min(offset + 300));
             assert_eq!(log.offset_for_timestamp(offset).unwrap().unwrap().offset, offset);
         }
     };

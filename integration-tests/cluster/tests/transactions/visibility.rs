@@ -1,5 +1,6 @@
 //! What consumers see of transactions.
 
+use kafka_protocol::messages::fetch_response::AbortedTransaction;
 use odradek_cluster_tests::asks::{FETCH_BY_NAME, OK, fetch_request};
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::records;
@@ -73,6 +74,40 @@ async fn aborted_records_are_never_seen() {
     committing.produce(&connection, "aborted", 0, &["yes"]).await;
     committing.end(WITH_BUMP, true).await;
     shows(&connection, "aborted", &["yes"]).await;
+}
+
+/// A reader far behind is told about what it gets, not about everything that was ever aborted after it.
+#[tokio::test]
+async fn a_fetch_names_the_aborted_transactions_of_its_own_records() {
+    let connection = single().await.connect().await;
+    connection.create_topic("long-ago", 1, 1, &[]).await;
+    let mut producer = Producer::begin(&connection, "long-ago").await;
+    for _ in 0..3 {
+        producer.add("long-ago", &[0]).await;
+        producer
+            .produce(&connection, "long-ago", 0, &[&"no".repeat(500)])
+            .await;
+        producer.end(WITH_BUMP, false).await;
+    }
+    let mut committing = Producer::begin(&connection, "since-then").await;
+    committing.add("long-ago", &[0]).await;
+    committing.produce(&connection, "long-ago", 0, &["yes"]).await;
+    committing.end(WITH_BUMP, true).await;
+    shows(&connection, "long-ago", &["yes"]).await;
+    let mut request = fetch_request("long-ago", 0, 0).with_isolation_level(1);
+    let fetch = |request| connection.fetch_at(FETCH_BY_NAME, request);
+    let named = |data: Option<Vec<AbortedTransaction>>| -> Vec<i64> {
+        let aborted = data.unwrap_or_default();
+        aborted.iter().map(|aborted| aborted.first_offset).collect()
+    };
+    assert_eq!(
+        named(fetch(request.clone()).await.aborted_transactions),
+        [0, 2, 4]
+    );
+    request.topics[0].partitions[0].partition_max_bytes = 1;
+    assert_eq!(named(fetch(request.clone()).await.aborted_transactions), [0]);
+    request.topics[0].partitions[0].fetch_offset = 2;
+    assert_eq!(named(fetch(request).await.aborted_transactions), [2]);
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ fn slice() -> impl Strategy<Value = LogSlice> {
         30_000..100_000_usize
     ];
     (size, 0..100_000_u64).prop_map(|(size_bytes, position)| LogSlice {
+        end_offset: 0,
         start_offset: 0,
         file: None,
         position,
@@ -248,6 +249,7 @@ fn one(size_bytes: usize) -> FetchAnswer {
             aborted: None,
             preferred_read_replica: -1,
             records: Some(LogSlice {
+                end_offset: 0,
                 start_offset: 0,
                 file: None,
                 position: 0,
