@@ -15,7 +15,7 @@ use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::node::Node;
 use odradek_cluster_tests::process;
 use odradek_cluster_tests::raw::{RawConnection, framed};
-use odradek_cluster_tests::records::batch;
+use odradek_cluster_tests::records::{batch, idempotent};
 use odradek_cluster_tests::wait::eventually;
 
 /// Requests that are counted, after as many that are not.
@@ -26,18 +26,18 @@ const MARGIN_PERCENT: f64 = 10.0;
 const SLACK: f64 = 0.1;
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// One kind of load: the bytes of some requests that leave together.
+/// One kind of load: the bytes of some requests that leave together, again and again or each once.
 struct Load {
     name: &'static str,
     together: usize,
-    bytes: Bytes,
+    bytes: Vec<Bytes>,
 }
 
 fn loads() -> Vec<Load> {
     let load = |name, together, frame: Bytes| Load {
         name,
         together,
-        bytes: vec![frame; together].concat().into(),
+        bytes: vec![vec![frame; together].concat().into()],
     };
     let produce = |value: String| {
         framed(
@@ -46,10 +46,21 @@ fn loads() -> Vec<Load> {
             &produce_request("counts", 0, 1, &batch(&[&value])),
         )
     };
+    // A batch that has its number twice would be a repetition.
+    let numbered = (0..2 * REQUESTS).map(|number| {
+        let sequence = i32::try_from(number).expect("few requests");
+        let batch = idempotent(1, 0, sequence, &[&"x".repeat(100)]);
+        framed(PRODUCE_BY_NAME, 7, &produce_request("counts", 0, -1, &batch))
+    });
     vec![
         load("produce, 100 B, one in flight", 1, produce("x".repeat(100))),
         load("produce, 100 B, five in flight", 5, produce("x".repeat(100))),
         load("produce, 64 KiB, one in flight", 1, produce("x".repeat(64 << 10))),
+        Load {
+            name: "produce, 100 B, one in flight, idempotent, acks=all",
+            together: 1,
+            bytes: numbered.collect(),
+        },
         load("fetch, 100 B", 1, framed(FETCH_BY_NAME, 7, &fetch_at_end())),
     ]
 }
@@ -62,9 +73,11 @@ fn fetch_at_end() -> kafka_protocol::messages::FetchRequest {
     fetch
 }
 
-async fn send(connection: &mut RawConnection, load: &Load, requests: usize) {
-    for _ in 0..requests / load.together {
-        connection.send(&load.bytes).await;
+/// Sends as many requests, from number `from` on.
+async fn send(connection: &mut RawConnection, load: &Load, from: usize, requests: usize) {
+    let together = load.bytes.iter().cycle().skip(from / load.together);
+    for bytes in together.take(requests / load.together) {
+        connection.send(bytes).await;
         for _ in 0..load.together {
             connection.receive().await.expect("the broker answers");
         }
@@ -116,9 +129,9 @@ async fn instructions_and_allocations(counts: &mut Counts) {
     };
     for (dumps, load) in loads().iter().enumerate() {
         let mut connection = RawConnection::open(&node.address()).await;
-        send(&mut connection, load, REQUESTS).await;
+        send(&mut connection, load, 0, REQUESTS).await;
         control(&["--instr=on"]);
-        send(&mut connection, load, REQUESTS).await;
+        send(&mut connection, load, REQUESTS, REQUESTS).await;
         control(&["--dump"]);
         control(&["--instr=off"]);
         let dump = format!("{}.{}", out.display(), dumps + 1);
@@ -184,7 +197,7 @@ async fn system_calls(counts: &mut Counts) {
     let node = serve(&cluster, Command::new(binary::release())).await;
     for (load, (_, counts)) in loads().iter().zip(counts) {
         let mut connection = RawConnection::open(&node.address()).await;
-        send(&mut connection, load, REQUESTS).await;
+        send(&mut connection, load, 0, REQUESTS).await;
         let out = node.directory().join("strace");
         let mut strace = tool("strace");
         strace
@@ -194,7 +207,7 @@ async fn system_calls(counts: &mut Counts) {
         strace.stderr(log.expect("the node's directory can be written to"));
         let mut strace = process::spawn(strace).expect("strace can be started");
         eventually("strace watches", LIMIT, async || is_traced(node.pid())).await;
-        send(&mut connection, load, REQUESTS).await;
+        send(&mut connection, load, REQUESTS, REQUESTS).await;
         let pid = rustix::process::Pid::from_child(&strace);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("strace runs");
         strace.wait().expect("strace ends when it is told to");

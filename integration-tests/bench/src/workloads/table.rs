@@ -530,7 +530,7 @@ const TRANSACTIONS: &[Workload] = &[
     Workload {
         row: "idempotent",
         title: "idempotent producers, 1 KB records, 16 KiB batches, 50,000 records/s",
-        plan: Plan::Idempotent(Topic::single(6), at(50_000.0, load(DEFAULT_1K, 4, 5))),
+        plan: Plan::Idempotent(Topic::single(6), at(50_000.0, all(load(DEFAULT_1K, 4, 5)))),
         shown: &[CpuOfPlain, CpuPerGb, P50, P99],
         bounds: &[must(CpuOfPlain, 102.0)],
     },
