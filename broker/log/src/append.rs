@@ -432,6 +432,7 @@ impl Log {
         }
         let rolled = self.prepare_active(now, &extent)?;
         let file = self.open_active()?;
+        self.reserve_ahead(&file.file, extent.size_bytes);
         let mut at = self.write(&file.file, pieces)?;
         let mut epochs_changed = false;
         let interval = self.config.index_interval_bytes;
@@ -495,6 +496,7 @@ impl Log {
             return Ok(position);
         };
         let path = segment_path(&self.folder, active.base_offset);
+        active.reserved_bytes = 0;
         if file.set_len(position).is_err() {
             // What is behind the end is unknown now: nothing may be appended until recovery has looked.
             self.closed = true;

@@ -164,6 +164,7 @@ impl Log {
                 Survive::Nothing,
             )?;
         }
+        self.give_reserve_back();
         self.closed = true;
         self.pass.overtake();
         self.close_files();
@@ -220,6 +221,10 @@ impl Log {
             );
         }
         self.directory.store.write(batch, Survive::Nothing)?;
+        if offset == self.log_end_offset {
+            // Nobody has appended meanwhile: a log at rest holds no more blocks than it has bytes.
+            self.give_reserve_back();
+        }
         self.persistence.checkpointed = Some(offset);
         self.persistence.snapshot = checkpoint.state.has_producers.then_some(offset);
         self.persistence.aborted_until = self.persistence.aborted_until.max(offset);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::error::LogError;
 use crate::files::{Access, OpenFile};
 use crate::log::Log;
+use crate::reserve;
 use crate::segment::{Footer, SEGMENT_SIZE_BYTES_MAX, Segment, segment_path};
 use crate::store::Survive;
 
@@ -51,13 +52,16 @@ impl Log {
             .truncate(true)
             .open(&path)
             .map_err(|source| self.failed(format!("create {}", path.display()), source))?;
-        if self.config.preallocate {
-            preallocate(&file, self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX));
-        }
+        let whole_bytes = self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX);
+        let reserved_bytes = match self.config.preallocate && reserve::allocate(&file, 0, whole_bytes) {
+            true => whole_bytes,
+            false => 0,
+        };
         let key = (self.uid, base_offset);
         let open = self.directory.files.insert(key, Access::Append, file);
         let mut segment = Segment::new(base_offset, Footer::empty(base_offset), created_ms);
         segment.file = Arc::downgrade(&open);
+        segment.reserved_bytes = reserved_bytes;
         self.segments.insert(base_offset, segment);
         self.recent.clear();
         self.persistence.folder_dirty = true;
@@ -114,9 +118,4 @@ impl Log {
     fn failed(&self, attempt: String, source: io::Error) -> LogError {
         LogError::io(&self.directory.path, attempt, source)
     }
-}
-
-/// Reserves blocks without changing the file's length; a file system that cannot is no error.
-fn preallocate(file: &File, size_bytes: u64) {
-    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, size_bytes);
 }

@@ -27,6 +27,7 @@ pub mod log;
 pub mod open;
 pub mod read;
 mod replica_log;
+mod reserve;
 mod retention;
 mod room;
 mod scan;

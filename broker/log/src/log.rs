@@ -291,18 +291,20 @@ impl Log {
     ///
     /// An empty segment takes its place. Does nothing if the active segment is empty.
     pub fn roll(&mut self, now: Now) -> Result<(), LogError> {
-        let Some(mut entry) = self.segments.last_entry() else {
-            return Ok(());
-        };
-        let active = entry.get_mut();
-        if active.is_empty() {
+        if self
+            .segments
+            .last_key_value()
+            .is_none_or(|(_, active)| active.is_empty())
+        {
             return Ok(());
         }
+        self.give_reserve_back();
+        let (key, active) = (self.key, self.active());
         let mut batch = Batch::default();
-        active.index.spill(&self.key, active.base_offset, &mut batch);
+        active.index.spill(&key, active.base_offset, &mut batch);
         active.index.seal();
         batch.put(
-            self.key.key(Kind::Footer, &[active.base_offset]),
+            key.key(Kind::Footer, &[active.base_offset]),
             active.footer.encode(),
         );
         batch.put(

@@ -26,6 +26,7 @@ use crate::directory::DirectoryShared;
 use crate::error::LogError;
 use crate::log::{Log, PartitionIdentity};
 use crate::read::RecentBatches;
+use crate::reserve;
 use crate::scan::{RECOVERY_WINDOW_BYTES, Scan, ScanError};
 use crate::segment::{Footer, Segment, base_offset_of, segment_path};
 use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive, decode_i64};
@@ -280,6 +281,7 @@ impl Opening {
         self.report.scanned_bytes += good_bytes - start.size_bytes;
         self.log.segments.insert(base_offset, segment);
         let Some(reason) = bad else {
+            reserve::give_back_unknown(&file, good_bytes);
             return Ok(Verdict::Good);
         };
         file.set_len(good_bytes).map_err(failed)?;

@@ -81,6 +81,8 @@ pub(crate) struct Segment {
     pub(crate) file: Weak<OpenFile>,
     /// Bytes of the file that were fdatasync'ed.
     pub(crate) flushed_bytes: u64,
+    /// Where the blocks end that were reserved for it; 0 for none, `u64::MAX` if none can be had.
+    pub(crate) reserved_bytes: u64,
 }
 
 impl Segment {
@@ -94,6 +96,7 @@ impl Segment {
             created_ms,
             file: Weak::new(),
             flushed_bytes,
+            reserved_bytes: 0,
         }
     }
 

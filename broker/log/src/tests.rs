@@ -27,6 +27,7 @@ mod lookup;
 mod moving;
 mod producers;
 mod recovery;
+mod reserve;
 mod retention;
 mod room;
 mod together;

@@ -53,6 +53,7 @@ impl Log {
             .expect("the segment was found above");
         segment.footer = footer;
         segment.flushed_bytes = segment.flushed_bytes.min(footer.size_bytes);
+        segment.reserved_bytes = 0;
         self.recent.clear();
         self.log_end_offset = end_offset;
         self.log_start_offset = self.log_start_offset.min(end_offset);

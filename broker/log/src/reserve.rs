@@ -1,0 +1,82 @@
+//! Disk blocks ahead of the end of a segment that is appended to.
+//!
+//! An append to blocks that a file has already takes no lock of the file's block map. One that needs new blocks waits until
+//! the kernel has written the file's earlier pages back, which is tens of milliseconds under load. So a segment that grows
+//! is given blocks well ahead, beyond the end of its file, whose length stays true. What is not used is given back when
+//! the segment is sealed early, when its log rests or is closed, and when it is recovered.
+//!
+//! Reserving is a favour: where a file system cannot, or has no room, appends go on without.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use crate::log::Log;
+use crate::segment::{SEGMENT_SIZE_BYTES_MAX, Segment};
+
+/// A smaller segment is given nothing: most partitions stay small, and thousands of them would fill the disk with room.
+const RESERVE_FROM_BYTES: u64 = 4 << 20;
+/// A segment is given at most this share of its size at once,
+const RESERVE_SHARE: u64 = 4;
+/// and at most this much.
+const RESERVE_BYTES_MAX: u64 = 16 << 20;
+/// Less than this is not worth a call that may wait for the disk.
+const GIVE_BACK_FROM_BYTES: u64 = 1 << 20;
+/// The unit of a file's block count.
+const BLOCK_BYTES: u64 = 512;
+
+impl Log {
+    /// Sees to it that the active segment has blocks for `size_bytes` more.
+    pub(crate) fn reserve_ahead(&mut self, file: &File, size_bytes: u64) {
+        let limit = self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX);
+        let active = self.active();
+        let (size, end) = (active.footer.size_bytes, active.footer.size_bytes + size_bytes);
+        if end <= active.reserved_bytes || size < RESERVE_FROM_BYTES {
+            return;
+        }
+        let ahead = (size / RESERVE_SHARE).min(RESERVE_BYTES_MAX);
+        let wanted = (end + ahead).min(limit.max(end));
+        active.reserved_bytes = if allocate(file, size, wanted - size) {
+            wanted
+        } else {
+            // Not asked again in this segment.
+            u64::MAX
+        };
+    }
+
+    /// Gives back what the active segment has beyond its end.
+    pub(crate) fn give_reserve_back(&mut self) {
+        let Some(mut entry) = self.segments.last_entry() else {
+            return;
+        };
+        let active = entry.get_mut();
+        let is_worth_it = active.has_reserve(GIVE_BACK_FROM_BYTES);
+        if is_worth_it && let Ok(open) = self.open_active() {
+            let active = self.active();
+            let size_bytes = active.footer.size_bytes;
+            active.reserved_bytes = 0;
+            // What stays is found by the next recovery or removed with the segment.
+            let _ = open.file.set_len(size_bytes);
+        }
+    }
+}
+
+impl Segment {
+    fn has_reserve(&self, least_bytes: u64) -> bool {
+        self.reserved_bytes != u64::MAX && self.reserved_bytes >= self.footer.size_bytes + least_bytes
+    }
+}
+
+/// Reserves blocks without changing the file's length; false if the file system cannot.
+pub(crate) fn allocate(file: &File, from: u64, size_bytes: u64) -> bool {
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, from, size_bytes).is_ok()
+}
+
+/// Gives back what a killed process had reserved; `file` has `size_bytes` of batches and nobody appends.
+pub(crate) fn give_back_unknown(file: &File, size_bytes: u64) {
+    let blocks = file
+        .metadata()
+        .map_or(0, |metadata| metadata.blocks() * BLOCK_BYTES);
+    if blocks >= size_bytes + GIVE_BACK_FROM_BYTES {
+        let _ = file.set_len(size_bytes);
+    }
+}
