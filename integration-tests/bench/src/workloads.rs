@@ -82,6 +82,8 @@ pub enum Plan {
     ThroughputOver(i32, i32, ProduceLoad),
     /// So many connections are opened.
     Connections(u64),
+    /// So many connections are held and do nothing.
+    IdleConnections(u64),
     /// Topics are listed so many times.
     ListTopics(u64),
     /// A formatted node is started.
@@ -172,6 +174,7 @@ impl Workload {
                 many::throughput(cluster, row, (few, many), produce, scale)
             }
             Plan::Connections(count) => many::connections(cluster, count, scale),
+            Plan::IdleConnections(count) => many::idle_connections(cluster, count, scale),
             Plan::ListTopics(count) => command_line::list_topics(cluster, programs, row, count, scale),
             Plan::EmptyStart => start::empty(cluster),
             Plan::Idle(produce) => start::idle(cluster, row, produce, scale),

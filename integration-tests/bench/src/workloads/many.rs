@@ -115,9 +115,34 @@ pub fn throughput(
 /// # Errors
 /// One was refused or not answered.
 pub fn connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
-    let each = scale.count(count, LEAST).div_ceil(OPENING_THREADS);
-    let address = cluster.address();
     let began = clock::now();
+    let opened = open_all(cluster.address(), scale.count(count, LEAST))?;
+    let seconds = (clock::now() - began) as f64 / SECOND as f64;
+    let mut figures = Figures::default();
+    figures.set(Metric::Connections, opened.len() as f64 / seconds);
+    Ok(figures)
+}
+
+/// Holds connections on which nothing happens: what they cost.
+///
+/// # Errors
+/// One was refused, not answered, or closed.
+pub fn idle_connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
+    let mut opened = open_all(cluster.address(), scale.count(count, LEAST))?;
+    let from = clock::now() + clock::seconds(scale.warm_seconds);
+    let to = from + clock::seconds(scale.seconds);
+    let usage = proc::watch(cluster.pids(), from, to);
+    clock::sleep_until(to + SECOND / 20);
+    let mut figures = Figures::default();
+    usage.finish()?.add_to(&mut figures);
+    for connection in &mut opened {
+        ask_versions(connection)?;
+    }
+    Ok(figures)
+}
+
+fn open_all(address: SocketAddr, count: u64) -> Result<Vec<Admin>> {
+    let each = count.div_ceil(OPENING_THREADS);
     let opened = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..OPENING_THREADS)
             .map(|_| scope.spawn(move || open(address, each)))
@@ -127,27 +152,28 @@ pub fn connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figur
             .map(|thread| thread.join().map_err(|_| anyhow!("an opening thread panicked"))?)
             .collect::<Result<Vec<_>>>()
     })?;
-    let seconds = (clock::now() - began) as f64 / SECOND as f64;
-    let mut figures = Figures::default();
-    figures.set(Metric::Connections, (each * OPENING_THREADS) as f64 / seconds);
-    drop(opened);
-    Ok(figures)
+    Ok(opened.into_iter().flatten().collect())
 }
 
 fn open(address: SocketAddr, count: u64) -> Result<Vec<Admin>> {
-    let request = ApiVersionsRequest::default()
-        .with_client_software_name(text("odradek-bench"))
-        .with_client_software_version(text("1"));
     (0..count)
         .map(|_| {
             let mut connection = Admin::open(address)?;
-            let versions = connection.ask(API_VERSIONS, &request)?;
-            ensure!(
-                versions.error_code == 0,
-                "ApiVersions: error {}",
-                versions.error_code
-            );
+            ask_versions(&mut connection)?;
             Ok(connection)
         })
         .collect()
+}
+
+fn ask_versions(connection: &mut Admin) -> Result<()> {
+    let request = ApiVersionsRequest::default()
+        .with_client_software_name(text("odradek-bench"))
+        .with_client_software_version(text("1"));
+    let versions = connection.ask(API_VERSIONS, &request)?;
+    ensure!(
+        versions.error_code == 0,
+        "ApiVersions: error {}",
+        versions.error_code
+    );
+    Ok(())
 }

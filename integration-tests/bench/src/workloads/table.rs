@@ -609,6 +609,13 @@ const MANY: &[Workload] = &[
         bounds: &[must_be_more(Connections, 2.0)],
     },
     Workload {
+        row: "20b",
+        title: "10,000 idle connections",
+        plan: Plan::IdleConnections(10_000),
+        shown: &[Rss, CpuShare],
+        bounds: &[],
+    },
+    Workload {
         row: "21",
         title: "`topics --list` of 10 topics",
         plan: Plan::ListTopics(5),
