@@ -41,14 +41,12 @@ setup() { # NAME
 }
 
 build_Python() {
-  need python3 python3
-  python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
-  python3 -m venv "$1/venv"
+  make_venv "$1/venv"
   "$1/venv/bin/pip" install -q -r "$1/requirements.txt"
 }
 
 build_Go() {
-  command -v go >/dev/null 2>&1 || die "go is missing; install Go 1.26 or newer"
+  setup_go_toolchain
   (cd "$1" && go build -o demo .)
 }
 

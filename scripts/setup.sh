@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the machine ready: Debian packages where this user may install them, else the one line to run.
 #   setup.sh build     what a build takes
-#   setup.sh test      also what the tests run beside Odradek: Apache Kafka's jars, Prometheus
+#   setup.sh test      also what the tests run beside Odradek: Apache Kafka's jars, Prometheus, the examples
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,6 +20,9 @@ compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/li
 if [ "${1:-build}" = test ]; then
   want java default-jre-headless
   want mvn maven
+  want javac default-jdk-headless
+  want node nodejs
+  want npm npm
   want python3 python3
   want kcat kcat
   want valgrind valgrind
@@ -47,5 +50,6 @@ fi
 
 if [ "${1:-build}" = test ]; then
   integration-tests/clients/run.sh setup jars
+  examples/run.sh setup
   scripts/prometheus.sh >/dev/null
 fi

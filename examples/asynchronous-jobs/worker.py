@@ -9,10 +9,12 @@ import signal
 import sys
 import time
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
 BATCH = 20
 WORK_SECONDS = 0.01
+# The jobs were given to others since they were taken.
+NOT_OURS = (KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS)
 
 
 class Worker:
@@ -50,9 +52,17 @@ class Worker:
                 if jobs:
                     if self.producer.flush(30):
                         raise RuntimeError("results could not be written")
-                    self.consumer.commit(asynchronous=False)
+                    self.commit()
         finally:
             self.consumer.close()
+
+    def commit(self):
+        try:
+            self.consumer.commit(asynchronous=False)
+        except KafkaException as error:
+            # Whoever has them now does them again, which is the same as after a crash.
+            if error.args[0].code() not in NOT_OURS:
+                raise
 
     def handle(self, message):
         job = json.loads(message.value())

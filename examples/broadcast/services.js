@@ -4,7 +4,7 @@
 // Runs `handle(event)` for every event, as one instance of a service; `joined(partitions)` is told how many partitions it has.
 // Gives back the consumer, to be disconnected.
 async function listen(kafka, topic, service, handle, joined) {
-  const consumer = kafka.consumer({ groupId: service, sessionTimeout: 10000, rebalanceTimeout: 15000 })
+  const consumer = kafka.consumer({ groupId: service })
   consumer.on(consumer.events.GROUP_JOIN, ({ payload }) => joined((payload.memberAssignment[topic] || []).length))
   await consumer.connect()
   // A service that is new reads the whole past first.

@@ -6,16 +6,14 @@ from kafka import KafkaProducer
 
 
 class Agent:
-    """Publishes the readings of one host. A reading is worth little: the agent never waits for the cluster."""
+    """Publishes the readings of one host. A single reading is worth little: the agent never waits for the cluster."""
 
     def __init__(self, bootstrap, topic, host):
         self.topic, self.host = topic, host
-        # The leader's word is enough, and there is no second try: tomorrow nobody asks for a single reading of today.
+        # Idempotent, as the client is by default: a reading that is sent again after a lost answer neither counts twice nor
+        # overtakes the ones behind it.
         self.producer = KafkaProducer(
             bootstrap_servers=bootstrap,
-            acks=1,
-            enable_idempotence=False,
-            retries=0,
             linger_ms=100,
             compression_type="gzip",
             key_serializer=str.encode,

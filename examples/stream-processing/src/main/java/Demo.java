@@ -33,7 +33,7 @@ public final class Demo {
     private static final Instant BEGIN = Instant.ofEpochSecond(Instant.now().getEpochSecond() / 60 * 60).minusSeconds(900);
 
     private final String bootstrap = System.getenv("BOOTSTRAP_SERVERS");
-    private final String guarantee = Optional.ofNullable(System.getenv("PROCESSING_GUARANTEE")).orElse("at_least_once");
+    private final String guarantee = Optional.ofNullable(System.getenv("PROCESSING_GUARANTEE")).orElse("exactly_once_v2");
     private final String application = "views-per-country-" + System.currentTimeMillis();
     private final ViewsPerCountry.Topics topics =
         new ViewsPerCountry.Topics(application + "-views", application + "-users", application + "-counts");
