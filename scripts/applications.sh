@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs whole applications against a cluster whose brokers are killed, and counts what they did.
 #   applications.sh [NAME...] [-- ARGUMENTS]     names: those of `all` below; arguments go to every harness that is named
+#   applications.sh exactly-once [-- --runs 10]  exactly-once-demo and copier, ten times each, a line for each run
 # SYSTEM=kafka runs them on Apache Kafka, which says whether a harness is right.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -11,7 +12,7 @@ tests=$here/../integration-tests
 all=(exactly-once-demo copier clients librdkafka word-count streams-smoke streams-eos connect connect-at-least-once mirror)
 names=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  names+=("$1")
+  if [ "$1" = exactly-once ]; then names+=(exactly-once-demo copier); else names+=("$1"); fi
   shift
 done
 [ $# = 0 ] || shift

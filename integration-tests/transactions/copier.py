@@ -88,7 +88,7 @@ def run(settings, folder):
         rows = []
         for number in range(1, settings.runs + 1):
             rows.append(round_of(stage, settings, number))
-            print(rows[-1], flush=True)
+            applications.say(rows[-1])
             if rows[-1]["verdict"] != "ok":
                 stage.show_logs()
         return rows

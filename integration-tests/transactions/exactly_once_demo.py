@@ -4,8 +4,9 @@
 
 The demo copies input-topic to output-topic with several transactional processors of one consumer group. It has the
 bootstrap server localhost:9092 built in, so the cluster's first broker is there. Its exit code is always 0; the verdict is
-this harness's own: every input record is in the output exactly once. The demo gives each of its stages two minutes, and its
-first sends one record at a time: on a machine that is busy otherwise, take fewer --records.
+this harness's own: every input record is in the output exactly once. Brokers die from when the topics are there to the end, one
+of them when the copying begins. The demo gives each of its stages two minutes, and its first sends one record at a time: on a
+machine that is busy otherwise, take fewer --records.
 """
 
 import os
@@ -22,9 +23,11 @@ def round_of(stage, settings, number):
     kills, began = stage.kills, time.monotonic()
     demo = stage.java(f"demo-{number}", os.environ["TRANSACTIONS_JARS"], DEMO, settings.partitions, settings.instances,
                       settings.records)
-    demo.wait_for("Processing new records", 180)
-    # The copying takes seconds: the first broker dies while it begins.
-    with stage.killing(first=stage.random.random()):
+    demo.wait_for("Created topics", 180)
+    with stage.killing(first=stage.settings.every) as killer:
+        demo.wait_for("Processing new records", LIMIT_SECONDS)
+        # The copying takes seconds only.
+        killer.now()
         demo.wait(LIMIT_SECONDS)
     sent = [key for rows in stage.read("input-topic").values() for _, key, _ in rows]
     copied = [key for rows in stage.read("output-topic").values() for _, key, _ in rows]
@@ -44,7 +47,7 @@ def run(settings, folder):
         rows = []
         for number in range(1, settings.runs + 1):
             rows.append(round_of(stage, settings, number))
-            print(rows[-1], flush=True)
+            applications.say(rows[-1])
             if rows[-1]["verdict"] != "ok":
                 stage.show_logs()
         return rows

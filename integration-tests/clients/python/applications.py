@@ -118,14 +118,17 @@ class Stage:
 
     @contextlib.contextmanager
     def killing(self, first=0.0):
-        """While this lasts a broker dies every `--every` seconds, the first one after `first`; each in its turn, in random order."""
-        if not self.settings.every:
-            yield
-            return
+        """While this lasts a broker dies every `--every` seconds, the first one after `first`; each in its turn, in random order.
+
+        Gives the killer, which can be told to strike now; with --every 0 it never starts.
+        """
         killer = Killer(self, first)
+        if not self.settings.every:
+            yield killer
+            return
         killer.start()
         try:
-            yield
+            yield killer
         finally:
             killer.end()
 
@@ -189,12 +192,13 @@ class Killer(threading.Thread):
 
     def __init__(self, stage, first):
         super().__init__(daemon=True)
-        self.stage, self.wait, self.ending, self.error = stage, first, threading.Event(), None
+        self.stage, self.wait, self.error = stage, first, None
+        self.wanted, self.ending = threading.Event(), threading.Event()
 
     def run(self):
         order = []
         try:
-            while not self.ending.wait(self.wait):
+            while self.due():
                 self.stage.wait_whole()
                 order = order or self.stage.random.sample(list(self.stage.system.numbers()), self.stage.system.count)
                 began = time.monotonic()
@@ -203,6 +207,16 @@ class Killer(threading.Thread):
         except Exception as error:
             self.error = error
 
+    def due(self):
+        """Waits for the next kill; False when there is none."""
+        self.wanted.wait(self.wait)
+        self.wanted.clear()
+        return not self.ending.is_set()
+
+    def now(self):
+        """The next broker dies as soon as the last one is back."""
+        self.wanted.set()
+
     def strike(self, node):
         self.stage.kill_broker(node)
         self.ending.wait(self.stage.settings.down)
@@ -210,6 +224,7 @@ class Killer(threading.Thread):
 
     def end(self):
         self.ending.set()
+        self.wanted.set()
         self.join(IN_SYNC_SECONDS + 60)
         if self.error:
             raise RuntimeError("the killing of brokers failed") from self.error
@@ -311,6 +326,11 @@ def compare(expected, found):
 def wrong(counts, at_least_once=False):
     """Whether a comparison breaks the promise."""
     return bool(counts["missing"] or counts["alien"] or (counts["repeated"] and not at_least_once))
+
+
+def say(row):
+    """What one run of several did, on one line."""
+    print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
 
 
 def table(rows):
