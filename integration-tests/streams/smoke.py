@@ -54,11 +54,12 @@ def run(settings, folder):
         verdict = "ok"
         if "\nSUCCESS" not in said:
             verdict = "FAILED"
-            stage.show_logs()
         elif settings.every and stage.kills < stage.system.count:
             verdict = f"FAILED: only {stage.kills} brokers were killed"
         elif any(program.count("SMOKE-TEST-CLIENT-EXCEPTION") for program in (second, third)):
             verdict = "FAILED: a processor had an exception"
+        if verdict != "ok":
+            stage.show_logs()
         processed = [line.split("=")[1] for line in said.splitlines() if line.startswith("recordProcessed=")]
         return [{"harness": "StreamsSmokeTest", "guarantee": settings.guarantee, "kills": stage.kills,
                  "seconds": round(time.monotonic() - began), "generated": 20000, "processed": processed[-1] if processed else "-",

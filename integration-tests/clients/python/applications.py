@@ -31,6 +31,8 @@ NODES = 3
 IN_SYNC_SECONDS = 180
 READ_SECONDS = 300
 ANSWER_SECONDS = 60
+# Characters of each log that a failure shows.
+LOG_SHOWN = 8000
 
 
 def parser(description):
@@ -71,12 +73,13 @@ class Stage:
         for program in self.programs:
             program.kill()
         self.system.stop()
-        if kind is not None and not issubclass(kind, KeyboardInterrupt):
+        if kind is not None and issubclass(kind, Exception):
             self.show_logs()
 
     def show_logs(self):
-        for log in sorted(self.folder.rglob("*.log")):
-            print(f"--- {log.relative_to(self.folder)}\n{log.read_text(errors='replace')[-3000:]}", file=sys.stderr)
+        # Not those below: segments of partitions have the same ending.
+        for log in sorted([*self.folder.glob("*.log"), *self.folder.glob("cluster/*.log")]):
+            print(f"--- {log.relative_to(self.folder)}\n{log.read_text(errors='replace')[-LOG_SHOWN:]}", file=sys.stderr)
 
     @property
     def bootstrap(self):
@@ -343,6 +346,9 @@ def table(rows):
 
 def main(settings, run):
     """Runs `run(settings, folder)`, which gives back rows with a "verdict" each; prints them; 1 unless every verdict is ok."""
+    # So that a harness that is told to stop, by kill or by a caller that tires of it, ends what it started.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     if settings.keep:
         folder = pathlib.Path(settings.keep)
         folder.mkdir(parents=True)
