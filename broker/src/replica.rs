@@ -6,7 +6,7 @@
 mod flushing;
 pub mod moving;
 pub mod reading;
-mod transactions;
+pub mod transactions;
 mod waiting;
 pub mod watchers;
 
@@ -34,6 +34,7 @@ use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use self::moving::{FutureReplica, MoveProgress};
+use self::transactions::Stalled;
 use self::waiting::{PendingAppend, Safe};
 use self::watchers::Watchers;
 use crate::data_directory::DataDirectory;
@@ -83,6 +84,7 @@ struct State {
     observers: Vec<(u64, Arc<Notify>)>,
     next_observer: u64,
     pending: Vec<PendingAppend>,
+    stalled: Stalled,
 }
 
 /// The offsets of a replica at one moment.
@@ -163,6 +165,7 @@ impl Replica {
             observers: Vec::new(),
             next_observer: 0,
             pending: Vec::new(),
+            stalled: Stalled::default(),
         };
         Arc::new_cyclic(|me| Self {
             id,
@@ -597,9 +600,11 @@ fn wake(mut state: MutexGuard<'_, State>, whom: Wake) {
         partition,
         pending,
         watchers,
+        stalled,
         ..
     } = &mut *state;
     let log = partition.log();
+    stalled.note(log);
     let news = watchers.news(offsets(partition), whom == Wake::Everybody, |from, to| {
         log.bytes_between(from, to)
     });

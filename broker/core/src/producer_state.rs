@@ -25,6 +25,8 @@ pub const BATCHES_RETAINED: usize = 5;
 pub const NO_COORDINATOR_EPOCH: i32 = -1;
 /// First `transaction.version` in which each end of a transaction raises the producer's epoch.
 const EPOCH_RAISED_SINCE: i16 = 2;
+/// How much longer than any transaction may last one is open before it counts as late.
+const LATE_AFTER_MS: i64 = 5 * 60_000;
 /// Producers kept per partition when nothing else is configured; above, those idle longest are forgotten.
 pub const PRODUCERS_MAX: usize = 100_000;
 
@@ -318,6 +320,24 @@ impl ProducerStates {
     #[must_use]
     pub fn first_undecided_offset(&self) -> Option<i64> {
         self.ongoing.keys().next().copied()
+    }
+
+    /// Number of open transactions.
+    #[must_use]
+    pub fn open_transactions(&self) -> usize {
+        self.ongoing.len()
+    }
+
+    /// Whether the oldest open transaction has been written to for the last time so long ago that its coordinator must have
+    /// ended it, had it known of it: `transaction.max.timeout.ms` and five minutes, as Kafka counts.
+    #[must_use]
+    pub fn has_late_transaction(&self, now: Now, timeout_max_ms: i64) -> bool {
+        let oldest = self.ongoing.values().next();
+        let state = oldest.and_then(|producer_id| self.producers.get(producer_id));
+        state.is_some_and(|state| {
+            let idle_ms = now.wall_ms.saturating_sub(state.last_timestamp);
+            state.last_timestamp > 0 && idle_ms > timeout_max_ms.saturating_add(LATE_AFTER_MS)
+        })
     }
 
     /// Forgets producers that wrote nothing for `expiration_ms` and have no open transaction; returns how many.

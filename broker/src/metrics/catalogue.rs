@@ -60,6 +60,11 @@ metrics! {
     LOG_START_OFFSET = Gauge "odradek_log_start_offset" ["topic", "partition"] "First offset that is kept.";
     LOG_END_OFFSET = Gauge "odradek_log_end_offset" ["topic", "partition"] "Offset that the next record gets.";
     HIGH_WATERMARK = Gauge "odradek_high_watermark" ["topic", "partition"] "End of what is committed.";
+    LAST_STABLE_OFFSET_LAG = Gauge "odradek_last_stable_offset_lag_records" ["topic", "partition"] "Records between the last stable offset, where read_committed consumers stop, and the high watermark.";
+    LAST_STABLE_OFFSET_STALLED = Gauge "odradek_last_stable_offset_stalled_seconds" ["topic", "partition"] "Seconds for which transactions have kept the last stable offset of a partition led here where it is; shown while they do.";
+    LAST_STABLE_OFFSET_MAX_STALLED = Gauge "odradek_last_stable_offset_max_stalled_seconds" [] "The longest of those times over the partitions led here, 0 if no transaction is open.";
+    PARTITION_OPEN_TRANSACTIONS = Gauge "odradek_partition_open_transactions" [] "Transactions that no marker has ended, counted in every partition led here that they have written to.";
+    LATE_TRANSACTION_PARTITIONS = Gauge "odradek_partitions_with_late_transactions" [] "Partitions led here whose oldest open transaction is older than transaction.max.timeout.ms and five minutes: its coordinator does not know of it.";
     REPLICA_LAG = Gauge "odradek_replica_lag_records" ["topic", "partition", "replica"] "Records that a follower of a partition led here is behind.";
     CLEANER_MAX_DIRTY = Gauge "odradek_log_cleaner_max_dirty_percent" [] "Share of the dirtiest log that is not compacted and may be, in percent.";
     CLEANER_RECOPY = Gauge "odradek_log_cleaner_recopy_percent" [] "Bytes that the threads' last compactions wrote, in percent of the segments they replaced.";

@@ -7,14 +7,17 @@ use std::sync::atomic::Ordering;
 
 use odradek_broker_core::groups::GroupState;
 use odradek_broker_core::transactions::metadata::TransactionState;
+use odradek_common::time::Now;
 use odradek_controller_core::quorum::Role;
 
 use super::catalogue::{self as names, Kind, METRICS};
 use super::{Connections, TopicTraffic, UncommittedTimestamps};
 use crate::broker::Broker;
+use crate::clock;
 use crate::coordinator::groups::snapshot::CommittedOffset;
 use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::replica::Replica;
+use crate::replica::transactions::OpenTransactions;
 
 /// Writes samples in the text format, with HELP and TYPE before the first of each metric.
 pub struct Exporter {
@@ -124,11 +127,14 @@ struct Seen {
     start: i64,
     end: i64,
     high_watermark: i64,
+    last_stable: i64,
+    open: OpenTransactions,
     lags: Vec<(i32, i64)>,
 }
 
 impl Seen {
-    fn of(replica: &Replica) -> Self {
+    fn of(replica: &Replica, now: Now, timeout_max_ms: i64) -> Self {
+        let open = replica.open_transactions(now, timeout_max_ms);
         replica.with(|p| {
             let (log, image) = (p.log(), p.image());
             let end = log.log_end_offset();
@@ -144,6 +150,8 @@ impl Seen {
                 start: log.log_start_offset(),
                 end,
                 high_watermark: log.high_watermark(),
+                last_stable: log.last_stable_offset(),
+                open,
                 lags: lags
                     .map(|(id, f)| (id, (end - f.log_end_offset).max(0)))
                     .collect(),
@@ -154,11 +162,13 @@ impl Seen {
 
 /// Everything of a broker that has a life of its own.
 pub fn broker(exporter: &mut Exporter, broker: &Broker, connections: &Connections) {
+    let now = clock::now();
+    let timeout_max_ms = i64::from(broker.config.load().transaction.max_timeout_ms);
     let seen: Vec<Seen> = broker
         .replicas
         .all()
         .iter()
-        .map(|replica| Seen::of(replica))
+        .map(|replica| Seen::of(replica, now, timeout_max_ms))
         .collect();
     partitions(exporter, &seen);
     let directories = broker.replicas.directories();
@@ -203,6 +213,10 @@ fn partitions(exporter: &mut Exporter, seen: &[Seen]) {
     each(names::LOG_START_OFFSET, |p| p.start as f64);
     each(names::LOG_END_OFFSET, |p| p.end as f64);
     each(names::HIGH_WATERMARK, |p| p.high_watermark as f64);
+    each(names::LAST_STABLE_OFFSET_LAG, |p| {
+        (p.high_watermark - p.last_stable) as f64
+    });
+    open_transactions(exporter, seen);
     for p in led() {
         for (replica, lag) in &p.lags {
             let replica = replica.to_string();
@@ -214,6 +228,22 @@ fn partitions(exporter: &mut Exporter, seen: &[Seen]) {
             exporter.sample(names::REPLICA_LAG, &labels, *lag as f64);
         }
     }
+}
+
+fn open_transactions(exporter: &mut Exporter, seen: &[Seen]) {
+    let led = || seen.iter().filter(|p| p.leads);
+    let seconds = |ms: u64| ms as f64 / 1_000.0;
+    for p in led().filter(|p| p.open.stalled_ms > 0) {
+        let labels = [("topic", &*p.topic), ("partition", &*p.partition)];
+        let stalled = seconds(p.open.stalled_ms);
+        exporter.sample(names::LAST_STABLE_OFFSET_STALLED, &labels, stalled);
+    }
+    let longest_ms = led().map(|p| p.open.stalled_ms).max().unwrap_or(0);
+    exporter.sample(names::LAST_STABLE_OFFSET_MAX_STALLED, &[], seconds(longest_ms));
+    let open: usize = led().map(|p| p.open.count).sum();
+    exporter.sample(names::PARTITION_OPEN_TRANSACTIONS, &[], open as f64);
+    let late = led().filter(|p| p.open.is_late).count();
+    exporter.sample(names::LATE_TRANSACTION_PARTITIONS, &[], late as f64);
 }
 
 fn topics(exporter: &mut Exporter, topics: &BTreeMap<Arc<str>, Arc<TopicTraffic>>) {

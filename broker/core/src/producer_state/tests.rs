@@ -428,3 +428,18 @@ fn verifications_are_bounded_and_expire() {
     states.expire(Now::new(0, 1_000 + VERIFICATIONS_MAX as i64), 10);
     assert_eq!(states.verifications.len(), 14);
 }
+
+#[test]
+fn a_transaction_is_late_when_no_coordinator_can_know_of_it() {
+    let mut states = ProducerStates::default();
+    assert!(!states.has_late_transaction(Now::new(0, i64::MAX), 0));
+    states.record(&transactional(batch(1, 0, 0, 1, 10)));
+    states.record(&transactional(batch(2, 0, 0, 1, 500_000)));
+    assert_eq!(states.open_transactions(), 2);
+    // The batches' timestamps are 1,010 and 501,000.
+    let late_at = 1_010 + 60_000 + 5 * 60_000;
+    assert!(!states.has_late_transaction(Now::new(0, late_at), 60_000));
+    assert!(states.has_late_transaction(Now::new(0, late_at + 1), 60_000));
+    states.complete_txn(&marker(1, 0, 500_001), ABORT);
+    assert!(!states.has_late_transaction(Now::new(0, late_at + 1), 60_000));
+}

@@ -159,3 +159,74 @@ fn an_abort_before_a_roll_is_known_after_a_kill() {
     assert_eq!(aborted.len(), 1);
     assert_eq!(fixture.kill().log.aborted_transactions(0, i64::MAX), aborted);
 }
+
+#[test]
+fn deleting_records_within_an_open_transaction_leaves_it_open() {
+    let mut fixture = Fixture::new();
+    fixture.append_batch(1, producer_batch(7, 0, 0, true));
+    fixture.append(3);
+    fixture.append_batch(1, producer_batch(7, 0, 1, true));
+    fixture.log.delete_records_before(2).unwrap();
+    assert_eq!(
+        fixture.log.last_stable_offset(),
+        2,
+        "nothing of it may be read, and nothing below is there"
+    );
+    let mut restarted = fixture.restart();
+    assert_eq!(restarted.log.last_stable_offset(), 2);
+    restarted.append_batch(1, marker(TransactionResult::Abort, 7));
+    assert_eq!(restarted.log.last_stable_offset(), 6);
+    let aborted = restarted.log.aborted_transactions(2, 6);
+    assert_eq!((aborted.len(), aborted[0].first_offset), (1, 0));
+    restarted.log.delete_records_before(6).unwrap();
+    assert!(restarted.log.aborted_transactions(0, 6).is_empty());
+}
+
+#[test]
+fn retention_goes_on_under_an_open_transaction() {
+    let mut fixture = Fixture::with(LogConfig {
+        retention_bytes: 1,
+        ..small_segments()
+    });
+    for sequence in 0..30 {
+        fixture.append_batch(1, producer_batch(7, 0, sequence, true));
+    }
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    let start = fixture.log.log_start_offset();
+    assert!(start > 0);
+    assert_eq!(fixture.log.last_stable_offset(), start);
+    fixture.append_batch(1, marker(TransactionResult::Commit, 7));
+    assert_eq!(fixture.log.last_stable_offset(), 31);
+}
+
+#[test]
+fn a_follower_knows_of_transactions_what_its_leader_knows() {
+    let mut leader = Fixture::new();
+    leader.append_batch(1, producer_batch(7, 0, 0, true));
+    leader.append_batch(1, producer_batch(8, 0, 0, true));
+    leader.append_batch(1, producer_batch(9, 0, 0, false));
+    leader.append_batch(1, marker(TransactionResult::Abort, 7));
+    leader.append_batch(1, producer_batch(7, 0, 1, true));
+    let slice = leader
+        .log
+        .read_plan(0, 1 << 20, i64::MAX, MinOneBatch::Yes)
+        .unwrap();
+    let mut follower = Fixture::new();
+    follower
+        .log
+        .append_as_follower(NOW, &slice.read().unwrap())
+        .unwrap();
+    assert_eq!(follower.log.last_stable_offset(), 0);
+    follower.log.set_high_watermark(5);
+    assert_eq!(follower.log.last_stable_offset(), 1);
+    assert_eq!(
+        follower.log.producers().describe(),
+        leader.log.producers().describe()
+    );
+    assert_eq!(
+        follower.log.aborted_transactions(0, 5),
+        leader.log.aborted_transactions(0, 5)
+    );
+    follower.append_batch(2, marker(TransactionResult::Commit, 8));
+    assert_eq!(follower.log.last_stable_offset(), 4, "it goes on as the leader");
+}
