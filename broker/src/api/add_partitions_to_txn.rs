@@ -43,24 +43,32 @@ impl Handler for AddPartitionsToTxn {
         call: Call,
         request: AddPartitionsToTxnRequest,
     ) -> AddPartitionsToTxnResponse {
-        let version = call.api_version;
-        if version < BATCH_SINCE {
-            let transaction = AddPartitionsToTxnTransaction::default()
-                .with_transactional_id(request.v3_and_below_transactional_id)
-                .with_producer_id(request.v3_and_below_producer_id)
-                .with_producer_epoch(request.v3_and_below_producer_epoch)
-                .with_topics(request.v3_and_below_topics);
-            let result = add(&broker, version, transaction).await;
-            return AddPartitionsToTxnResponse::default()
-                .with_results_by_topic_v3_and_below(result.topic_results);
-        }
-        let transactions = request
-            .transactions
-            .into_iter()
-            .map(|transaction| add(&broker, version, transaction));
-        let results = stream::iter(transactions).buffered(IDS_AT_ONCE).collect().await;
-        AddPartitionsToTxnResponse::default().with_results_by_transaction(results)
+        answer(&broker, call.api_version, request).await
     }
+}
+
+/// The answer, also to this node itself.
+pub async fn answer(
+    broker: &Broker,
+    version: i16,
+    request: AddPartitionsToTxnRequest,
+) -> AddPartitionsToTxnResponse {
+    if version < BATCH_SINCE {
+        let transaction = AddPartitionsToTxnTransaction::default()
+            .with_transactional_id(request.v3_and_below_transactional_id)
+            .with_producer_id(request.v3_and_below_producer_id)
+            .with_producer_epoch(request.v3_and_below_producer_epoch)
+            .with_topics(request.v3_and_below_topics);
+        let result = add(broker, version, transaction).await;
+        return AddPartitionsToTxnResponse::default()
+            .with_results_by_topic_v3_and_below(result.topic_results);
+    }
+    let transactions = request
+        .transactions
+        .into_iter()
+        .map(|transaction| add(broker, version, transaction));
+    let results = stream::iter(transactions).buffered(IDS_AT_ONCE).collect().await;
+    AddPartitionsToTxnResponse::default().with_results_by_transaction(results)
 }
 
 /// Adds or verifies the partitions of one transaction.

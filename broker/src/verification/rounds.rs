@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::{Operation, Transaction};
+use crate::api::add_partitions_to_txn;
 use crate::broker::Broker;
 use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
@@ -132,6 +133,9 @@ impl Verifier {
         node: NodeId,
         request: AddPartitionsToTxnRequest,
     ) -> Result<AddPartitionsToTxnResponse, ClientError> {
+        if node == broker.node_id {
+            return Ok(add_partitions_to_txn::answer(broker, VERSION, request).await);
+        }
         let image = broker.image();
         let listener = &broker.config.load().listeners.inter_broker_listener_name;
         let registered = image.brokers.get(&node);
