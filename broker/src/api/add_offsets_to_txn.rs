@@ -13,6 +13,7 @@ use super::init_producer_id::known_since;
 use super::{Call, Handler};
 use crate::broker::Broker;
 use crate::names::OFFSETS_TOPIC;
+use crate::topic_creation::ensure_internal;
 
 /// First version whose clients know PRODUCER_FENCED.
 const FENCED_SINCE: i16 = 2;
@@ -41,17 +42,18 @@ impl Handler for AddOffsetsToTxn {
     }
 }
 
-async fn add(broker: &Broker, request: AddOffsetsToTxnRequest) -> Result<(), ErrorCode> {
+async fn add(broker: &Arc<Broker>, request: AddOffsetsToTxnRequest) -> Result<(), ErrorCode> {
     if request.transactional_id.0.is_empty() {
         return Err(ErrorCode::InvalidRequest);
     }
+    // Who reads partitions of its own choice has not looked for the group's coordinator, and does not before this is answered.
+    ensure_internal(broker, OFFSETS_TOPIC).await;
     let image = broker.image();
     let partitions = image
         .topic(OFFSETS_TOPIC)
         .map_or(0, |topic| topic.partitions.len());
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
     if partitions == 0 {
-        // Whoever has offsets to commit has found their coordinator: this broker has not heard of it yet.
         return Err(ErrorCode::CoordinatorNotAvailable);
     }
     let partition = partition_for(&request.group_id.0, partitions);
