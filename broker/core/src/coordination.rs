@@ -8,6 +8,7 @@ pub mod fields;
 pub mod timers;
 
 use bytes::Bytes;
+use odradek_common::error::ErrorCode;
 use odradek_common::records::control::TransactionResult;
 
 use crate::producer_state::verification::Verification;
@@ -104,6 +105,23 @@ impl<Response> Default for Effects<Response> {
             appends: Vec::new(),
             replies: Vec::new(),
         }
+    }
+}
+
+/// What clients of a coordinator are told when its records cannot be appended, as Kafka has it: what passes by itself sends them
+/// to look for their coordinator once more.
+#[must_use]
+pub fn append_refusal(code: ErrorCode) -> ErrorCode {
+    match code {
+        ErrorCode::UnknownTopicOrPartition
+        | ErrorCode::NotEnoughReplicas
+        | ErrorCode::NotEnoughReplicasAfterAppend
+        | ErrorCode::RequestTimedOut => ErrorCode::CoordinatorNotAvailable,
+        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
+            ErrorCode::UnknownServerError
+        }
+        other => other,
     }
 }
 

@@ -34,7 +34,7 @@ use self::parked::Parked;
 use self::records::Record;
 use self::replicated::Replicated;
 use crate::coordination::timers::Timers;
-use crate::coordination::{Append, AppendId, AppendKind, RequestToken};
+use crate::coordination::{Append, AppendId, AppendKind, RequestToken, append_refusal};
 
 /// Requests that wait for a producer id; beyond, clients are told to try again.
 const WAITING_FOR_PRODUCER_IDS_MAX: usize = 1_000;
@@ -612,7 +612,7 @@ impl TransactionShard {
 
     fn lost(&mut self, now: Now, pending: &Pending, code: ErrorCode) {
         let transactional_id = &pending.record.transactional_id;
-        let code = coordinator_error(code);
+        let code = append_refusal(code);
         if pending.then == Then::Completed {
             self.retry_completion(now, transactional_id, code);
             return;
@@ -664,19 +664,6 @@ impl TransactionShard {
         self.effects.producer_ids_wanted += 1;
         self.waiting.push_back(waiting);
         None
-    }
-}
-
-/// What a client is told when its record cannot be written, as Kafka has it.
-fn coordinator_error(code: ErrorCode) -> ErrorCode {
-    match code {
-        ErrorCode::UnknownTopicOrPartition
-        | ErrorCode::NotEnoughReplicas
-        | ErrorCode::NotEnoughReplicasAfterAppend
-        | ErrorCode::RequestTimedOut => ErrorCode::CoordinatorNotAvailable,
-        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
-        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge => ErrorCode::UnknownServerError,
-        other => other,
     }
 }
 

@@ -16,7 +16,7 @@ use super::group::{Group, GroupState};
 use super::offsets::offset_tombstone;
 use super::records::{OffsetValue, Record};
 use super::{Caller, GroupResponse, GroupShard};
-use crate::coordination::{AppendKind, RequestToken};
+use crate::coordination::{AppendKind, RequestToken, append_refusal};
 
 /// From this version on, DescribeGroups says that a group does not exist.
 const GROUP_ID_NOT_FOUND_VERSION: i16 = 6;
@@ -212,7 +212,7 @@ impl GroupShard {
             ..
         } = pending;
         let result = match kind {
-            AppendKind::Plain | AppendKind::Transactional(_) => result.map_err(answer_to_append_error),
+            AppendKind::Plain | AppendKind::Transactional(_) => result.map_err(append_refusal),
             // The transaction's coordinator wants to know what the log said.
             AppendKind::EndOfTransaction(_) => result,
         };
@@ -324,21 +324,6 @@ impl GroupShard {
         }
         let group = Group::from_replicated(group_id, stored, now, &self.log);
         self.groups.insert(group_id.clone(), group);
-    }
-}
-
-/// What a failed append means to the clients of the coordinator.
-fn answer_to_append_error(code: ErrorCode) -> ErrorCode {
-    match code {
-        ErrorCode::UnknownTopicOrPartition
-        | ErrorCode::NotEnoughReplicas
-        | ErrorCode::NotEnoughReplicasAfterAppend
-        | ErrorCode::RequestTimedOut => ErrorCode::CoordinatorNotAvailable,
-        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
-        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
-            ErrorCode::UnknownServerError
-        }
-        other => other,
     }
 }
 
