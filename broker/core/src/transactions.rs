@@ -619,7 +619,13 @@ impl TransactionShard {
         }
         self.soft(transactional_id).pending = None;
         self.refuse(pending.then, code);
-        self.schedule_timeout(now, transactional_id, self.settings.abort_timed_out_interval_ms);
+        // Nothing but an abort that was refused is put off: what else is refused leaves the transaction its time.
+        let pause_ms = if pending.then == Then::Prepared(Ending::TimedOut) {
+            self.settings.abort_timed_out_interval_ms
+        } else {
+            0
+        };
+        self.schedule_timeout(now, transactional_id, pause_ms);
         self.unpark(now, transactional_id);
         self.forget_if_unknown(transactional_id);
     }

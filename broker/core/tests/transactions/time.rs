@@ -70,6 +70,20 @@ fn an_abort_that_the_log_refuses_is_tried_again() {
 }
 
 #[test]
+fn another_record_that_the_log_refuses_does_not_put_the_abort_off() {
+    let mut t = Harness::new(2);
+    let me = t.init().unwrap();
+    t.add(me, &["a-0"]).unwrap();
+    t.advance(59_000);
+    t.commits_at_once = false;
+    t.send(crate::harness::add_request(0, me, &["a-1"]));
+    t.fail(ErrorCode::NotEnoughReplicas);
+    t.commits_at_once = true;
+    t.advance(1_001);
+    assert_eq!(t.state(), TransactionState::CompleteAbort);
+}
+
+#[test]
 fn an_abort_that_wants_a_producer_id_waits_for_one() {
     let open = TransactionMetadata {
         producer_epoch: i16::MAX - 1,
