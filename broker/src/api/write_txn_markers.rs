@@ -1,7 +1,8 @@
 //! WriteTxnMarkers: a transaction coordinator ends transactions in the partitions that are led here.
 //!
-//! A marker counts when it is on every in-sync replica; until then its partition is not answered. What belongs to groups
-//! goes through their coordinator, which makes their offsets visible with it.
+//! A marker counts when it is on every in-sync replica. Where that takes long the coordinator is told to try again, so that
+//! one partition does not hold the others of the request up. What belongs to groups goes through their coordinator, which
+//! makes their offsets visible with it.
 
 pub mod request;
 
@@ -28,6 +29,10 @@ use crate::clock;
 use crate::metrics::requests::ApiTimer;
 use crate::names::OFFSETS_TOPIC;
 use crate::replica::{AppendRefusal, CommitWait};
+
+/// How long a marker is waited for. Kafka's brokers wait for `request.timeout.ms`: as long as its coordinator waits for the whole
+/// request. A marker that is written twice ends nothing twice, and once an ISR has shrunk no marker has to wait.
+const COMMIT_WAIT: Duration = Duration::from_secs(1);
 
 /// The row of the table: kafka-protocol does not know the second version.
 pub fn row() -> Api {
@@ -116,24 +121,30 @@ async fn write_to(
     if broker.replicas.get(topic, partition).is_none() {
         return Err(ErrorCode::UnknownTopicOrPartition);
     }
-    if topic == OFFSETS_TOPIC {
-        return match broker.groups.end_transaction(partition, end).await {
-            // The transaction coordinator looks for a leader, not for another coordinator.
-            Err(
-                ErrorCode::NotCoordinator
-                | ErrorCode::CoordinatorLoadInProgress
-                | ErrorCode::CoordinatorNotAvailable,
-            ) => Err(ErrorCode::NotLeaderOrFollower),
-            outcome => outcome,
-        };
-    }
-    let committed = append(broker, topic, partition, end)?;
-    let timeout_ms = u64::try_from(broker.config.load().socket.request_timeout_ms).unwrap_or(0);
-    match tokio::time::timeout(Duration::from_millis(timeout_ms), committed).await {
-        Ok(Ok(outcome)) => outcome,
-        // The replica left this node meanwhile.
-        Ok(Err(_)) => Err(ErrorCode::NotLeaderOrFollower),
-        Err(_) => Err(ErrorCode::RequestTimedOut),
+    let request_timeout_ms = u64::try_from(broker.config.load().socket.request_timeout_ms).unwrap_or(0);
+    let patience = COMMIT_WAIT.min(Duration::from_millis(request_timeout_ms));
+    let written = async {
+        if topic == OFFSETS_TOPIC {
+            return write_to_groups(broker, partition, end).await;
+        }
+        let committed = append(broker, topic, partition, end)?;
+        // Without an answer the replica left this node meanwhile.
+        committed.await.unwrap_or(Err(ErrorCode::NotLeaderOrFollower))
+    };
+    tokio::time::timeout(patience, written)
+        .await
+        .unwrap_or(Err(ErrorCode::RequestTimedOut))
+}
+
+async fn write_to_groups(broker: &Broker, partition: i32, end: TransactionEnd) -> Result<(), ErrorCode> {
+    match broker.groups.end_transaction(partition, end).await {
+        // The transaction coordinator looks for a leader, not for another coordinator.
+        Err(
+            ErrorCode::NotCoordinator
+            | ErrorCode::CoordinatorLoadInProgress
+            | ErrorCode::CoordinatorNotAvailable,
+        ) => Err(ErrorCode::NotLeaderOrFollower),
+        outcome => outcome,
     }
 }
 

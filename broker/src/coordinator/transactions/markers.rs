@@ -1,8 +1,8 @@
 //! Markers on their way to the leaders of their partitions: WriteTxnMarkers, repeated until every partition has its marker.
 //!
 //! Promises that what is handed in is written until its partitions have it, are gone, or the shard that handed it in is; that
-//! markers for one broker share requests; and that a broker which does not answer holds nobody else up. Decides nothing: that
-//! a transaction ends, and how, is in the log already.
+//! markers for one broker share requests; and that a broker which does not answer holds nobody else up, and its own partitions
+//! no longer than until others lead them. Decides nothing: that a transaction ends, and how, is in the log already.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -23,7 +23,7 @@ use odradek_net::client::ClientSettings;
 use odradek_net::pool::{ClientPool, join_address};
 use parking_lot::Mutex;
 use slog::Logger;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::super::shard::ShardShared;
@@ -73,11 +73,14 @@ enum Outcome {
     Superseded,
 }
 
+/// The answer to a request, or why there is none.
+type Results = Result<Vec<WritableTxnMarkerResult>, String>;
+
 /// A request that has ended.
 struct Answered {
     broker: NodeId,
     sent: Vec<PendingMarkers>,
-    results: Result<Vec<WritableTxnMarkerResult>, String>,
+    results: Results,
 }
 
 impl MarkerWriter {
@@ -104,18 +107,29 @@ impl MarkerWriter {
                     incoming.into_iter().for_each(|markers| routes.place(markers));
                 }
                 Some(answered) = routes.in_flight.next() => routes.answered(answered),
-                () = self.leaders.notified(), if !routes.unplaced.is_empty() => routes.place_again(),
+                () = self.leaders.notified() => routes.leaders_changed(),
                 () = tokio::time::sleep_until(retry_at), if !routes.unplaced.is_empty() => routes.place_again(),
             }
         }
     }
 }
 
-/// What is for one broker.
+/// What is for one broker. A request that is under way is given up when this is dropped.
 #[derive(Default)]
 struct Route {
     waiting: Vec<PendingMarkers>,
-    requests: usize,
+    /// Each request under way holds a receiver.
+    requests: watch::Sender<()>,
+}
+
+impl Route {
+    fn has_room(&self) -> bool {
+        self.requests.receiver_count() < REQUESTS_PER_BROKER_MAX
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.requests.receiver_count() == 0
+    }
 }
 
 struct Routes {
@@ -184,22 +198,43 @@ impl Routes {
         }
     }
 
+    /// A broker that the controller has given up may not answer for long: whoever leads its partitions now is asked.
+    fn leaders_changed(&mut self) {
+        let image = self.broker.image();
+        let is_away = |leader: &NodeId| address(&image, &self.listener, *leader).is_none();
+        let away: Vec<NodeId> = self.routes.keys().copied().filter(is_away).collect();
+        for route in away.iter().filter_map(|leader| self.routes.remove(leader)) {
+            self.unplaced.extend(route.waiting);
+        }
+        self.place_again();
+    }
+
     fn start_requests(&mut self) {
         let image = self.broker.image();
+        self.routes.retain(|_, route| !route.is_idle());
         for (leader, route) in &mut self.routes {
             // Without its shard a successor, here or elsewhere, writes what is in the log.
             route.waiting.retain(|pending| pending.back.strong_count() > 0);
-            while !route.waiting.is_empty() && route.requests < REQUESTS_PER_BROKER_MAX {
+            while !route.waiting.is_empty() && route.has_room() {
                 let count = route.waiting.len().min(MARKERS_PER_REQUEST_MAX);
                 let sent: Vec<_> = route.waiting.drain(..count).collect();
-                route.requests += 1;
-                let write = if *leader == self.broker.node_id {
-                    write_here(self.broker.clone(), sent).boxed()
+                let markers = markers(&sent);
+                let results = if *leader == self.broker.node_id {
+                    write_here(self.broker.clone(), markers).boxed()
                 } else {
                     let address = address(&image, &self.listener, *leader);
-                    write_there(self.clients.clone(), *leader, address, sent).boxed()
+                    write_there(self.clients.clone(), address, markers).boxed()
                 };
-                self.in_flight.push(write);
+                let results = unless_given_up(results, route.requests.subscribe());
+                let leader = *leader;
+                let write = async move {
+                    Answered {
+                        broker: leader,
+                        sent,
+                        results: results.await,
+                    }
+                };
+                self.in_flight.push(write.boxed());
             }
         }
     }
@@ -210,11 +245,6 @@ impl Routes {
             sent,
             results,
         } = answered;
-        if let Some(route) = self.routes.get_mut(&broker) {
-            route.requests -= 1;
-        }
-        self.routes
-            .retain(|_, route| route.requests > 0 || !route.waiting.is_empty());
         let codes = match results {
             Ok(results) => codes(&results),
             Err(reason) => {
@@ -316,48 +346,37 @@ fn address(image: &MetadataImage, listener: &str, broker: NodeId) -> Option<Stri
     Some(join_address(&endpoint.host, endpoint.port))
 }
 
-/// Partitions that this broker leads take their markers without a request.
-async fn write_here(broker: Arc<Broker>, sent: Vec<PendingMarkers>) -> Answered {
-    let markers = markers(&sent);
-    let written = markers
-        .iter()
-        .map(|marker| write_txn_markers::write(&broker, marker));
-    let results = Ok(join_all(written).await);
-    Answered {
-        broker: broker.node_id,
-        sent,
-        results,
+/// Ends with the request, or without an answer when its route is dropped.
+async fn unless_given_up(results: impl Future<Output = Results>, mut route: watch::Receiver<()>) -> Results {
+    tokio::select! {
+        results = results => results,
+        _dropped = route.changed() => Err("the leader is away".to_owned()),
     }
 }
 
-async fn write_there(
-    clients: Arc<ClientPool>,
-    broker: NodeId,
-    address: Option<String>,
-    sent: Vec<PendingMarkers>,
-) -> Answered {
-    let body = request::encode(VERSION, &markers(&sent));
-    let results = async {
-        let address = address.ok_or_else(|| "the leader is away".to_owned())?;
-        let client = clients
-            .try_get(&address)
-            .await
-            .map_err(|error| error.to_string())?;
-        let answer = client
-            .send_raw(ApiKey::WriteTxnMarkers as i16, VERSION, body)
-            .await;
-        let mut answer = answer.map_err(|error| error.to_string())?;
-        let response = WriteTxnMarkersResponse::decode(&mut answer, request::VERSION_MIN);
-        response
-            .map(|response| response.markers)
-            .map_err(|error| error.to_string())
-    };
-    let results = results.await;
-    Answered {
-        broker,
-        sent,
-        results,
-    }
+/// Partitions that this broker leads take their markers without a request.
+async fn write_here(broker: Arc<Broker>, markers: Vec<Marker>) -> Results {
+    let written = markers
+        .iter()
+        .map(|marker| write_txn_markers::write(&broker, marker));
+    Ok(join_all(written).await)
+}
+
+async fn write_there(clients: Arc<ClientPool>, address: Option<String>, markers: Vec<Marker>) -> Results {
+    let address = address.ok_or_else(|| "the leader is away".to_owned())?;
+    let client = clients
+        .try_get(&address)
+        .await
+        .map_err(|error| error.to_string())?;
+    let body = request::encode(VERSION, &markers);
+    let answer = client
+        .send_raw(ApiKey::WriteTxnMarkers as i16, VERSION, body)
+        .await;
+    let mut answer = answer.map_err(|error| error.to_string())?;
+    let response = WriteTxnMarkersResponse::decode(&mut answer, request::VERSION_MIN);
+    response
+        .map(|response| response.markers)
+        .map_err(|error| error.to_string())
 }
 
 fn markers(sent: &[PendingMarkers]) -> Vec<Marker> {
@@ -511,6 +530,22 @@ mod tests {
         let other = TopicPartition::new("deleted", 0);
         let sorted = by_leader(&image(), LISTENER, &BTreeSet::from([other.clone()]));
         assert_eq!(sorted.gone, BTreeSet::from([other]));
+    }
+
+    #[tokio::test]
+    async fn a_request_to_a_broker_that_is_away_is_given_up() {
+        let route = Route::default();
+        let hangs = unless_given_up(std::future::pending(), route.requests.subscribe());
+        let answers = unless_given_up(std::future::ready(Ok(Vec::new())), route.requests.subscribe());
+        assert_eq!((route.is_idle(), route.has_room()), (false, true));
+        assert_eq!(answers.await, Ok(Vec::new()));
+        let more: Vec<_> = (1..REQUESTS_PER_BROKER_MAX)
+            .map(|_| route.requests.subscribe())
+            .collect();
+        assert!(!route.has_room());
+        drop(more);
+        drop(route);
+        assert!(hangs.await.is_err());
     }
 
     #[test]
