@@ -12,7 +12,10 @@ pub mod transactions;
 mod write;
 
 use kafka_protocol::messages::ApiKey;
+use odradek_broker_core::coordination::partition_for;
 use odradek_common::error::ErrorCode;
+use odradek_common::ids::NodeId;
+use odradek_common::metadata::MetadataImage;
 
 use crate::broker::Broker;
 
@@ -21,4 +24,15 @@ pub fn count_refusal(broker: &Broker, api: ApiKey, error_code: i16) {
     if let Some(code) = ErrorCode::try_from_code(error_code) {
         broker.metrics.refused(api, code);
     }
+}
+
+/// Who leads the partition of an internal topic that holds a key, which may be nobody; None while the topic does not exist.
+#[must_use]
+pub fn leader_of(image: &MetadataImage, topic: &str, key: &str) -> Option<NodeId> {
+    let partitions = i32::try_from(image.topic(topic)?.partitions.len()).ok()?;
+    if partitions == 0 {
+        return None;
+    }
+    let partition = image.partition(topic, partition_for(key, partitions))?;
+    Some(partition.leader)
 }

@@ -15,6 +15,8 @@ pub mod coordinator;
 pub mod data_directory;
 pub mod directory_assignments;
 pub mod fetcher;
+#[cfg(test)]
+mod fixtures;
 pub mod group_commit;
 pub mod isr;
 pub mod lifecycle;

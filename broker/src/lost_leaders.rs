@@ -2,7 +2,7 @@
 //!
 //! A client that lost the same leader asks for metadata at once, before the controller can have elected another. If the
 //! answer names the dead leader again, librdkafka believes it and asks next at its scan of all topics, up to a second later;
-//! LEADER_NOT_AVAILABLE makes it ask again within 100 ms. A doubt is short, so that a leader which only this broker cannot
+//! LEADER_NOT_AVAILABLE makes it ask again within 100 ms. The same goes for coordinators. A doubt is short, so that a leader which only this broker cannot
 //! reach stays visible.
 
 use std::collections::BTreeMap;
@@ -31,9 +31,15 @@ impl LostLeaders {
     /// Whether a leader may well be gone.
     #[must_use]
     pub fn doubts(&self, leader: NodeId, mono_ms: u64) -> bool {
+        self.doubt_ms(leader, mono_ms).is_some()
+    }
+
+    /// For how many milliseconds to come a leader may well be gone; None if it is not in doubt.
+    #[must_use]
+    pub fn doubt_ms(&self, leader: NodeId, mono_ms: u64) -> Option<u64> {
         let lost = self.0.lock();
-        lost.get(&leader)
-            .is_some_and(|since| mono_ms.saturating_sub(*since) < DOUBT_MS)
+        let until_ms = lost.get(&leader)? + DOUBT_MS;
+        until_ms.checked_sub(mono_ms).filter(|left_ms| *left_ms > 0)
     }
 }
 
@@ -48,6 +54,7 @@ mod tests {
         leaders.lost(1, 1_000);
         leaders.lost(2, 1_000);
         assert!(leaders.doubts(1, 1_000) && leaders.doubts(1, 1_000 + DOUBT_MS - 1));
+        assert_eq!(leaders.doubt_ms(1, 1_100), Some(DOUBT_MS - 100));
         assert!(!leaders.doubts(1, 1_000 + DOUBT_MS));
         leaders.found(2);
         assert!(!leaders.doubts(2, 1_000));

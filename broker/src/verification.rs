@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::protocol::StrBytes;
-use odradek_broker_core::coordination::partition_for;
 use odradek_broker_core::producer_state::verification::{
     TransactionalBatch, Verification, VerificationGuard,
 };
@@ -23,6 +22,7 @@ use tokio::time::Instant;
 pub use self::rounds::Verifier;
 use crate::broker::Broker;
 use crate::clock;
+use crate::coordinator::leader_of;
 use crate::names::TRANSACTIONS_TOPIC;
 use crate::replica::Replica;
 
@@ -188,17 +188,12 @@ async fn ask(broker: &Arc<Broker>, transaction: &Transaction, wanted: &[Wanted])
     Verified { outcomes }
 }
 
-/// The node that leads the transactional id's partition of `__transaction_state`.
+/// The node that coordinates the transactional id, if it is alive.
 fn coordinator(broker: &Broker, transactional_id: &str) -> Option<NodeId> {
     let image = broker.image();
-    let partitions = i32::try_from(image.topic(TRANSACTIONS_TOPIC)?.partitions.len()).ok()?;
-    let partition = partition_for(transactional_id, partitions);
-    let leader = image.partition(TRANSACTIONS_TOPIC, partition)?.leader;
-    image
-        .brokers
-        .get(&leader)
-        .is_some_and(|broker| !broker.fenced)
-        .then_some(leader)
+    let leader = leader_of(&image, TRANSACTIONS_TOPIC, transactional_id)?;
+    let registered = image.brokers.get(&leader);
+    registered.is_some_and(|broker| !broker.fenced).then_some(leader)
 }
 
 /// The coordinator's words as a producer expects them.

@@ -1,18 +1,25 @@
 //! FindCoordinator: which broker coordinates a group, or a transactional id. The first question creates the topic of that
 //! coordinator.
+//!
+//! A client that lost its coordinator asks at once, before the controller can have elected another. Told of the dead one
+//! again, or twice that there is none, librdkafka waits until something happens to its connections, be it ten seconds. So a
+//! coordinator whose connection to this broker broke a moment ago is not named; the answer waits for its successor.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{ApiKey, BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
-use odradek_broker_core::coordination::partition_for;
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::NO_NODE;
 use odradek_common::metadata::MetadataImage;
 
 use super::{Call, Handler};
 use crate::broker::Broker;
+use crate::clock;
+use crate::coordinator::leader_of;
+use crate::lost_leaders::LostLeaders;
 use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, text};
 use crate::topic_creation::ensure_internal;
 
@@ -20,6 +27,8 @@ use crate::topic_creation::ensure_internal;
 const BATCH_SINCE: i16 = 4;
 /// First version with a message beside the error.
 const MESSAGE_SINCE: i16 = 1;
+/// How long a question waits for the successor of a coordinator that may be gone.
+const SUCCESSOR_WAIT: Duration = Duration::from_secs(1);
 /// `key_type` of a consumer group.
 const GROUP: i8 = 0;
 /// `key_type` of a transactional id.
@@ -42,6 +51,14 @@ impl Handler for FindCoordinator {
         if let Some(topic) = topic_of(request.key_type) {
             ensure_internal(&broker, topic).await;
         }
+        let keys = if call.api_version < BATCH_SINCE {
+            std::slice::from_ref(&request.key)
+        } else {
+            &*request.coordinator_keys
+        };
+        let successors = await_successors(&broker, request.key_type, keys);
+        // Without them the client is told what the metadata says.
+        _ = tokio::time::timeout(SUCCESSOR_WAIT, successors).await;
         let image = broker.image();
         let find = |key: &StrBytes| {
             let found = find(&image, &call.connection.listener, request.key_type, key);
@@ -70,26 +87,51 @@ fn topic_of(key_type: i8) -> Option<&'static str> {
     }
 }
 
+/// Waits until none of the coordinators is in doubt. Doubts are short.
+async fn await_successors(broker: &Broker, key_type: i8, keys: &[StrBytes]) {
+    let Some(topic) = topic_of(key_type) else {
+        return;
+    };
+    let mut applied = broker.replicas.applied();
+    while let Some(doubt_ms) = doubt_ms(
+        &broker.image(),
+        &broker.lost_leaders,
+        topic,
+        keys,
+        clock::mono_ms(),
+    ) {
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_millis(doubt_ms)) => {}
+        }
+    }
+}
+
+/// For how long some of the coordinators are in doubt; None if none is.
+fn doubt_ms(
+    image: &MetadataImage,
+    lost: &LostLeaders,
+    topic: &str,
+    keys: &[StrBytes],
+    mono_ms: u64,
+) -> Option<u64> {
+    let leaders = keys.iter().filter_map(|key| leader_of(image, topic, key));
+    leaders.filter_map(|leader| lost.doubt_ms(leader, mono_ms)).max()
+}
+
 fn find(image: &MetadataImage, listener: &str, key_type: i8, key: &str) -> Found {
     let Some(topic) = topic_of(key_type) else {
         let detail = format!("there are no coordinators of type {key_type}");
         return Err(ApiError::new(ErrorCode::InvalidRequest, detail));
     };
     let unavailable = |detail: String| ApiError::new(ErrorCode::CoordinatorNotAvailable, detail);
-    let partitions = image.topic(topic).map_or(0, |topic| topic.partitions.len());
-    let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
-    if partitions == 0 {
-        return Err(unavailable(format!("{topic} does not exist yet")));
-    }
-    let index = partition_for(key, partitions);
-    let leader = image
-        .partition(topic, index)
-        .map_or(NO_NODE, |partition| partition.leader);
+    let leader =
+        leader_of(image, topic, key).ok_or_else(|| unavailable(format!("{topic} does not exist yet")))?;
     let alive = image.brokers.get(&leader).filter(|broker| !broker.fenced);
     match alive.and_then(|broker| broker.endpoint(listener)) {
         Some(endpoint) => Ok((leader, text(&endpoint.host), i32::from(endpoint.port))),
         None => Err(unavailable(format!(
-            "{topic}-{index} has no leader on listener {listener}"
+            "the partition of {topic} has no leader on listener {listener}"
         ))),
     }
 }
@@ -141,29 +183,13 @@ fn coordinator(key: &StrBytes, found: Found) -> Coordinator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use odradek_common::metadata::{BrokerImage, Endpoint, PartitionImage, SecurityProtocol, TopicImage};
+    use crate::fixtures::broker;
+    use odradek_common::metadata::{PartitionImage, TopicImage};
     use uuid::Uuid;
 
     fn image(leader: i32, fenced: bool) -> MetadataImage {
         let mut image = MetadataImage::default();
-        let endpoint = Endpoint {
-            listener: "CLIENTS".into(),
-            host: "broker.example".into(),
-            port: 9092,
-            security_protocol: SecurityProtocol::Plaintext,
-        };
-        let broker = BrokerImage {
-            broker_id: 3,
-            broker_epoch: 1,
-            incarnation_id: Uuid::nil(),
-            endpoints: vec![endpoint],
-            features: Vec::new(),
-            rack: None,
-            fenced,
-            in_controlled_shutdown: false,
-            log_dirs: Vec::new(),
-        };
-        image.brokers.insert(3, Arc::new(broker));
+        image.brokers.insert(3, broker(3, "CLIENTS", fenced));
         let partition = Arc::new(PartitionImage {
             leader,
             ..PartitionImage::default()
@@ -187,7 +213,7 @@ mod tests {
     fn the_leader_of_the_key_s_partition_is_named_by_the_caller_s_listener() {
         for key_type in [GROUP, TRANSACTION] {
             let found = find(&image(3, false), "CLIENTS", key_type, "payments").unwrap();
-            assert_eq!(found, (3, text("broker.example"), 9092));
+            assert_eq!(found, (3, text("broker-3"), 9092));
         }
         let elsewhere = find(&image(3, false), "INTERNAL", GROUP, "payments");
         assert_eq!(code(elsewhere), Some(ErrorCode::CoordinatorNotAvailable));
@@ -206,6 +232,23 @@ mod tests {
             (response.node_id, response.port, response.host.as_str()),
             (BrokerId(-1), -1, "")
         );
+    }
+
+    #[test]
+    fn a_coordinator_that_may_be_gone_is_waited_for_until_it_has_a_successor() {
+        let (lost, keys) = (LostLeaders::default(), [text("a"), text("b")]);
+        let doubt = |image: &MetadataImage, mono_ms| doubt_ms(image, &lost, OFFSETS_TOPIC, &keys, mono_ms);
+        assert_eq!(doubt(&image(3, false), 1_000), None);
+        lost.lost(3, 1_000);
+        let begin_ms = doubt(&image(3, false), 1_000).unwrap();
+        assert_eq!(doubt(&image(3, false), 1_000 + begin_ms - 1), Some(1));
+        assert_eq!(
+            doubt(&image(3, false), 1_000 + begin_ms),
+            None,
+            "no longer than that"
+        );
+        assert_eq!(doubt(&image(4, false), 1_000), None, "it has a successor");
+        assert_eq!(doubt(&MetadataImage::default(), 1_000), None);
     }
 
     #[test]

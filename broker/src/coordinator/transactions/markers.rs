@@ -444,41 +444,22 @@ fn outcome(code: Option<i16>) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::broker;
     use crate::names::text;
     use kafka_protocol::messages::write_txn_markers_response::{
         WritableTxnMarkerPartitionResult, WritableTxnMarkerTopicResult,
     };
     use odradek_broker_core::transactions::metadata::ProducerIdAndEpoch;
-    use odradek_common::metadata::{BrokerImage, Endpoint, PartitionImage, SecurityProtocol, TopicImage};
+    use odradek_common::metadata::{PartitionImage, TopicImage};
     use uuid::Uuid;
 
     const LISTENER: &str = "INTERNAL";
 
-    fn broker(id: NodeId, fenced: bool) -> Arc<BrokerImage> {
-        let endpoint = Endpoint {
-            listener: LISTENER.into(),
-            host: format!("broker-{id}").into(),
-            port: 9092,
-            security_protocol: SecurityProtocol::Plaintext,
-        };
-        Arc::new(BrokerImage {
-            broker_id: id,
-            broker_epoch: 1,
-            incarnation_id: Uuid::nil(),
-            endpoints: vec![endpoint],
-            features: Vec::new(),
-            rack: None,
-            fenced,
-            in_controlled_shutdown: false,
-            log_dirs: Vec::new(),
-        })
-    }
-
     /// Brokers 1 and 2, of which 2 is fenced; partition n of topic `a` is led by broker n, if there is one.
     fn image() -> MetadataImage {
         let mut image = MetadataImage::default();
-        image.brokers.insert(1, broker(1, false));
-        image.brokers.insert(2, broker(2, true));
+        image.brokers.insert(1, broker(1, LISTENER, false));
+        image.brokers.insert(2, broker(2, LISTENER, true));
         let partition = |leader| {
             Arc::new(PartitionImage {
                 leader,
