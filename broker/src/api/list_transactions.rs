@@ -11,12 +11,14 @@ use kafka_protocol::protocol::StrBytes;
 use odradek_broker_core::transactions::ListFilter;
 use odradek_broker_core::transactions::metadata::TransactionState;
 use odradek_common::error::ErrorCode;
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use super::{Call, Handler};
 use crate::broker::Broker;
 use crate::names::text;
 
+/// Longest pattern: what a pattern takes while it is read is not bounded otherwise.
+const PATTERN_LENGTH_MAX: usize = 4_096;
 /// Memory that a pattern may take when it is compiled.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 
@@ -83,16 +85,24 @@ fn states(filters: &[StrBytes]) -> (Option<BTreeSet<TransactionState>>, Vec<StrB
     ((!filters.is_empty()).then_some(states), unknown)
 }
 
-/// A pattern that whole transactional ids match (KIP-1152); none lets every id through.
+/// A pattern that whole transactional ids match (KIP-1152); none lets every id through. Kafka takes RE2's syntax, which this is
+/// too, but for `\Q...\E`, which is refused, and for `\d`, `\s`, `\w` and `\b`, which know all of Unicode here and ASCII there.
 fn pattern(pattern: Option<&StrBytes>) -> Result<Option<Regex>, ErrorCode> {
     let Some(pattern) = pattern.filter(|pattern| !pattern.is_empty()) else {
         return Ok(None);
     };
-    regex::RegexBuilder::new(&format!("^(?:{})$", pattern.as_str()))
-        .size_limit(PATTERN_BYTES_MAX)
-        .build()
-        .map(Some)
-        .map_err(|_| ErrorCode::InvalidRegularExpression)
+    if pattern.len() > PATTERN_LENGTH_MAX {
+        return Err(ErrorCode::InvalidRegularExpression);
+    }
+    // By itself first: within brackets `a)|(b` would be one.
+    compile(pattern)?;
+    compile(&format!("^(?:{})$", pattern.as_str())).map(Some)
+}
+
+fn compile(pattern: &str) -> Result<Regex, ErrorCode> {
+    let mut builder = RegexBuilder::new(pattern);
+    let built = builder.size_limit(PATTERN_BYTES_MAX).build();
+    built.map_err(|_| ErrorCode::InvalidRegularExpression)
 }
 
 #[cfg(test)]
@@ -105,8 +115,17 @@ mod tests {
         assert!(compiled.is_match("transfer-17"));
         assert!(!compiled.is_match("transfer-17b") && !compiled.is_match("my-transfer-1"));
         assert!(pattern(Some(&text(""))).unwrap().is_none() && pattern(None).unwrap().is_none());
-        let refused = pattern(Some(&text("(")));
-        assert_eq!(refused.err(), Some(ErrorCode::InvalidRegularExpression));
+        let longest = "a".repeat(PATTERN_LENGTH_MAX);
+        assert!(
+            pattern(Some(&text(&longest)))
+                .unwrap()
+                .unwrap()
+                .is_match(&longest)
+        );
+        for refused in ["(", "a)|(b", &format!("{longest}a"), "((a{100}){100}){100}"] {
+            let refused = pattern(Some(&text(refused)));
+            assert_eq!(refused.err(), Some(ErrorCode::InvalidRegularExpression));
+        }
     }
 
     #[test]
