@@ -93,6 +93,9 @@ metrics! {
     GROUP_LAG_SECONDS = Gauge "odradek_group_lag_seconds" ["group", "topic", "partition"] "Age of the first batch that the group has not wholly committed, 0 when there is none; shown where odradek_group_lag_records is.";
     TRANSACTIONS = Gauge "odradek_transactions" ["state"] "Transactional ids coordinated here, by the state of their transaction: Ongoing is open, PrepareCommit and PrepareAbort wait for their partitions.";
     TRANSACTIONS_LATE = Gauge "odradek_transactions_late" [] "Transactions coordinated here that have not ended within their timeout.";
+    VERIFICATIONS = Counter "odradek_transaction_verifications_total" [] "Questions to transaction coordinators whether a transaction may begin in partitions led here.";
+    VERIFICATIONS_REFUSED = Counter "odradek_transaction_verifications_refused_total" [] "Those of them that were refused, or not answered.";
+    VERIFICATION_SECONDS = Counter "odradek_transaction_verification_seconds_total" [] "Seconds that producers waited for those answers.";
     COORDINATOR_LOADS = Counter "odradek_coordinator_loads_total" ["topic"] "Partitions of a coordinator's topic whose log was read after an election.";
     COORDINATOR_LOAD_SECONDS = Counter "odradek_coordinator_load_seconds_total" ["topic"] "Seconds that those loads took.";
     CONNECTIONS = Gauge "odradek_connections" [] "Open client connections.";

@@ -325,6 +325,11 @@ fn transactions(exporter: &mut Exporter, broker: &Broker) {
     }
     let late = snapshot.late(crate::clock::now().wall_ms);
     exporter.sample(names::TRANSACTIONS_LATE, &[], late as f64);
+    let verifications = broker.verifier.totals();
+    exporter.sample(names::VERIFICATIONS, &[], verifications.asked as f64);
+    exporter.sample(names::VERIFICATIONS_REFUSED, &[], verifications.refused as f64);
+    let waited = verifications.time.as_secs_f64();
+    exporter.sample(names::VERIFICATION_SECONDS, &[], waited);
     let loads = [
         (OFFSETS_TOPIC, broker.groups.loads()),
         (TRANSACTIONS_TOPIC, broker.transactions.loads()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::messages::add_partitions_to_txn_request::{
@@ -24,6 +25,7 @@ use tokio::sync::oneshot;
 use super::{Operation, Transaction};
 use crate::api::add_partitions_to_txn;
 use crate::broker::Broker;
+use crate::clock;
 use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
 
@@ -41,6 +43,20 @@ pub struct Verifier {
     log: Logger,
     clients: Arc<ClientPool>,
     nodes: Mutex<BTreeMap<NodeId, Node>>,
+    asked: AtomicU64,
+    refused: AtomicU64,
+    time_ms: AtomicU64,
+}
+
+/// What asking has come to since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerificationTotals {
+    /// Questions that were answered, or given up.
+    pub asked: u64,
+    /// Those of them that did not bring consent to every partition.
+    pub refused: u64,
+    /// How long they took, waiting for the one before included.
+    pub time: Duration,
 }
 
 /// What waits for one node.
@@ -74,7 +90,28 @@ impl Verifier {
             log,
             clients: ClientPool::new(settings),
             nodes: Mutex::default(),
+            asked: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            time_ms: AtomicU64::new(0),
         })
+    }
+
+    /// Everything so far, for metrics.
+    #[must_use]
+    pub fn totals(&self) -> VerificationTotals {
+        VerificationTotals {
+            asked: self.asked.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            time: Duration::from_millis(self.time_ms.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn count(&self, begin_ms: u64, refused: &Refused) {
+        let took_ms = clock::mono_ms().saturating_sub(begin_ms);
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.refused
+            .fetch_add(u64::from(!refused.is_empty()), Ordering::Relaxed);
+        self.time_ms.fetch_add(took_ms, Ordering::Relaxed);
     }
 
     /// Asks a node about one transaction's partitions; what it refuses.
@@ -85,6 +122,7 @@ impl Verifier {
         transaction: Transaction,
         partitions: Vec<TopicPartition>,
     ) -> Refused {
+        let begin_ms = clock::mono_ms();
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
             transaction,
@@ -102,9 +140,11 @@ impl Verifier {
             }
         }
         // Without an answer the queue was full, or the node stops.
-        answered
+        let refused = answered
             .await
-            .unwrap_or_else(|_| refuse_all(partitions, ErrorCode::NetworkException))
+            .unwrap_or_else(|_| refuse_all(partitions, ErrorCode::NetworkException));
+        self.count(begin_ms, &refused);
+        refused
     }
 
     async fn serve(self: Arc<Self>, broker: Arc<Broker>, node: NodeId) {
