@@ -18,4 +18,5 @@ pub mod raw;
 pub mod records;
 pub mod shared;
 pub mod small_disk;
+pub mod transactions;
 pub mod wait;
