@@ -17,7 +17,7 @@ use crate::store::Survive;
 impl Log {
     /// Whether anything of this log is on disk. If not, there is nothing to flush, to checkpoint or to delete.
     #[must_use]
-    pub(crate) fn is_made(&self) -> bool {
+    pub fn is_made(&self) -> bool {
         self.made
     }
 

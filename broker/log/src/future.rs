@@ -46,6 +46,8 @@ pub struct Followed {
 pub struct Bounds {
     /// The lowest offset that the log's end went back to since it was asked last.
     cut: Option<i64>,
+    /// Whether the log is on disk.
+    is_made: bool,
     log_start_offset: i64,
     high_watermark: i64,
     /// The offset the next record will have.
@@ -96,9 +98,11 @@ impl LogDirectory {
     }
 
     /// Makes what a copy consists of survive a power loss, and notes how often it will have been moved. Blocks.
-    pub fn announce_future(&self, log: &mut Log, moves: i64, now: Now) -> Result<(), LogError> {
+    ///
+    /// False if there is nothing of the copy on disk, and so nothing that could be noted.
+    pub fn announce_future(&self, log: &mut Log, moves: i64, now: Now) -> Result<bool, LogError> {
         if !log.made {
-            return Ok(());
+            return Ok(false);
         }
         log.checkpoint(now)?;
         self.checkpoint_high_watermarks(log.high_watermark_to_checkpoint())?;
@@ -106,7 +110,8 @@ impl LogDirectory {
         self.shared
             .store
             .put(key, moves.to_be_bytes(), Survive::PowerLoss)?;
-        self.flush_index()
+        self.flush_index()?;
+        Ok(true)
     }
 
     /// A copy that is complete and announced becomes the partition's log. After an error it has not.
@@ -190,6 +195,7 @@ impl Log {
     pub fn take_bounds(&mut self) -> Bounds {
         Bounds {
             cut: self.persistence.cut.take(),
+            is_made: self.made,
             log_start_offset: self.log_start_offset,
             high_watermark: self.high_watermark,
             log_end_offset: self.log_end_offset,
@@ -211,6 +217,9 @@ impl Log {
     /// Keeps a copy in step with the log it follows, save for the records that it lacks.
     pub fn follow(&mut self, now: Now, bounds: Bounds) -> Result<(), LogError> {
         let start = bounds.log_start_offset;
+        if bounds.is_made {
+            self.make_folder()?;
+        }
         match bounds.cut {
             Some(cut) if cut <= self.log_start_offset && !self.segments.is_empty() => {
                 self.truncate_fully_and_start_at(now, start)?;

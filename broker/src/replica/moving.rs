@@ -25,7 +25,8 @@ const LAST_SLICES_MAX: usize = 4;
 pub(super) struct FutureReplica {
     directory: Arc<DataDirectory>,
     log: Log,
-    /// Most of it is safe on disk, and the directory knows that it will be the partition's.
+    /// Most of it is safe on disk, and the directory knows that it will be the partition's. Not while it is empty and nothing
+    /// is on disk.
     announced: bool,
 }
 
@@ -179,7 +180,7 @@ impl Replica {
         if copied > 0 && future.log.log_end_offset() < log_end_offset {
             return Ok(MoveStep::Copied(copied));
         }
-        if !future.announced {
+        if future.log.is_made() && !future.announced {
             self.announce(future, now)?;
             return Ok(MoveStep::Copied(copied));
         }
@@ -217,8 +218,7 @@ impl Replica {
     fn announce(&self, future: &mut FutureReplica, now: Now) -> Result<(), LogError> {
         let (from, to) = (self.directory(), logs_of(&future.directory)?);
         let moves = logs_of(&from)?.moves(future.log.identity())?;
-        to.announce_future(&mut future.log, moves + 1, now)?;
-        future.announced = true;
+        future.announced = to.announce_future(&mut future.log, moves + 1, now)?;
         Ok(())
     }
 
@@ -233,7 +233,9 @@ impl Replica {
         };
         let mut state = self.state.lock();
         let log = state.partition.log_mut();
-        if self.is_offline() || future.directory.is_offline() || log.is_cut() {
+        // Invariant: what is on disk of a copy that takes the place is announced. The log may have come to be there meanwhile.
+        let is_unannounced = log.is_made() && !future.announced;
+        if self.is_offline() || future.directory.is_offline() || log.is_cut() || is_unannounced {
             return Ok(None);
         }
         let mut is_complete = false;

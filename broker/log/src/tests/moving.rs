@@ -51,10 +51,10 @@ impl Move {
         while self.step() {}
     }
 
-    fn announce(&mut self) {
-        self.to
-            .announce_future(self.copy.as_mut().unwrap(), 1, NOW)
-            .unwrap();
+    /// False if there was nothing to announce.
+    fn announce(&mut self) -> bool {
+        let copy = self.copy.as_mut().unwrap();
+        self.to.announce_future(copy, 1, NOW).unwrap()
     }
 
     /// The copy takes the place; the log it followed is what is left.
@@ -175,11 +175,23 @@ fn a_copy_begins_with_the_batch_that_the_log_begins_in() {
 #[test]
 fn a_log_without_records_moves_and_stays_nothing_on_disk() {
     let mut moved = Move::begin(LogConfig::default());
+    assert!(!moved.announce());
     let mut before = moved.finish();
     moved.from.directory.delete_partition(&mut before).unwrap();
     assert!(moved.to.partitions().is_empty());
     moved.from.append(2);
     assert!(moved.to.holds(&identity()) && !moved.from.directory.holds(&identity()));
+}
+
+#[test]
+fn a_copy_is_on_disk_and_announced_once_its_log_is_there() {
+    let mut moved = Move::begin(LogConfig::default());
+    assert!(!moved.announce());
+    // Made without a record.
+    moved.from.log.truncate_fully_and_start_at(NOW, 0).unwrap();
+    assert!(moved.from.log.is_made());
+    moved.finish();
+    assert_eq!(moved.to.moves(&identity()).unwrap(), 1);
 }
 
 #[test]
@@ -191,7 +203,7 @@ fn a_copy_that_a_kill_interrupts_is_discarded_and_told_once() {
     let early = moved.kill();
     moved.catch_up();
     // Announced, and yet not in its place.
-    moved.announce();
+    assert!(moved.announce());
     let late = moved.kill();
     for [from, to] in [early, late] {
         assert!(from.holds(&identity()) && !to.holds(&identity()));

@@ -5,6 +5,11 @@ use std::path::Path;
 use super::*;
 use crate::replicas::moving::Turn;
 
+/// Turns that no move of these tests takes.
+const TURNS_MAX: usize = 10_000;
+/// Copies of a directory that is written to meanwhile.
+const COPIES_MAX: usize = 1_000;
+
 fn two_directories() -> Node {
     let folder = Arc::new(TempDir::new().unwrap());
     let paths = [folder.path().join("a"), folder.path().join("b")];
@@ -37,7 +42,21 @@ impl Node {
 
     /// Takes turns until the move is over.
     fn finish(&self, replica: &Arc<Replica>) {
-        while self.replicas.advance_move(replica) != Turn::Over {}
+        let turns = (0..TURNS_MAX).map(|_| self.replicas.advance_move(replica));
+        let over = turns.into_iter().find(|turn| *turn == Turn::Over);
+        assert_eq!(over, Some(Turn::Over), "the move does not come to an end");
+    }
+
+    /// The node as it starts after a kill at this moment, before the first directory has forgotten what it held when `kept` was
+    /// copied.
+    fn kill_before_it_forgets(&self, kept: &Path) -> Node {
+        let second = self.folder.path().join(Uuid::new_v4().to_string());
+        copy(&self.path(1), &second);
+        let paths = [kept.to_owned(), second];
+        let mut node = Node::at(self.folder.clone(), &paths, &[], LogDirectoryOptions::default());
+        let image = self.image.clone();
+        node.change(|it| *it = image);
+        node
     }
 
     /// The node as it starts after a kill at this moment.
@@ -60,9 +79,13 @@ impl Node {
 
 fn copy(from: &Path, to: &Path) {
     // The index removes files on a thread of its own: what one copy misses, the next one does not.
-    while try_copy(from, to).is_err() {
-        std::fs::remove_dir_all(to).unwrap();
+    for _ in 0..COPIES_MAX {
+        match try_copy(from, to) {
+            Ok(()) => return,
+            Err(_) => std::fs::remove_dir_all(to).unwrap(),
+        }
     }
+    try_copy(from, to).unwrap();
 }
 
 fn try_copy(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -95,6 +118,7 @@ fn a_replica_moves_while_it_is_appended_to() {
     while node.replicas.advance_move(&replica) != Turn::Over {
         append_own(&replica);
         appended += 10;
+        assert!(appended < 100_000, "appends keep the move from its end");
     }
     assert!(appended > 200 && !replica.is_moving());
     assert!(lives_in(&replica, &node.directory(1)));
@@ -184,16 +208,39 @@ fn a_replica_in_two_directories_is_where_it_was_moved_to() {
     copy(&node.path(0), &kept);
     node.finish(&replica);
     append_own(&replica);
-    let second = node.folder.path().join("second");
-    copy(&node.path(1), &second);
-    let paths = [kept.clone(), second];
-    let mut after = Node::at(node.folder.clone(), &paths, &[], LogDirectoryOptions::default());
-    let image = node.image.clone();
-    after.change(|it| *it = image);
+    let after = node.kill_before_it_forgets(&kept);
     let replica = after.replicas.get("t", 0).unwrap();
     assert!(lives_in(&replica, &after.directory(1)));
     assert_eq!(replica.offsets().log_end, 210);
     assert!(!kept.join("t-0").exists(), "what was left is removed");
+}
+
+#[test]
+fn a_log_that_is_nothing_on_disk_when_its_move_begins_is_where_it_was_moved_to() {
+    let by_append: fn(&Replica) = append_own;
+    let by_truncation: fn(&Replica) = |replica| {
+        let emptied = replica.with(|p| p.log_mut().truncate_fully_and_start_at(clock::now(), 0));
+        emptied.unwrap();
+    };
+    for make in [by_append, by_truncation] {
+        let mut node = two_directories();
+        let replica = node.filled("t", 0);
+        node.alter("t", 1).unwrap();
+        let turn = node.replicas.advance_move(&replica);
+        assert!(!node.path(0).join("t-0").exists());
+        make(&replica);
+        let kept = node.folder.path().join("kept");
+        copy(&node.path(0), &kept);
+        if turn != Turn::Over {
+            node.finish(&replica);
+        }
+        append_own(&replica);
+        let end = replica.offsets().log_end;
+        let after = node.kill_before_it_forgets(&kept);
+        let replica = after.replicas.get("t", 0).unwrap();
+        assert!(lives_in(&replica, &after.directory(1)));
+        assert_eq!(replica.offsets().log_end, end, "nothing acknowledged is lost");
+    }
 }
 
 #[test]
