@@ -33,7 +33,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
-use self::moving::{FutureReplica, MoveProgress};
+use self::moving::{MoveProgress, Moving};
 use self::transactions::Stalled;
 use self::waiting::{PendingAppend, Safe};
 use self::watchers::Watchers;
@@ -52,15 +52,16 @@ pub struct Replica {
     me: Weak<Replica>,
     /// Changes under the lock of the state, with the log.
     directory: ArcSwap<DataDirectory>,
-    /// The copy in another log directory, if this replica moves there. Locked before the state.
-    future: Mutex<Option<FutureReplica>>,
-    /// How far it has come.
+    /// Whether it moves to another log directory. Locked before the state, and for as long as a disk takes.
+    moving: Mutex<Moving>,
+    /// How far the copy there has come.
     progress: Mutex<Option<MoveProgress>>,
     state: Mutex<State>,
     /// It is queued for the next round of flushes.
     flush_queued: AtomicBool,
     offline: AtomicBool,
     closed: AtomicBool,
+    deleted: AtomicBool,
 }
 
 /// Where a replica comes from.
@@ -174,12 +175,13 @@ impl Replica {
             config: ArcSwap::new(config),
             me: me.clone(),
             directory: ArcSwap::new(directory),
-            future: Mutex::default(),
+            moving: Mutex::default(),
             progress: Mutex::default(),
             state: Mutex::new(state),
             flush_queued: AtomicBool::new(false),
             offline: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            deleted: AtomicBool::new(false),
         })
     }
 
@@ -210,18 +212,28 @@ impl Replica {
         self.config.store(config);
     }
 
-    /// The partition leaves this broker for good: its log is removed, and a copy that was to take its place.
+    /// The partition leaves this broker for good: its log is removed, and a copy that was to take its place. A copy that
+    /// somebody is at work in is removed by the next step of its move; no disk is waited for.
     ///
     /// # Errors
-    /// The log directory failed.
+    /// A log directory failed. What is in another is removed all the same.
     pub fn delete(&self) -> Result<(), LogError> {
+        self.deleted.store(true, Ordering::Release);
         self.close();
-        self.cancel_move()?;
-        let mut state = self.state.lock();
-        match self.directory.load().logs() {
-            Some(logs) => logs.delete_partition(state.partition.log_mut()),
-            None => Ok(()),
-        }
+        let deleted = {
+            let mut state = self.state.lock();
+            match self.directory.load().logs() {
+                Some(logs) => logs.delete_partition(state.partition.log_mut()),
+                None => Ok(()),
+            }
+        };
+        deleted.and(self.discard_idle_copy())
+    }
+
+    /// True once the partition has left this broker for good.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
     }
 
     /// The topic's configuration.

@@ -58,8 +58,8 @@ impl LogDirectory {
     /// Begins a copy, still empty, of a partition that lives in another directory. Its folder tells the next start that a move
     /// is under way.
     ///
-    /// What this directory holds of the partition, or of a namesake, is set aside. Panics if its log is open here.
-    pub fn begin_future(&self, followed: Followed, now: Now) -> Result<Log, LogError> {
+    /// What this directory holds of the partition, or of a namesake, is set aside. None if its log is open here.
+    pub fn begin_future(&self, followed: Followed, now: Now) -> Result<Option<Log>, LogError> {
         let Followed {
             identity,
             config,
@@ -68,7 +68,9 @@ impl LogDirectory {
         let folder = identity.folder();
         let stray = {
             let partitions = self.shared.partitions.lock();
-            assert!(!partitions.open.contains(&folder), "{folder} lives here");
+            if partitions.open.contains(&folder) {
+                return Ok(None);
+            }
             partitions.known.get(&folder).copied()
         };
         self.discard(
@@ -87,7 +89,7 @@ impl LogDirectory {
         if is_made {
             log.make_folder()?;
         }
-        Ok(log)
+        Ok(Some(log))
     }
 
     /// How often the partition was moved until it came here; 0 if it was made here.

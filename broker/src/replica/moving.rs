@@ -3,8 +3,10 @@
 //! The copy is made in slices, each of which holds the replica's lock only to see where the next one lies. The last records
 //! are copied under the lock, a bounded number of bytes, so that appends cannot keep the copy from ever catching up.
 //!
-//! Invariant: whoever needs both locks takes the future's first, then the state's.
+//! Invariant: whoever needs both locks takes the move's first, then the state's. The first may be held while the disk is waited
+//! for, the second not, save for the last bytes of a log that is appended to faster than it is copied.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use odradek_broker_log::directory::LogDirectory;
@@ -18,8 +20,24 @@ use crate::data_directory::DataDirectory;
 
 /// Bytes that are copied at once.
 const SLICE_BYTES: usize = 1 << 20;
-/// Slices that are copied at most while appends wait.
+/// Bytes that are copied before the disk is waited for: nobody who shares it finds gigabytes in front of what they flush.
+const UNFLUSHED_BYTES_MAX: usize = 16 << 20;
+/// How often a copy tries to take the place with a single slice copied, and nothing flushed, while appends wait.
+const PATIENT_ATTEMPTS: u32 = 16;
+/// Slices that are copied at most while appends wait, if it did not succeed like that.
 const LAST_SLICES_MAX: usize = 4;
+
+/// Where a replica's move stands.
+#[derive(Default)]
+pub(super) enum Moving {
+    /// It does not move.
+    #[default]
+    No,
+    /// A copy is made.
+    Copying(Box<FutureReplica>),
+    /// The copy has taken the place, and what was left behind is not removed yet.
+    Settling,
+}
 
 /// The copy of a replica's log in another log directory.
 pub(super) struct FutureReplica {
@@ -28,6 +46,10 @@ pub(super) struct FutureReplica {
     /// Most of it is safe on disk, and the directory knows that it will be the partition's. Not while it is empty and nothing
     /// is on disk.
     announced: bool,
+    /// Bytes copied since the last flush.
+    unflushed_bytes: usize,
+    /// How often it tried to take the place.
+    attempts: u32,
 }
 
 /// Where a replica moves to, and how far its copy has come.
@@ -49,14 +71,26 @@ pub struct LeftBehind {
     pub log: Log,
 }
 
+/// A move that could not go on, and was cancelled.
+pub struct FailedMove {
+    /// Where the replica was to move.
+    pub to: Arc<DataDirectory>,
+    /// Why it does not.
+    pub error: MoveError,
+    /// Why the copy is still there, if it cannot be removed.
+    pub not_removed: Option<LogError>,
+}
+
 /// What a step of a move came to.
 pub enum MoveStep {
     /// So many bytes were copied; there may be more.
     Copied(usize),
-    /// The replica lives in the other directory.
+    /// The replica lives in the other directory. Call [`Replica::settled`] once what it left is removed, or given up.
     Moved(Box<LeftBehind>),
-    /// There is nothing to move.
-    Ended,
+    /// There is nothing to move, or not any more; why a copy is still there, if it cannot be removed.
+    Ended(Option<LogError>),
+    /// The move is cancelled.
+    Failed(Box<FailedMove>),
 }
 
 /// Why a step of a move failed.
@@ -73,6 +107,9 @@ pub enum MoveError {
         /// What is wrong.
         detail: String,
     },
+    /// An invariant does not hold; the panic has been reported where it happened.
+    #[error("the step panicked")]
+    Panicked,
 }
 
 /// What became of a wish to move.
@@ -84,6 +121,8 @@ pub enum MoveBegun {
     UnderWay,
     /// The replica lives there; a move elsewhere was cancelled.
     NotNeeded,
+    /// Not yet: what the last move left is not removed, or the directory has a log by this name.
+    TooEarly,
 }
 
 impl Replica {
@@ -92,20 +131,17 @@ impl Replica {
     /// # Errors
     /// A log directory failed.
     pub fn begin_move(&self, to: &Arc<DataDirectory>, now: Now) -> Result<MoveBegun, LogError> {
-        let mut future = self.future.lock();
-        if future
-            .as_ref()
-            .is_some_and(|future| Arc::ptr_eq(&future.directory, to))
-        {
-            return Ok(MoveBegun::UnderWay);
-        }
-        let before = future.take();
-        let was_moving = before.is_some();
-        self.note_progress(None);
-        if let Some(before) = before {
-            before.discard()?;
-        }
-        if self.is_closed() || Arc::ptr_eq(&self.directory(), to) {
+        let mut moving = self.moving.lock();
+        let lives_there = Arc::ptr_eq(&self.directory(), to);
+        let was_moving = match &*moving {
+            Moving::Copying(future) if Arc::ptr_eq(&future.directory, to) => return Ok(MoveBegun::UnderWay),
+            Moving::Settling if !lives_there => return Ok(MoveBegun::TooEarly),
+            Moving::Settling => return Ok(MoveBegun::NotNeeded),
+            Moving::Copying(_) => true,
+            Moving::No => false,
+        };
+        self.discard_copy(&mut moving)?;
+        if self.is_closed() || lives_there {
             return Ok(MoveBegun::NotNeeded);
         }
         let logs = logs_of(to)?;
@@ -121,14 +157,18 @@ impl Replica {
             log.stop_compaction();
             log.to_follow()
         };
-        let log = logs.begin_future(followed, now).inspect_err(|_| {
+        let begun = logs.begin_future(followed, now);
+        let Ok(Some(log)) = begun else {
             self.note_progress(None);
-        })?;
-        *future = Some(FutureReplica {
+            return begun.map(|_| MoveBegun::TooEarly);
+        };
+        *moving = Moving::Copying(Box::new(FutureReplica {
             directory: to.clone(),
             log,
             announced: false,
-        });
+            unflushed_bytes: 0,
+            attempts: 0,
+        }));
         Ok(if was_moving {
             MoveBegun::UnderWay
         } else {
@@ -136,14 +176,30 @@ impl Replica {
         })
     }
 
-    /// The replica stays where it is.
-    ///
-    /// # Errors
-    /// The copy cannot be removed.
-    pub fn cancel_move(&self) -> Result<(), LogError> {
-        let future = self.future.lock().take();
+    /// Removes the copy, if there is one that nobody is at work in. Whoever is finds that the replica is offline.
+    pub(super) fn discard_idle_copy(&self) -> Result<(), LogError> {
+        let moving = self.moving.try_lock();
+        moving.map_or(Ok(()), |mut moving| self.discard_copy(&mut moving))
+    }
+
+    fn discard_copy(&self, moving: &mut Moving) -> Result<(), LogError> {
+        if !matches!(moving, Moving::Copying(_)) {
+            return Ok(());
+        }
+        let before = std::mem::take(moving);
         self.note_progress(None);
-        future.map_or(Ok(()), FutureReplica::discard)
+        match before {
+            Moving::Copying(future) => future.discard(),
+            Moving::No | Moving::Settling => Ok(()),
+        }
+    }
+
+    /// What a move has left is removed, or given up: there can be another move.
+    pub fn settled(&self) {
+        let mut moving = self.moving.lock();
+        if matches!(*moving, Moving::Settling) {
+            *moving = Moving::No;
+        }
     }
 
     /// Where this replica moves to, if it does.
@@ -158,15 +214,35 @@ impl Replica {
         self.progress.lock().is_some()
     }
 
-    /// Copies the next slice, or lets the copy take the place. Blocks.
-    ///
-    /// # Errors
-    /// The move cannot go on; it is not cancelled by that.
-    pub fn advance_move(&self, now: Now) -> Result<MoveStep, MoveError> {
-        let mut guard = self.future.lock();
-        let works = |future: &&mut FutureReplica| !self.is_offline() && !future.directory.is_offline();
-        let Some(future) = guard.as_mut().filter(works) else {
-            return Ok(MoveStep::Ended);
+    /// Copies the next slice, or lets the copy take the place. Blocks. A move that cannot go on is cancelled.
+    pub fn advance_move(&self, now: Now) -> MoveStep {
+        let mut moving = self.moving.lock();
+        let Moving::Copying(future) = &mut *moving else {
+            return MoveStep::Ended(None);
+        };
+        if self.is_offline() || future.directory.is_offline() {
+            return MoveStep::Ended(self.discard_copy(&mut moving).err());
+        }
+        let to = future.directory.clone();
+        // A panic leaves neither the copy nor its thread behind.
+        let step = std::panic::catch_unwind(AssertUnwindSafe(|| self.step(&mut moving, now)));
+        let error = match step {
+            Ok(Ok(step)) => return step,
+            Ok(Err(error)) => error,
+            Err(_) => MoveError::Panicked,
+        };
+        // Under the same lock: a move that is begun from now on is another one.
+        let not_removed = self.discard_copy(&mut moving).err();
+        MoveStep::Failed(Box::new(FailedMove {
+            to,
+            error,
+            not_removed,
+        }))
+    }
+
+    fn step(&self, moving: &mut Moving, now: Now) -> Result<MoveStep, MoveError> {
+        let Moving::Copying(future) = moving else {
+            return Ok(MoveStep::Ended(None));
         };
         let (copied, log_end_offset) = self.copy_slice(future, now)?;
         self.note_progress(Some(MoveProgress {
@@ -177,6 +253,10 @@ impl Replica {
         let Some(copied) = copied else {
             return Ok(MoveStep::Copied(0));
         };
+        future.unflushed_bytes += copied;
+        if future.unflushed_bytes >= UNFLUSHED_BYTES_MAX {
+            future.flush()?;
+        }
         if copied > 0 && future.log.log_end_offset() < log_end_offset {
             return Ok(MoveStep::Copied(copied));
         }
@@ -184,7 +264,11 @@ impl Replica {
             self.announce(future, now)?;
             return Ok(MoveStep::Copied(copied));
         }
-        match self.take_place(&mut guard, now)? {
+        // What was acknowledged as being on disk has to be, wherever the log lives. While appends wait, only the rest is flushed.
+        if future.log.durable_end_offset() < self.with(|p| p.log().durable_end_offset()) {
+            future.flush()?;
+        }
+        match self.take_place(moving, now)? {
             Some(left) => Ok(MoveStep::Moved(Box::new(left))),
             None => Ok(MoveStep::Copied(copied)),
         }
@@ -223,14 +307,12 @@ impl Replica {
     }
 
     /// Puts the copy in the place of the log, if no more than a few slices are missing.
-    fn take_place(
-        &self,
-        guard: &mut Option<FutureReplica>,
-        now: Now,
-    ) -> Result<Option<LeftBehind>, MoveError> {
-        let Some(future) = guard.as_mut() else {
+    fn take_place(&self, moving: &mut Moving, now: Now) -> Result<Option<LeftBehind>, MoveError> {
+        let Moving::Copying(future) = moving else {
             return Ok(None);
         };
+        future.attempts += 1;
+        let is_patient = future.attempts <= PATIENT_ATTEMPTS;
         let mut state = self.state.lock();
         let log = state.partition.log_mut();
         // Invariant: what is on disk of a copy that takes the place is announced. The log may have come to be there meanwhile.
@@ -238,35 +320,24 @@ impl Replica {
         if self.is_offline() || future.directory.is_offline() || log.is_cut() || is_unannounced {
             return Ok(None);
         }
-        let mut is_complete = false;
-        for _ in 0..=LAST_SLICES_MAX {
-            match plan(log, &future.log)? {
-                Some(Planned::Slice(slice)) if slice.is_empty() => {
-                    is_complete = true;
-                    break;
-                }
-                Some(Planned::Slice(slice)) => _ = future.append(&slice, &self.directory(), now)?,
-                Some(Planned::Cold(_)) | None => break,
-            }
-        }
-        if !is_complete {
+        let slices_max = if is_patient { 1 } else { LAST_SLICES_MAX };
+        if !future.complete(log, slices_max, &self.directory(), now)? {
             return Ok(None);
         }
-        future.log.succeed(log)?;
         if future.log.durable_end_offset() < log.durable_end_offset() {
-            // What was acknowledged as being on disk has to be, wherever the log lives.
-            future.log.flush()?;
+            if is_patient {
+                return Ok(None);
+            }
+            future.flush()?;
         }
+        future.log.succeed(log)?;
         logs_of(&future.directory)?.promote(&mut future.log)?;
-        let Some(FutureReplica {
-            directory, log: new, ..
-        }) = guard.take()
-        else {
+        let Moving::Copying(future) = std::mem::replace(moving, Moving::Settling) else {
             unreachable!("it was there");
         };
         let left = LeftBehind {
-            log: std::mem::replace(log, new),
-            directory: self.directory.swap(directory),
+            log: std::mem::replace(log, future.log),
+            directory: self.directory.swap(future.directory),
         };
         self.note_progress(None);
         state.partition.appended(now);
@@ -300,6 +371,29 @@ impl FutureReplica {
                 detail: error.to_string(),
             }),
         }
+    }
+
+    /// Copies what is missing, if that is not more than so many slices that are in memory; false if it is.
+    fn complete(
+        &mut self,
+        log: &Log,
+        slices_max: usize,
+        from: &DataDirectory,
+        now: Now,
+    ) -> Result<bool, MoveError> {
+        for copied in 0..=slices_max {
+            match plan(log, &self.log)? {
+                Some(Planned::Slice(slice)) if slice.is_empty() => return Ok(true),
+                Some(Planned::Slice(slice)) if copied < slices_max => _ = self.append(&slice, from, now)?,
+                Some(Planned::Slice(_) | Planned::Cold(_)) | None => break,
+            }
+        }
+        Ok(false)
+    }
+
+    fn flush(&mut self) -> Result<(), LogError> {
+        self.unflushed_bytes = 0;
+        self.log.flush()
     }
 
     fn discard(mut self) -> Result<(), LogError> {

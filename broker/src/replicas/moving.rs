@@ -15,9 +15,9 @@ use super::{Replicas, error_chain};
 use crate::clock;
 use crate::data_directory::DataDirectory;
 use crate::replica::Replica;
-use crate::replica::moving::{LeftBehind, MoveBegun, MoveError, MoveStep};
+use crate::replica::moving::{FailedMove, LeftBehind, MoveBegun, MoveError, MoveStep};
 
-/// Replicas that move, in the order of their turns; each has one place, so that there are no more than replicas.
+/// Replicas that move, in the order of their turns; each is here at most once.
 #[derive(Default)]
 pub struct MoveQueue {
     state: Mutex<Queue>,
@@ -33,7 +33,11 @@ struct Queue {
 impl MoveQueue {
     /// The replica gets a turn.
     pub fn add(&self, replica: Arc<Replica>) {
-        self.state.lock().turns.push_back(replica);
+        let turns = &mut self.state.lock().turns;
+        if turns.iter().any(|other| Arc::ptr_eq(other, &replica)) {
+            return;
+        }
+        turns.push_back(replica);
         self.wake.notify_one();
     }
 
@@ -114,22 +118,31 @@ impl Replicas {
             );
             return Err(storage_error(detail));
         }
-        self.begin_move(&replica, to).map_err(|error| {
-            self.move_failed(&replica, to, &error);
-            storage_error(error_chain(&error))
-        })
+        match self.begin_move(&replica, to) {
+            Ok(MoveBegun::New | MoveBegun::UnderWay | MoveBegun::NotNeeded) => Ok(()),
+            Ok(MoveBegun::TooEarly) => {
+                let detail = format!(
+                    "{topic}-{partition} has just moved, and what it left is being removed: try again"
+                );
+                Err(ApiError::new(ErrorCode::ReplicaNotAvailable, detail))
+            }
+            Err(error) => {
+                self.move_failed(&replica, to, &error);
+                Err(storage_error(error_chain(&error)))
+            }
+        }
     }
 
-    fn begin_move(&self, replica: &Arc<Replica>, to: &Arc<DataDirectory>) -> Result<(), LogError> {
+    fn begin_move(&self, replica: &Arc<Replica>, to: &Arc<DataDirectory>) -> Result<MoveBegun, LogError> {
         let begun = replica.begin_move(to, clock::now())?;
-        if begun == MoveBegun::New {
-            self.moves.add(replica.clone());
+        match begun {
+            MoveBegun::New => self.moves.add(replica.clone()),
+            MoveBegun::UnderWay => {}
+            MoveBegun::NotNeeded | MoveBegun::TooEarly => return Ok(begun),
         }
-        if begun != MoveBegun::NotNeeded {
-            slog::info!(self.log, "a replica moves to another log directory"; "partition" => %replica.id,
-                "from" => %replica.directory().path().display(), "to" => %to.path().display());
-        }
-        Ok(())
+        slog::info!(self.log, "a replica moves to another log directory"; "partition" => %replica.id,
+            "from" => %replica.directory().path().display(), "to" => %to.path().display());
+        Ok(begun)
     }
 
     /// Begins the moves anew that were under way when the process ended.
@@ -152,28 +165,34 @@ impl Replicas {
 
     /// Gives a replica that moves its turn. Blocks.
     pub fn advance_move(&self, replica: &Arc<Replica>) -> Turn {
-        let progress = replica.move_progress();
         match replica.advance_move(clock::now()) {
-            Ok(MoveStep::Copied(bytes)) => return Turn::Copied(bytes),
-            Ok(MoveStep::Moved(left)) => self.moved(replica, *left),
-            Ok(MoveStep::Ended) => self.cancel_move(replica),
-            Err(MoveError::Log(error)) => {
-                if let Some(progress) = progress {
-                    self.move_failed(replica, &progress.directory, &error);
-                }
-                self.cancel_move(replica);
+            MoveStep::Copied(bytes) => return Turn::Copied(bytes),
+            MoveStep::Moved(left) => {
+                self.moved(replica, *left);
+                replica.settled();
             }
-            Err(error @ MoveError::Damaged { .. }) => {
-                slog::error!(self.log, "a replica cannot be moved: its log is damaged"; "partition" => %replica.id,
-                    "error" => error_chain(&error));
-                self.cancel_move(replica);
+            MoveStep::Ended(not_removed) => self.copy_removed(replica, not_removed),
+            MoveStep::Failed(failed) => {
+                let FailedMove {
+                    to,
+                    error,
+                    not_removed,
+                } = *failed;
+                match error {
+                    MoveError::Log(error) => self.move_failed(replica, &to, &error),
+                    error @ (MoveError::Damaged { .. } | MoveError::Panicked) => {
+                        slog::error!(self.log, "a replica cannot be moved"; "partition" => %replica.id,
+                            "to" => %to.path().display(), "error" => error_chain(&error));
+                    }
+                }
+                self.copy_removed(replica, not_removed);
             }
         }
         Turn::Over
     }
 
-    fn cancel_move(&self, replica: &Replica) {
-        if let Err(error) = replica.cancel_move() {
+    fn copy_removed(&self, replica: &Replica, not_removed: Option<LogError>) {
+        if let Some(error) = not_removed {
             // It goes with the next start, if it cannot be removed now.
             slog::warn!(self.log, "the copy of a replica is not removed"; "partition" => %replica.id,
                 "error" => error_chain(&error));
@@ -191,7 +210,7 @@ impl Replicas {
     }
 
     /// The replica lives elsewhere now: what its new directory has to know is made safe before the old one forgets it.
-    fn moved(&self, replica: &Arc<Replica>, left: LeftBehind) {
+    pub(super) fn moved(&self, replica: &Arc<Replica>, left: LeftBehind) {
         let LeftBehind { directory, mut log } = left;
         let here = replica.directory();
         slog::info!(self.log, "a replica lives in another log directory now"; "partition" => %replica.id,
@@ -202,7 +221,10 @@ impl Replicas {
         }
         // Only what is recorded tells the controller whose leaderships to move if the directory fails.
         self.assignments.add(replica);
-        if let Err(error) = settle(replica, &here) {
+        let settled = settle(replica, &here);
+        if let Err(error) = settled
+            && !replica.is_deleted()
+        {
             self.log_failed(replica, &error);
             // What is left is older and no longer used, but all there is that is known to work.
             if let Err(error) = log.close_clean(clock::now()) {

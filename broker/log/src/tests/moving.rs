@@ -19,7 +19,7 @@ impl Move {
         let from = Fixture::with(config);
         let to_path = from.path.with_file_name("other");
         let to = open(&to_path);
-        let copy = to.begin_future(from.log.to_follow(), NOW).unwrap();
+        let copy = to.begin_future(from.log.to_follow(), NOW).unwrap().unwrap();
         Self {
             from,
             to,
@@ -213,7 +213,7 @@ fn a_copy_that_a_kill_interrupts_is_discarded_and_told_once() {
         assert_eq!(to.moves(&identity()).unwrap(), 0);
         assert_eq!(to.purge_deleted(MUCH_LATER).unwrap(), 1);
         // Nothing of the old copy is taken for the new one's.
-        let mut copy = to.begin_future(moved.from.log.to_follow(), NOW).unwrap();
+        let mut copy = to.begin_future(moved.from.log.to_follow(), NOW).unwrap().unwrap();
         one_record(&mut copy);
         assert_eq!(contents(&copy).len(), 1);
     }

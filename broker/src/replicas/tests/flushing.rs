@@ -13,27 +13,27 @@ use crate::group_commit::GroupCommit;
 use crate::replica::CommitWait;
 
 #[derive(Debug, Default)]
-struct GatedDisk {
+pub(super) struct GatedDisk {
     /// Flushes wait while it is set.
     shut: Mutex<bool>,
     changed: Condvar,
     waiting: AtomicUsize,
-    segments_flushed: AtomicUsize,
+    pub(super) segments_flushed: AtomicUsize,
     fails: AtomicBool,
 }
 
 impl GatedDisk {
-    fn shut(&self) {
+    pub(super) fn shut(&self) {
         *self.shut.lock() = true;
     }
 
-    fn open(&self) {
+    pub(super) fn open(&self) {
         *self.shut.lock() = false;
         self.changed.notify_all();
     }
 
     /// Until a flush is under way.
-    fn await_flush(&self) {
+    pub(super) fn await_flush(&self) {
         let mut shut = self.shut.lock();
         while self.waiting.load(Ordering::SeqCst) == 0 {
             self.changed.wait(&mut shut);

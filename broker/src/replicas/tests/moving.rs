@@ -1,8 +1,13 @@
 //! Moves between two log directories, over real logs and without threads: each test takes the turns itself.
 
+use std::fs::File;
 use std::path::Path;
 
+use odradek_broker_log::disk::{Disk, Space, SystemDisk};
+
+use super::flushing::GatedDisk;
 use super::*;
+use crate::replica::moving::{LeftBehind, MoveStep};
 use crate::replicas::moving::Turn;
 
 /// Turns that no move of these tests takes.
@@ -11,9 +16,23 @@ const TURNS_MAX: usize = 10_000;
 const COPIES_MAX: usize = 1_000;
 
 fn two_directories() -> Node {
+    two_directories_with(&[], LogDirectoryOptions::default())
+}
+
+fn two_directories_with(overrides: &[(&str, &str)], options: LogDirectoryOptions) -> Node {
     let folder = Arc::new(TempDir::new().unwrap());
     let paths = [folder.path().join("a"), folder.path().join("b")];
-    Node::at(folder, &paths, &[], LogDirectoryOptions::default())
+    Node::at(folder, &paths, overrides, options)
+}
+
+/// Two directories on a disk whose flushes can be made to wait.
+fn gated(overrides: &[(&str, &str)]) -> (Node, Arc<GatedDisk>) {
+    let disk = Arc::new(GatedDisk::default());
+    let options = LogDirectoryOptions {
+        disk: disk.clone(),
+        ..LogDirectoryOptions::default()
+    };
+    (two_directories_with(overrides, options), disk)
 }
 
 impl Node {
@@ -45,6 +64,18 @@ impl Node {
         let turns = (0..TURNS_MAX).map(|_| self.replicas.advance_move(replica));
         let over = turns.into_iter().find(|turn| *turn == Turn::Over);
         assert_eq!(over, Some(Turn::Over), "the move does not come to an end");
+    }
+
+    /// Takes steps until the copy has taken the place; what is left is not removed yet.
+    fn move_without_settling(&self, replica: &Arc<Replica>) -> LeftBehind {
+        for _ in 0..TURNS_MAX {
+            match replica.advance_move(clock::now()) {
+                MoveStep::Copied(_) => {}
+                MoveStep::Moved(left) => return *left,
+                MoveStep::Ended(_) | MoveStep::Failed(_) => panic!("it moves"),
+            }
+        }
+        panic!("the move does not come to an end")
     }
 
     /// The node as it starts after a kill at this moment, before the first directory has forgotten what it held when `kept` was
@@ -268,6 +299,158 @@ fn what_a_move_left_is_not_used_while_the_directory_it_went_to_is_offline() {
     replicas.publish(&everything, &node.image, &node.config, true);
     assert!(replicas.get("t", 0).is_none());
     assert_eq!(replicas.failures().unopened(), 1);
+}
+
+#[test]
+fn a_replica_moves_again_once_what_the_last_move_left_is_removed() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    let LeftBehind { directory, mut log } = node.move_without_settling(&replica);
+    assert_eq!(node.alter("t", 0), Err(ErrorCode::ReplicaNotAvailable));
+    assert_eq!(node.alter("t", 1), Ok(()));
+    assert!(!replica.is_moving() && !replica.is_offline());
+    assert!(!node.directory(0).is_offline() && !node.directory(1).is_offline());
+    directory.logs().unwrap().delete_partition(&mut log).unwrap();
+    replica.settled();
+    assert_eq!(node.alter("t", 0), Ok(()));
+    node.finish(&replica);
+    assert!(lives_in(&replica, &node.directory(0)));
+    assert_eq!(replica.offsets().log_end, 200);
+}
+
+#[test]
+fn a_topic_deleted_before_its_move_has_settled_leaves_nothing() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    let left = node.move_without_settling(&replica);
+    node.delete("t");
+    node.replicas.moved(&replica, left);
+    for at in [0, 1] {
+        assert!(!node.path(at).join("t-0").exists(), "directory {at}");
+        assert!(!node.directory(at).is_offline());
+    }
+}
+
+#[test]
+fn a_topic_is_deleted_although_the_directory_it_moves_to_is_offline() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    node.replicas.advance_move(&replica);
+    node.directory(1).set_offline();
+    node.delete("t");
+    assert!(!node.path(0).join("t-0").exists());
+}
+
+#[test]
+fn a_topic_is_deleted_while_the_disk_that_it_moves_to_stands_still() {
+    let (mut node, disk) = gated(&[]);
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    disk.shut();
+    let (replicas, moving) = (node.replicas.clone(), replica.clone());
+    let mover =
+        std::thread::spawn(move || (0..TURNS_MAX).find(|_| replicas.advance_move(&moving) == Turn::Over));
+    disk.await_flush();
+    node.delete("t");
+    assert!(!node.path(0).join("t-0").exists());
+    disk.open();
+    assert!(mover.join().unwrap().is_some(), "the move is over");
+    assert!(!replica.is_moving());
+    let left = std::fs::read_dir(node.path(1)).unwrap();
+    let is_copy = |name: &str| name.starts_with("t-0") && !name.ends_with("-delete");
+    let copies = left.filter(|entry| is_copy(&entry.as_ref().unwrap().file_name().to_string_lossy()));
+    assert_eq!(copies.count(), 0);
+}
+
+#[test]
+fn appends_do_not_wait_while_what_the_copy_has_to_have_on_disk_is_flushed() {
+    let (mut node, disk) = gated(&[("log.flush.interval.messages", "1")]);
+    let replica = node.filled("t", 20);
+    let flush = |replica: &Replica| replica.with(|p| p.log_mut().flush()).unwrap();
+    node.alter("t", 1).unwrap();
+    // Copied and announced; then there is more, which is on disk where the replica lives.
+    node.replicas.advance_move(&replica);
+    append_own(&replica);
+    flush(&replica);
+    disk.shut();
+    let (replicas, moving) = (node.replicas.clone(), replica.clone());
+    let mover =
+        std::thread::spawn(move || (0..TURNS_MAX).find(|_| replicas.advance_move(&moving) == Turn::Over));
+    disk.await_flush();
+    assert!(lives_in(&replica, &node.directory(0)));
+    append_own(&replica);
+    disk.open();
+    assert!(mover.join().unwrap().is_some(), "the move is over");
+    assert!(lives_in(&replica, &node.directory(1)));
+    assert_eq!(replica.offsets().log_end, 220);
+}
+
+#[test]
+fn a_long_copy_is_flushed_on_the_way() {
+    let (mut node, disk) = gated(&[]);
+    let replica = node.filled("t", 0);
+    let mut builder = BatchBuilder::new(0);
+    builder.append(1_700_000_000_000, None, Some(&vec![b'x'; 1_000_000]), &[]);
+    let large = builder.build();
+    for _ in 0..20 {
+        let mut batches = [LeaderBatch::whole(&large).unwrap()];
+        replica.append(clock::now(), &mut batches, None).unwrap();
+    }
+    node.alter("t", 1).unwrap();
+    while replica.move_progress().unwrap().log_end_offset < 18 {
+        assert_ne!(node.replicas.advance_move(&replica), Turn::Over);
+    }
+    assert_eq!(disk.segments_flushed.load(Ordering::SeqCst), 1);
+    node.finish(&replica);
+}
+
+#[test]
+fn a_replica_that_is_asked_to_move_again_and_again_is_queued_once() {
+    let mut node = two_directories();
+    let replicas = [node.filled("t", 1), node.filled("u", 1)];
+    for to in [1, 0, 1] {
+        node.alter("t", to).unwrap();
+    }
+    node.alter("u", 1).unwrap();
+    for replica in &replicas {
+        assert!(Arc::ptr_eq(&node.replicas.moves().next().unwrap(), replica));
+    }
+}
+
+/// A disk that takes whoever waits for it down.
+#[derive(Debug)]
+struct PanickingDisk;
+
+impl Disk for PanickingDisk {
+    fn sync_data(&self, _: &File) -> std::io::Result<()> {
+        panic!("the disk is one of a test")
+    }
+
+    fn sync_all(&self, _: &File) -> std::io::Result<()> {
+        panic!("the disk is one of a test")
+    }
+
+    fn space(&self, directory: &Path) -> std::io::Result<Space> {
+        SystemDisk.space(directory)
+    }
+}
+
+#[test]
+fn a_step_that_panics_cancels_the_move_and_spares_the_thread() {
+    let options = LogDirectoryOptions {
+        disk: Arc::new(PanickingDisk),
+        ..LogDirectoryOptions::default()
+    };
+    let mut node = two_directories_with(&[], options);
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    node.finish(&replica);
+    assert!(!replica.is_moving() && !replica.is_offline());
+    assert!(lives_in(&replica, &node.directory(0)));
+    append_own(&replica);
 }
 
 #[test]
