@@ -22,11 +22,9 @@ use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::config::LogConfig;
 use odradek_broker_log::error::{AppendError, LogError};
 use odradek_broker_log::log::Log;
-use odradek_broker_log::read::MinOneBatch;
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::PartitionImage;
-use odradek_common::records::batch::{BatchHeader, HEADER_SIZE_BYTES, TimestampType};
 use odradek_common::time::Now;
 use odradek_config::TopicConfig;
 use parking_lot::{Mutex, MutexGuard};
@@ -456,21 +454,6 @@ impl Replica {
     #[must_use]
     pub fn image(&self) -> Arc<PartitionImage> {
         self.state.lock().partition.image().clone()
-    }
-
-    /// Timestamp of the first record of the batch that holds this offset; None if it has none.
-    #[must_use]
-    pub fn timestamp_at(&self, offset: i64) -> Option<i64> {
-        let mut slice = self
-            .with(|p| p.log().read_plan(offset, 1, i64::MAX, MinOneBatch::Yes))
-            .ok()?;
-        slice.size_bytes = slice.size_bytes.min(HEADER_SIZE_BYTES);
-        let header = BatchHeader::parse(&slice.read().ok()?).ok()?;
-        let timestamp = match header.timestamp_type() {
-            TimestampType::CreateTime => header.base_timestamp,
-            TimestampType::LogAppendTime => header.max_timestamp,
-        };
-        (timestamp >= 0).then_some(timestamp)
     }
 
     /// True while this replica leads.

@@ -388,6 +388,11 @@ impl LogDirectory {
         self.shared.store.write(batch, Survive::Kill)
     }
 
+    /// Makes the log starts that [`Log::delete_records_before`] has moved survive a power loss. Blocks.
+    pub fn sync_log_starts(&self) -> Result<(), LogError> {
+        self.shared.store.sync_wal()
+    }
+
     /// Makes checkpoints survive a crash; call it after a round of them. Blocks.
     pub fn flush_index(&self) -> Result<(), LogError> {
         self.shared.store.flush()

@@ -261,7 +261,7 @@ impl Log {
         // The followed log may end above its last batch, where it was cut into a gap that compaction had left.
         self.log_end_offset = followed.log_end_offset;
         self.set_high_watermark(followed.high_watermark);
-        self.advance_log_start(followed.log_start_offset, Survive::Kill)?;
+        self.advance_log_start(followed.log_start_offset)?;
         self.epochs = followed.epochs.clone();
         self.persist_epochs(Survive::Kill)?;
         // Those whose records are deleted are not found in what was copied.

@@ -77,7 +77,7 @@ impl Log {
         let log_start_offset = next.expect("a log keeps a segment after those it deletes");
         info!(self.logger, "delete segments"; "reason" => reason, "segments" => due.len(),
             "from_offset" => due[0], "to_offset" => log_start_offset);
-        self.advance_log_start(log_start_offset, Survive::Kill)?;
+        self.advance_log_start(log_start_offset)?;
         let mut batch = Batch::default();
         for base_offset in &due {
             self.forget_segment(*base_offset, &mut batch);

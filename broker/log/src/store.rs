@@ -171,6 +171,13 @@ impl Store {
             .map_err(|error| self.failed("read the index", error))
     }
 
+    /// Makes what was written so far to survive a kill survive a power loss.
+    pub(crate) fn sync_wal(&self) -> Result<(), LogError> {
+        self.db
+            .flush_wal(true)
+            .map_err(|error| self.failed("flush the index's log", error))
+    }
+
     /// Makes everything written so far survive a power loss.
     pub(crate) fn flush(&self) -> Result<(), LogError> {
         self.db

@@ -19,6 +19,7 @@ use crate::directory::{LogDirectory, LogDirectoryOptions};
 use crate::error::AppendError;
 use crate::log::{Log, PartitionIdentity};
 use crate::read::MinOneBatch;
+use crate::timestamps::{self, TimestampedOffset};
 
 mod compaction;
 mod directory;
@@ -50,6 +51,14 @@ fn identity() -> PartitionIdentity {
 
 fn logger() -> slog::Logger {
     slog::Logger::root(slog::Discard, slog::o!())
+}
+
+fn find_timestamp(log: &Log, timestamp: i64) -> Option<TimestampedOffset> {
+    timestamps::offset_for_timestamp(|from| log.timestamp_search(timestamp, from)).unwrap()
+}
+
+fn newest_timestamp(log: &Log) -> Option<TimestampedOffset> {
+    find_timestamp(log, log.max_timestamp()?)
 }
 
 fn open(path: &Path) -> LogDirectory {

@@ -1,13 +1,18 @@
-//! Lookups by timestamp, for ListOffsets.
+//! Lookups by timestamp, for ListOffsets: planned under the partition's lock, segment by segment, and done without it.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use odradek_common::records::batch::BatchHeader;
 use odradek_common::records::record::{decoded_section, records};
 
+use crate::directory::DirectoryShared;
 use crate::error::LogError;
 use crate::log::Log;
-use crate::segment::{Segment, segment_path};
+use crate::scan::{LOOKUP_WINDOW_BYTES, Scan};
+use crate::segment::segment_path;
 
 /// Decompressed bytes of one batch beyond which it is not searched.
 pub(crate) const SECTION_SIZE_BYTES_MAX: usize = 256 << 20;
@@ -23,85 +28,104 @@ pub struct TimestampedOffset {
     pub leader_epoch: i32,
 }
 
+/// A search of one segment, which may hold a record with such a timestamp.
+pub struct TimestampSearch {
+    timestamp: i64,
+    log_start_offset: i64,
+    base_offset: i64,
+    file: Arc<File>,
+    /// Where the first batch begins that may hold it.
+    position: u64,
+    size_bytes: u64,
+    directory: Arc<DirectoryShared>,
+    folder: PathBuf,
+}
+
+/// The first record, by offset, whose timestamp is at or after the one that `plan` plans with [`Log::timestamp_search`], from
+/// an offset on. Blocks; `plan` alone takes the partition's lock.
+pub fn offset_for_timestamp(
+    mut plan: impl FnMut(i64) -> Result<Option<TimestampSearch>, LogError>,
+) -> Result<Option<TimestampedOffset>, LogError> {
+    let mut from = i64::MIN;
+    while let Some(search) = plan(from)? {
+        if let Some(found) = search.run()? {
+            return Ok(Some(found));
+        }
+        from = search.base_offset + 1;
+    }
+    Ok(None)
+}
+
 impl Log {
-    /// The first record, by offset, whose timestamp is at or after `timestamp`.
-    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<TimestampedOffset>, LogError> {
+    /// Plans a search for the first record with a timestamp at or after `timestamp`: in the first segment, of those that begin
+    /// at or after `from`, that may hold it.
+    pub fn timestamp_search(&self, timestamp: i64, from: i64) -> Result<Option<TimestampSearch>, LogError> {
         self.check_open()?;
-        for segment in self
-            .segments
-            .values()
-            .filter(|segment| segment.footer.max_timestamp >= timestamp)
-        {
-            if let Some(found) = self.search_segment(segment, timestamp)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+        let mut later = self.segments.range(from..).map(|(_, segment)| segment);
+        let Some(segment) = later.find(|segment| segment.footer.max_timestamp >= timestamp) else {
+            return Ok(None);
+        };
+        let place = self.place(segment.base_offset);
+        let entry = segment.index.floor_timestamp(&place, timestamp)?;
+        Ok(Some(TimestampSearch {
+            timestamp,
+            log_start_offset: self.log_start_offset,
+            base_offset: segment.base_offset,
+            file: self.file_of(segment)?,
+            position: entry.map_or(0, |entry| u64::from(entry.position)),
+            size_bytes: segment.footer.size_bytes,
+            directory: self.directory.clone(),
+            folder: self.folder.clone(),
+        }))
     }
 
-    /// The first record that has the greatest timestamp of the log; None in an empty log.
-    pub fn max_timestamp_offset(&self) -> Result<Option<TimestampedOffset>, LogError> {
-        self.check_open()?;
-        let greatest = self
-            .segments
-            .values()
-            .map(|segment| segment.footer.max_timestamp)
-            .max();
-        match greatest {
-            Some(timestamp) if timestamp >= 0 => self.offset_for_timestamp(timestamp),
-            Some(_) | None => Ok(None),
-        }
+    /// The greatest timestamp of the log; None if there is none.
+    #[must_use]
+    pub fn max_timestamp(&self) -> Option<i64> {
+        let of_segments = self.segments.values().map(|segment| segment.footer.max_timestamp);
+        of_segments.max().filter(|timestamp| *timestamp >= 0)
     }
+}
 
-    fn search_segment(
-        &self,
-        segment: &Segment,
-        timestamp: i64,
-    ) -> Result<Option<TimestampedOffset>, LogError> {
-        let entry = segment
-            .index
-            .floor_timestamp(&self.place(segment.base_offset), timestamp)?;
-        let mut from = entry.map_or(0, |entry| u64::from(entry.position));
-        let log_start_offset = self.log_start_offset;
+impl TimestampSearch {
+    /// Reads the segment until the record is found. Blocks; call it without the partition's lock.
+    fn run(&self) -> Result<Option<TimestampedOffset>, LogError> {
+        let mut scan = Scan::new(&self.file, self.position, self.size_bytes, LOOKUP_WINDOW_BYTES);
         loop {
-            let batch = self.walk(segment, from, |position, header| {
-                let candidate = header.max_timestamp >= timestamp && header.last_offset() >= log_start_offset;
-                candidate.then_some((position, *header))
-            })?;
-            let Some((position, header)) = batch else {
+            let next = scan.header();
+            let found = next
+                .map_err(|error| error.into_log_error(&self.directory.path, &self.path(), scan.position()))?;
+            let Some((position, header)) = found else {
                 return Ok(None);
             };
-            if let Some(found) = self.search_batch(segment, position, &header, timestamp)? {
+            let may_hold =
+                header.max_timestamp >= self.timestamp && header.last_offset() >= self.log_start_offset;
+            if may_hold && let Some(found) = self.search_batch(position, &header)? {
                 return Ok(Some(found));
             }
-            from = position + header.size_bytes() as u64;
         }
     }
 
     fn search_batch(
         &self,
-        segment: &Segment,
         position: u64,
         header: &BatchHeader,
-        timestamp: i64,
     ) -> Result<Option<TimestampedOffset>, LogError> {
-        let path = segment_path(&self.folder, segment.base_offset);
         let corrupt = |detail: String| LogError::Corrupt {
-            path: path.clone(),
+            path: self.path(),
             position,
             detail,
         };
         let mut batch = vec![0; header.size_bytes()];
-        self.file_of(segment)?
-            .read_exact_at(&mut batch, position)
-            .map_err(|source| {
-                LogError::io(&self.directory.path, format!("read {}", path.display()), source)
-            })?;
+        self.file.read_exact_at(&mut batch, position).map_err(|source| {
+            self.directory
+                .io(format!("read {}", self.path().display()), source)
+        })?;
         let (header, section) =
             decoded_section(&batch, SECTION_SIZE_BYTES_MAX).map_err(|error| corrupt(error.to_string()))?;
         for record in records(&header, &section) {
             let record = record.map_err(|error| corrupt(error.to_string()))?;
-            if record.timestamp >= timestamp && record.offset >= self.log_start_offset {
+            if record.timestamp >= self.timestamp && record.offset >= self.log_start_offset {
                 return Ok(Some(TimestampedOffset {
                     offset: record.offset,
                     timestamp: record.timestamp,
@@ -110,5 +134,9 @@ impl Log {
             }
         }
         Ok(None)
+    }
+
+    fn path(&self) -> PathBuf {
+        segment_path(&self.folder, self.base_offset)
     }
 }

@@ -120,9 +120,10 @@ impl Log {
         self.create_segment(now.wall_ms, offset)
     }
 
-    /// Moves the log start to `offset`, as DeleteRecords asks, and persists that before it returns; returns the log start.
+    /// Moves the log start to `offset`, as DeleteRecords asks; returns the log start.
     ///
-    /// Refused above the high watermark. The segments below go with the next [`Log::retention`].
+    /// That survives the death of the process, and a power loss after
+    /// [`crate::directory::LogDirectory::sync_log_starts`]. Refused above the high watermark. The segments below go with the next [`Log::retention`].
     pub fn delete_records_before(&mut self, offset: i64) -> Result<i64, ReadError> {
         if offset > self.high_watermark {
             return Err(ReadError::OffsetOutOfRange {
@@ -131,17 +132,17 @@ impl Log {
                 log_end_offset: self.high_watermark,
             });
         }
-        self.advance_log_start(offset, Survive::PowerLoss)?;
+        self.advance_log_start(offset)?;
         Ok(self.log_start_offset)
     }
 
     /// Follows the leader's log start, as a follower does; at most to the high watermark.
     pub fn maybe_increment_log_start_offset(&mut self, offset: i64) -> Result<i64, LogError> {
-        self.advance_log_start(offset.min(self.high_watermark), Survive::Kill)?;
+        self.advance_log_start(offset.min(self.high_watermark))?;
         Ok(self.log_start_offset)
     }
 
-    pub(crate) fn advance_log_start(&mut self, offset: i64, survive: Survive) -> Result<(), LogError> {
+    pub(crate) fn advance_log_start(&mut self, offset: i64) -> Result<(), LogError> {
         self.check_open()?;
         if offset <= self.log_start_offset {
             return Ok(());
@@ -154,7 +155,7 @@ impl Log {
         for marker in self.aborted.truncate_from_start(offset) {
             batch.delete(self.key.key(Kind::Aborted, &[marker]));
         }
-        self.directory.store.write(batch, survive)?;
+        self.directory.store.write(batch, Survive::Kill)?;
         self.log_start_offset = offset;
         self.producers.on_log_start(offset);
         Ok(())

@@ -8,6 +8,7 @@ use kafka_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
 use kafka_protocol::messages::{ApiKey, DeleteRecordsRequest, DeleteRecordsResponse};
+use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::ReadError;
 use odradek_common::error::{ApiError, ErrorCode};
 use tokio::sync::Notify;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use super::{Call, Handler};
 use crate::broker::Broker;
+use crate::data_directory::DataDirectory;
 use crate::names::is_internal;
 use crate::replica::Replica;
 
@@ -33,14 +35,24 @@ impl Handler for DeleteRecords {
         request: DeleteRecordsRequest,
     ) -> DeleteRecordsResponse {
         let deadline = Instant::now() + Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+        let started: Vec<Vec<_>> = request
+            .topics
+            .iter()
+            .map(|topic| {
+                let start = |partition| start(&broker, topic.name.0.as_str(), partition);
+                topic.partitions.iter().map(start).collect()
+            })
+            .collect();
+        let moved = started.iter().flatten().flatten();
+        sync_log_starts(&broker, moved.map(|(replica, _)| replica.directory())).await;
         let mut topics = Vec::with_capacity(request.topics.len());
-        for topic in &request.topics {
+        for (topic, started) in request.topics.iter().zip(started) {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for partition in &topic.partitions {
+            for (partition, started) in topic.partitions.iter().zip(started) {
                 let result = DeleteRecordsPartitionResult::default()
                     .with_partition_index(partition.partition_index)
                     .with_low_watermark(-1);
-                let outcome = match start(&broker, topic.name.0.as_str(), partition) {
+                let outcome = match started {
                     Ok((replica, offset)) => finish(&broker, &replica, offset, deadline).await,
                     Err(error) => Err(error.code),
                 };
@@ -56,6 +68,30 @@ impl Handler for DeleteRecords {
             topics.push(result.with_partitions(partitions));
         }
         DeleteRecordsResponse::default().with_topics(topics)
+    }
+}
+
+/// Waits, on a thread that may, until moved log starts in these directories survive a power loss. One that fails goes offline.
+async fn sync_log_starts(broker: &Arc<Broker>, directories: impl Iterator<Item = Arc<DataDirectory>>) {
+    let mut distinct: Vec<Arc<DataDirectory>> = Vec::new();
+    for directory in directories {
+        if !distinct.iter().any(|known| Arc::ptr_eq(known, &directory)) {
+            distinct.push(directory);
+        }
+    }
+    if distinct.is_empty() {
+        return;
+    }
+    let broker = broker.clone();
+    let sync = move || {
+        for directory in distinct {
+            if let Some(Err(error)) = directory.logs().map(LogDirectory::sync_log_starts) {
+                broker.replicas.directory_failed(&directory, &error);
+            }
+        }
+    };
+    if let Err(error) = tokio::task::spawn_blocking(sync).await {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 
@@ -104,6 +140,9 @@ async fn finish(
     offset: i64,
     deadline: Instant,
 ) -> Result<i64, ErrorCode> {
+    if replica.is_offline() {
+        return Err(ErrorCode::KafkaStorageError);
+    }
     loop {
         let progress = Arc::new(Notify::new());
         let _registration = Registration {

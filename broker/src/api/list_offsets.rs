@@ -42,22 +42,39 @@ impl Handler for ListOffsets {
     const LATEST: Option<i16> = Some(EARLIEST_PENDING_UPLOAD_SINCE);
 
     async fn handle(broker: Arc<Broker>, call: Call, request: ListOffsetsRequest) -> ListOffsetsResponse {
-        let topics = request.topics.iter().map(|topic| {
-            let partitions = topic.partitions.iter().map(|partition| {
-                let query = Query {
-                    broker: &broker,
-                    api_version: call.api_version,
-                    request: &request,
-                    partition,
-                };
-                query.answer(topic.name.0.as_str())
-            });
-            ListOffsetsTopicResponse::default()
-                .with_name(topic.name.clone())
-                .with_partitions(partitions.collect())
-        });
-        ListOffsetsResponse::default().with_topics(topics.collect())
+        if !searches(&request) {
+            return answer(&broker, call.api_version, &request);
+        }
+        let answer = move || answer(&broker, call.api_version, &request);
+        match tokio::task::spawn_blocking(answer).await {
+            Ok(response) => response,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
     }
+}
+
+/// Whether records have to be read.
+fn searches(request: &ListOffsetsRequest) -> bool {
+    let mut partitions = request.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.any(|partition| partition.timestamp >= 0 || partition.timestamp == MAX_TIMESTAMP)
+}
+
+fn answer(broker: &Broker, api_version: i16, request: &ListOffsetsRequest) -> ListOffsetsResponse {
+    let topics = request.topics.iter().map(|topic| {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let query = Query {
+                broker,
+                api_version,
+                request,
+                partition,
+            };
+            query.answer(topic.name.0.as_str())
+        });
+        ListOffsetsTopicResponse::default()
+            .with_name(topic.name.clone())
+            .with_partitions(partitions.collect())
+    });
+    ListOffsetsResponse::default().with_topics(topics.collect())
 }
 
 struct Query<'a> {
@@ -135,13 +152,9 @@ impl Query<'_> {
             LATEST if promised => Ok(self.at(replica, end)),
             _ if !promised => Err(not_yet),
             MAX_TIMESTAMP if self.api_version >= MAX_TIMESTAMP_SINCE => {
-                let found = replica.with(|p| p.log_mut().max_timestamp_offset());
-                below(found, end)
+                below(replica.max_timestamp_offset(), end)
             }
-            timestamp if timestamp >= 0 => {
-                let found = replica.with(|p| p.log_mut().offset_for_timestamp(timestamp));
-                below(found, end)
-            }
+            timestamp if timestamp >= 0 => below(replica.offset_for_timestamp(timestamp), end),
             _ => Err(ErrorCode::UnsupportedVersion),
         }
     }

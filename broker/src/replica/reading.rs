@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use odradek_broker_core::fetch_session::SlotId;
-use odradek_broker_log::error::ReadError;
+use odradek_broker_log::error::{LogError, ReadError};
 use odradek_broker_log::read::{LogSlice, MinOneBatch, Patience, Planned};
+use odradek_broker_log::timestamps::{TimestampedOffset, offset_for_timestamp};
 use odradek_common::error::ErrorCode;
+use odradek_common::records::batch::{BatchHeader, HEADER_SIZE_BYTES, TimestampType};
 
 use super::watchers::Watcher;
 use super::{Offsets, Replica, State, offsets};
@@ -79,7 +81,54 @@ pub struct ReadRequest {
     pub patience: Patience,
 }
 
+/// How often a batch's header is read ahead before it is given up.
+const COLD_READS_MAX: usize = 8;
+
 impl Replica {
+    /// The first record, by offset, whose timestamp is at or after `timestamp`. Blocks, and holds the lock only to see which
+    /// segment may hold it.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn offset_for_timestamp(&self, timestamp: i64) -> Result<Option<TimestampedOffset>, LogError> {
+        offset_for_timestamp(|from| self.with(|p| p.log().timestamp_search(timestamp, from)))
+    }
+
+    /// The first record that has the greatest timestamp of the log. Blocks.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn max_timestamp_offset(&self) -> Result<Option<TimestampedOffset>, LogError> {
+        let greatest = self.with(|p| p.log().max_timestamp());
+        greatest.map_or(Ok(None), |timestamp| self.offset_for_timestamp(timestamp))
+    }
+
+    /// Timestamp of the first record of the batch that holds this offset; None if it has none, or cannot be read. Blocks, and
+    /// does so without the lock.
+    #[must_use]
+    pub fn timestamp_at(&self, offset: i64) -> Option<i64> {
+        for _ in 0..COLD_READS_MAX {
+            let planned = self.with(|p| {
+                let (patience, yes) = (Patience::Refuse, MinOneBatch::Yes);
+                p.log().read_plan_with(patience, offset, 1, i64::MAX, yes)
+            });
+            match planned.ok()? {
+                Planned::Slice(mut slice) => {
+                    slice.size_bytes = slice.size_bytes.min(HEADER_SIZE_BYTES);
+                    let header = BatchHeader::parse(&slice.read().ok()?).ok()?;
+                    let timestamp = match header.timestamp_type() {
+                        TimestampType::CreateTime => header.base_timestamp,
+                        TimestampType::LogAppendTime => header.max_timestamp,
+                    };
+                    return (timestamp >= 0).then_some(timestamp);
+                }
+                // In memory when it is looked at again.
+                Planned::Cold(cold) => _ = cold.read().ok()?,
+            }
+        }
+        None
+    }
+
     /// What a read of one partition would return. The bytes are read later, outside the lock.
     ///
     /// # Errors

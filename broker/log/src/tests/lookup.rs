@@ -120,7 +120,7 @@ fn an_index_that_outgrows_memory_is_searched_in_both_places() {
             assert_eq!(slice.position, offset as u64 * size as u64);
             assert_eq!(slice.size_bytes, size * 300.min((end - offset) as usize));
             assert_eq!(slice.end_offset, end.min(offset + 300));
-            assert_eq!(log.offset_for_timestamp(offset).unwrap().unwrap().offset, offset);
+            assert_eq!(find_timestamp(log, offset).unwrap().offset, offset);
         }
     };
     check(&fixture.log, BATCHES);
@@ -189,7 +189,7 @@ fn timestamps_find_the_first_record_at_or_after_them() {
     }
     let mut fixture = fixture.restart();
     fixture.append_at(1_000 + 100 * 10, 2);
-    let find = |timestamp| fixture.log.offset_for_timestamp(timestamp).unwrap();
+    let find = |timestamp| find_timestamp(&fixture.log, timestamp);
     assert_eq!(find(0).unwrap().offset, 0);
     for index in 0..50 {
         let found = find(1_000 + index * 10 - 5).unwrap();
@@ -204,8 +204,21 @@ fn timestamps_find_the_first_record_at_or_after_them() {
         "the record of 10,000 stands before"
     );
     assert_eq!(find(10_001), None);
-    let newest = fixture.log.max_timestamp_offset().unwrap().unwrap();
+    let newest = newest_timestamp(&fixture.log).unwrap();
     assert_eq!((newest.offset, newest.timestamp), (100, 10_000));
+}
+
+#[test]
+fn a_search_goes_on_where_its_segment_is_gone() {
+    let mut fixture = Fixture::with(small_segments());
+    (0..30).for_each(|index| _ = fixture.append_at(1_000 + index, 1));
+    let mut planned = fixture.log.timestamp_search(1_000, i64::MIN).unwrap();
+    assert!(planned.is_some());
+    fixture.log.delete_records_before(30).unwrap();
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    fixture.directory.purge_deleted(MUCH_LATER).unwrap();
+    let found = timestamps::offset_for_timestamp(|_| Ok(planned.take())).unwrap();
+    assert_eq!(found.unwrap().offset, 0);
 }
 
 #[test]
@@ -216,17 +229,11 @@ fn timestamps_are_looked_up_inside_of_a_batch() {
         builder.append(timestamp, None, Some(b"v"), &[]);
     }
     fixture.append_batch(4, builder.build());
-    let find = |timestamp| {
-        fixture
-            .log
-            .offset_for_timestamp(timestamp)
-            .unwrap()
-            .map(|found| found.offset)
-    };
+    let find = |timestamp| find_timestamp(&fixture.log, timestamp).map(|found| found.offset);
     assert_eq!(find(100), Some(0));
     assert_eq!(find(150), Some(1));
     assert_eq!(find(301), None);
-    assert_eq!(fixture.log.max_timestamp_offset().unwrap().unwrap().offset, 1);
+    assert_eq!(newest_timestamp(&fixture.log).unwrap().offset, 1);
 }
 
 #[test]

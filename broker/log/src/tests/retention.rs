@@ -40,7 +40,7 @@ fn deleted_records_stay_deleted() {
             "segments go whole, the start stays"
         );
         assert_eq!(fixture.contents()[0].0, 25);
-        assert_eq!(fixture.log.offset_for_timestamp(0).unwrap().unwrap().offset, 25);
+        assert_eq!(find_timestamp(&fixture.log, 0).unwrap().offset, 25);
     }
 }
 

@@ -22,11 +22,7 @@ fn every_offset_can_be_cut_at() {
                 .iter()
                 .all(|entry| entry.start_offset < end)
         );
-        let newest = fixture
-            .log
-            .max_timestamp_offset()
-            .unwrap()
-            .map(|found| found.timestamp);
+        let newest = newest_timestamp(&fixture.log).map(|found| found.timestamp);
         assert_eq!(newest, (end > 0).then(|| 1_000 + end / 3 - 1));
         fixture.append_batch(8, batch(5_000, 3));
         let killed = fixture.kill();
@@ -34,10 +30,7 @@ fn every_offset_can_be_cut_at() {
             assert_eq!(fixture.log.log_end_offset(), end + 3, "cut at {cut}");
             assert_eq!(fixture.contents()[..end as usize], whole[..end as usize]);
             assert_eq!(fixture.log.epochs().epoch_for_offset(end), Some(8));
-            assert_eq!(
-                fixture.log.offset_for_timestamp(4_000).unwrap().unwrap().offset,
-                end
-            );
+            assert_eq!(find_timestamp(&fixture.log, 4_000).unwrap().offset, end);
         }
         assert_eq!(fixture.restart().log.log_end_offset(), end + 3);
     }
