@@ -217,7 +217,7 @@ impl<T: Transport> Connection<T> {
         while self.may_start(now) {
             let service = Arc::clone(&self.context.service);
             let taken = self.take_together(&*service, now);
-            // What was whole before a fault is still answered.
+            // What was whole before a fault is still done. Whether its answers leave before the connection ends is not promised.
             if self.together.is_empty() {
                 return taken.map_err(CloseReason::Refused);
             }
