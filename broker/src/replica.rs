@@ -243,7 +243,7 @@ impl Replica {
     /// Appends batches as leader, in order; what became of each is said in it, unless the log failed before its turn.
     ///
     /// With `waits`, acks=all: there must be enough replicas, and for each batch that is in the log now, or was already, a
-    /// wait for its commit is put there.
+    /// wait for its commit is put there; None if it is committed.
     ///
     /// # Errors
     /// Not the leader, not enough replicas, or the directory failed.
@@ -275,12 +275,12 @@ impl Replica {
             .iter_mut()
             .map(|batch| batch.as_mut().last_offset().map(|last| last + 1));
         let mut flushes = Vec::new();
-        let mut wait = |until, end| self.wait_until(&mut state, until, leader_epoch, end);
+        let mut wait = |until, end| self.wait_unless(&mut state, until, leader_epoch, end);
         match waits {
-            Some(waits) => waits.extend(ends.map(|end| Some(wait(Safe::Committed, end?)))),
+            Some(waits) => waits.extend(ends.map(|end| wait(Safe::Committed, end?))),
             None if unflushed => {
                 let unflushed_ends = ends.map(|end| end.filter(|end| *end > flushed_end));
-                flushes.extend(unflushed_ends.map(|end| Some(wait(Safe::Flushed, end?))));
+                flushes.extend(unflushed_ends.map(|end| wait(Safe::Flushed, end?)));
             }
             None => {}
         }
@@ -328,8 +328,7 @@ impl Replica {
         let end_offset = state.partition.log().log_end_offset();
         let unflushed = state.partition.log().durable_end_offset() < end_offset;
         let epoch = leader.leader_epoch;
-        let flushed =
-            unflushed.then(|| self.wait_until(&mut state, Safe::FlushedByFollower, epoch, end_offset));
+        let flushed = self.wait_unless(&mut state, Safe::FlushedByFollower, epoch, end_offset);
         wake(state, Wake::WhoeverSees);
         if unflushed {
             self.queue_flush();
@@ -467,9 +466,9 @@ impl Replica {
         self.state.lock().partition.propose_shrink(now)
     }
 
-    /// Waits until everything up to the log end offset of now is committed.
-    pub fn await_commit(&self, leader_epoch: i32, offset: i64) -> CommitWait {
-        self.wait_until(&mut self.state.lock(), Safe::Committed, leader_epoch, offset)
+    /// Waits until everything below `offset` is committed; None if it is.
+    pub fn await_commit(&self, leader_epoch: i32, offset: i64) -> Option<CommitWait> {
+        self.wait_unless(&mut self.state.lock(), Safe::Committed, leader_epoch, offset)
     }
 
     /// The log failed: from now on every request is refused.

@@ -150,7 +150,10 @@ impl LogReader {
     /// Waits until the high watermark covers the log as it is now.
     async fn await_commit(&self) -> Result<(), LoadError> {
         let end = self.replica.offsets().log_end;
-        match self.replica.await_commit(self.leader_epoch, end).await {
+        let Some(committed) = self.replica.await_commit(self.leader_epoch, end) else {
+            return Ok(());
+        };
+        match committed.await {
             // The high watermark has passed the records, whatever happened to the ISR since.
             Ok(Ok(()) | Err(ErrorCode::NotEnoughReplicasAfterAppend)) => Ok(()),
             Ok(Err(code)) => Err(LoadError::Refused(code)),

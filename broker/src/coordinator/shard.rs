@@ -376,7 +376,7 @@ impl<S: Shard> ShardTask<S> {
         }
     }
 
-    fn append(&self, batch: &[u8], kind: AppendKind) -> Result<CommitWait, ErrorCode> {
+    fn append(&self, batch: &[u8], kind: AppendKind) -> Result<Option<CommitWait>, ErrorCode> {
         let replica = &self.origin.replica;
         let failed = |refusal: AppendRefusal| match refusal {
             AppendRefusal::Api(error) => error.code,
@@ -407,14 +407,17 @@ impl<S: Shard> ShardTask<S> {
         if let Some(Err(error)) = batches[0].take_outcome() {
             return Err(failed(error.into()));
         }
-        let wait = waits.pop().flatten();
-        Ok(wait.expect("what was appended is waited for"))
+        Ok(waits.pop().flatten())
     }
 
-    fn await_commit(&mut self, ids: Vec<AppendId>, size_bytes: usize, committed: CommitWait) {
+    fn await_commit(&mut self, ids: Vec<AppendId>, size_bytes: usize, committed: Option<CommitWait>) {
         self.in_flight_bytes += size_bytes;
         self.in_flight.push(Box::pin(async move {
-            let result = match committed.await {
+            let outcome = match committed {
+                Some(committed) => committed.await,
+                None => Ok(Ok(())),
+            };
+            let result = match outcome {
                 // The high watermark has passed the records: every later leader has them.
                 Ok(Ok(()) | Err(ErrorCode::NotEnoughReplicasAfterAppend)) => Ok(()),
                 Ok(Err(code)) => Err(code),

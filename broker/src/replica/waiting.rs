@@ -29,40 +29,54 @@ pub(super) enum Safe {
 impl PendingAppend {
     /// Whether the wait is over; an error once it is pointless.
     pub(super) fn outcome(&self, partition: &Partition<Log>) -> Result<bool, ErrorCode> {
-        match self.until {
-            Safe::Committed => partition.check_committed(self.leader_epoch, self.offset),
-            Safe::Flushed => partition.check_durable(self.leader_epoch, self.offset),
-            Safe::FlushedByFollower => {
+        self.until.is_reached(partition, self.leader_epoch, self.offset)
+    }
+}
+
+impl Safe {
+    fn is_reached(
+        self,
+        partition: &Partition<Log>,
+        leader_epoch: i32,
+        offset: i64,
+    ) -> Result<bool, ErrorCode> {
+        match self {
+            Self::Committed => partition.check_committed(leader_epoch, offset),
+            Self::Flushed => partition.check_durable(leader_epoch, offset),
+            Self::FlushedByFollower => {
                 let log = partition.log();
                 // What was truncated meanwhile needs no flush any more.
-                Ok(log.durable_end_offset() >= self.offset.min(log.log_end_offset()))
+                Ok(log.durable_end_offset() >= offset.min(log.log_end_offset()))
             }
         }
     }
 }
 
 impl Replica {
-    pub(super) fn wait_until(
+    /// None if it is so safe already.
+    pub(super) fn wait_unless(
         &self,
         state: &mut State,
         until: Safe,
         leader_epoch: i32,
         offset: i64,
-    ) -> CommitWait {
-        let (answer, wait) = oneshot::channel();
-        let pending = PendingAppend {
-            until,
-            leader_epoch,
-            offset,
-            answer,
-        };
-        match pending.outcome(&state.partition) {
-            // Looked at under the lock: whoever sets it fails those who wait after that.
-            Ok(false) if self.is_offline() => _ = pending.answer.send(Err(ErrorCode::KafkaStorageError)),
-            Ok(false) => state.pending.push(pending),
-            Ok(true) => _ = pending.answer.send(Ok(())),
-            Err(code) => _ = pending.answer.send(Err(code)),
+    ) -> Option<CommitWait> {
+        let reached = until.is_reached(&state.partition, leader_epoch, offset);
+        if reached == Ok(true) {
+            return None;
         }
-        wait
+        let (answer, wait) = oneshot::channel();
+        match reached {
+            // Looked at under the lock: whoever sets it fails those who wait after that.
+            Ok(_) if self.is_offline() => _ = answer.send(Err(ErrorCode::KafkaStorageError)),
+            Ok(_) => state.pending.push(PendingAppend {
+                until,
+                leader_epoch,
+                offset,
+                answer,
+            }),
+            Err(code) => _ = answer.send(Err(code)),
+        }
+        Some(wait)
     }
 }

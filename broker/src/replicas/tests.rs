@@ -135,6 +135,34 @@ fn append_own(replica: &Replica) {
     batches[0].take_outcome().unwrap().unwrap();
 }
 
+#[test]
+fn nobody_waits_for_a_commit_that_is_there_with_the_append() {
+    let mut node = Node::new();
+    let replica = node.create("t", NODE).unwrap();
+    let append = || {
+        let records = batch(0, 1);
+        let mut batches = [LeaderBatch::whole(&records).unwrap()];
+        let mut waits = Vec::new();
+        replica
+            .append(clock::now(), &mut batches, Some(&mut waits))
+            .unwrap();
+        assert_eq!(waits.len(), 1);
+        waits.pop().flatten()
+    };
+    // The ISR is the leader alone.
+    assert!(append().is_none() && replica.await_commit(0, 1).is_none());
+    node.change(|image| {
+        let topic = Arc::make_mut(image.topics.get_mut("t").unwrap());
+        let partition = Arc::make_mut(&mut topic.partitions[0]);
+        partition.isr = vec![NODE, OTHER];
+        partition.partition_epoch += 1;
+    });
+    let mut wait = append().expect("the follower has to fetch it");
+    assert!(wait.try_recv().is_err());
+    node.elect("t", OTHER);
+    assert_eq!(wait.try_recv(), Ok(Err(ErrorCode::NotLeaderOrFollower)));
+}
+
 /// What a fetch of the other node in epoch 0 brought beside the records.
 fn from_other(high_watermark: i64, log_start_offset: i64) -> FollowerAppend {
     FollowerAppend {
