@@ -30,6 +30,7 @@ pub mod names;
 pub mod producer_ids;
 pub mod replica;
 pub mod replicas;
+pub mod scrubber;
 pub mod server;
 pub mod topic_creation;
 pub mod verification;

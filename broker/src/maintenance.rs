@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use odradek_broker_log::error::LogError;
 use odradek_config::ServerConfig;
 use parking_lot::{Condvar, Mutex};
 
 use crate::broker::Broker;
 use crate::clock;
-use crate::replicas::error_chain;
+use crate::replica::Replica;
+use crate::replicas::{Replicas, error_chain};
 
 /// How often it is looked whether a chore is due, unless one is wanted more often than that.
 const TICK: Duration = Duration::from_secs(1);
@@ -143,6 +145,7 @@ impl Chores {
         if due(&mut self.high_watermarks, intervals.high_watermarks) {
             self.checkpoint_high_watermarks();
         }
+        bound_recovery(&self.broker.replicas, config.odradek.recovery_bytes_max);
         if self.started.elapsed() >= ms(config.log.initial_task_delay_ms) {
             let checkpoint = due(&mut self.recovery_points, intervals.recovery_points);
             if due(&mut self.flushes, intervals.flushes) || checkpoint {
@@ -241,6 +244,50 @@ impl Chores {
             }
         }
     }
+}
+
+/// Checkpoints logs of each directory, those first of which most would have to be read again, as long as recovery of them all
+/// would have to read more than so many bytes.
+pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
+    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
+    let all = replicas.all();
+    for (directory, logs) in replicas.online() {
+        let here = all
+            .iter()
+            .filter(|replica| Arc::ptr_eq(&replica.directory(), directory) && !replica.is_offline());
+        let mut dirty: Vec<(u64, &Arc<Replica>)> = here
+            .map(|replica| (replica.with(|p| p.log().uncheckpointed_bytes()), replica))
+            .filter(|(bytes, _)| *bytes > 0)
+            .collect();
+        let mut total: u64 = dirty.iter().map(|(bytes, _)| bytes).sum();
+        if total <= limit {
+            continue;
+        }
+        dirty.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        for (bytes, replica) in dirty {
+            // Well below the limit, so that not every round has to do it.
+            if total <= limit / 2 {
+                break;
+            }
+            if let Err(error) = checkpoint(replica) {
+                replicas.log_failed(replica, &error);
+            }
+            total -= bytes;
+        }
+        if let Err(error) = logs.flush_index() {
+            replicas.directory_failed(directory, &error);
+        }
+    }
+}
+
+/// Flushes a log and writes its recovery point down.
+fn checkpoint(replica: &Replica) -> Result<(), LogError> {
+    let now = clock::now();
+    let Some(plan) = replica.with(|p| p.log_mut().checkpoint_plan(now))? else {
+        return Ok(());
+    };
+    plan.sync()?;
+    replica.complete_flush(now, plan)
 }
 
 /// True once per interval.

@@ -30,6 +30,8 @@ pub struct Metrics {
     replication_out: Counter,
     /// Bytes that followers of this broker have fetched.
     pub replication_in: Counter,
+    /// Bytes of sealed segments that were read again to be checked.
+    pub scrubbed: Counter,
     isr_shrinks: Counter,
     isr_expands: Counter,
     leader_elections: Counter,
@@ -68,6 +70,7 @@ impl Metrics {
             topics: RwLock::new(HashMap::new()),
             replication_out: counter!(catalogue::REPLICATION_BYTES_OUT),
             replication_in: counter!(catalogue::REPLICATION_BYTES_IN),
+            scrubbed: counter!(catalogue::SCRUBBED_BYTES),
             isr_shrinks: counter!(catalogue::ISR_SHRINKS),
             isr_expands: counter!(catalogue::ISR_EXPANDS),
             leader_elections: counter!(catalogue::LEADER_ELECTIONS),

@@ -9,7 +9,7 @@ use odradek_common::time::Now;
 use crate::error::LogError;
 use crate::flush::{DueRecords, FlushPlan};
 use crate::log::Log;
-use crate::segment::{FOOTER_SIZE_BYTES, Footer};
+use crate::segment::{FOOTER_SIZE_BYTES, Footer, UNCHECKED_FOOTER_SIZE_BYTES};
 use crate::store::{Batch, Kind, PartitionKey, Survive};
 
 /// What of a log is safe on disk.
@@ -27,7 +27,9 @@ pub(crate) struct Persistence {
     pub(crate) high_watermark: Option<i64>,
     /// Records appended since the last flush.
     pub(crate) unflushed_messages: i64,
-    /// When the first of them was appended.
+    /// Bytes appended since the last checkpoint was planned that was written down.
+    pub(crate) uncheckpointed_bytes: u64,
+    /// When the first record since the last flush was appended.
     pub(crate) unflushed_since_ms: u64,
     /// Records that `flush.messages` wants on disk before they are acknowledged.
     pub(crate) due: Option<DueRecords>,
@@ -53,6 +55,7 @@ impl Persistence {
             aborted_until: state.map_or(0, |state| state.recovery_point),
             high_watermark,
             unflushed_messages: 0,
+            uncheckpointed_bytes: 0,
             unflushed_since_ms: now.mono_ms,
             due: None,
             folder_dirty: false,
@@ -75,7 +78,9 @@ pub(crate) struct State {
     pub(crate) has_producers: bool,
 }
 
-const STATE_VERSION: u8 = 1;
+const STATE_VERSION: u8 = 2;
+/// Its footer has no checksum.
+const UNCHECKED_STATE_VERSION: u8 = 1;
 const STATE_SIZE_BYTES: usize = 1 + 8 + 8 + FOOTER_SIZE_BYTES + 1;
 
 impl State {
@@ -90,15 +95,20 @@ impl State {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; STATE_SIZE_BYTES] = bytes.try_into().ok()?;
-        if bytes[0] != STATE_VERSION {
+        let footer_size_bytes = match *bytes.first()? {
+            STATE_VERSION => FOOTER_SIZE_BYTES,
+            UNCHECKED_STATE_VERSION => UNCHECKED_FOOTER_SIZE_BYTES,
+            _ => return None,
+        };
+        let (footer, has_producers) = bytes.get(17..)?.split_at_checked(footer_size_bytes)?;
+        let &[has_producers] = has_producers else {
             return None;
-        }
+        };
         Some(Self {
             recovery_point: i64::from_be_bytes(bytes[1..9].try_into().ok()?),
             active_base_offset: i64::from_be_bytes(bytes[9..17].try_into().ok()?),
-            footer: Footer::decode(&bytes[17..17 + FOOTER_SIZE_BYTES])?,
-            has_producers: bytes[STATE_SIZE_BYTES - 1] != 0,
+            footer: Footer::decode(footer)?,
+            has_producers: has_producers != 0,
         })
     }
 }
@@ -107,6 +117,8 @@ pub(crate) struct Checkpoint {
     pub(crate) state: State,
     producers: Vec<u8>,
     aborted: Vec<AbortedTransaction>,
+    /// What was appended since the one before.
+    bytes: u64,
 }
 
 impl Log {
@@ -117,6 +129,12 @@ impl Log {
         };
         plan.sync()?;
         self.complete_flush(plan)
+    }
+
+    /// Bytes that recovery would have to read, at most, if the process ended now and the index was flushed.
+    #[must_use]
+    pub fn uncheckpointed_bytes(&self) -> u64 {
+        self.persistence.uncheckpointed_bytes
     }
 
     /// Plans a checkpoint; None if the recovery point that is written down is the log end.
@@ -140,6 +158,7 @@ impl Log {
             state: self.state(),
             producers: self.producers.encode(),
             aborted: self.unwritten_aborted().copied().collect(),
+            bytes: self.persistence.uncheckpointed_bytes,
         });
         Ok(Some(plan))
     }
@@ -221,6 +240,8 @@ impl Log {
             );
         }
         self.directory.store.write(batch, Survive::Nothing)?;
+        let uncheckpointed_bytes = &mut self.persistence.uncheckpointed_bytes;
+        *uncheckpointed_bytes = uncheckpointed_bytes.saturating_sub(checkpoint.bytes);
         if offset == self.log_end_offset {
             // Nobody has appended meanwhile: a log at rest holds no more blocks than it has bytes.
             self.give_reserve_back();

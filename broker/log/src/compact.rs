@@ -25,7 +25,7 @@ use slog::info;
 use crate::directory::DirectoryShared;
 use crate::error::LogError;
 use crate::log::Log;
-use crate::segment::{Footer, SEGMENT_SIZE_BYTES_MAX, Segment};
+use crate::segment::{Footer, SEGMENT_SIZE_BYTES_MAX, Segment, segment_path};
 use crate::store::{Kind, PartitionKey, Survive};
 
 pub use swap::CleanedSegment;
@@ -113,11 +113,12 @@ pub struct CompactionPlan {
     segment_bytes_max: u64,
 }
 
+/// A segment that is to be replaced.
 #[derive(Clone, Copy)]
-struct Source {
-    base_offset: i64,
-    footer: Footer,
-    created_ms: i64,
+pub(crate) struct Source {
+    pub(crate) base_offset: i64,
+    pub(crate) footer: Footer,
+    pub(crate) created_ms: i64,
 }
 
 /// Connects a log with its pass: set once the log was cut, closed, or planned another one.
@@ -230,24 +231,34 @@ impl Log {
     }
 
     /// Plans a pass, which voids the one before; None if the policy or [`Dirtiness::is_due`] says that there is nothing to do.
+    ///
+    /// # Errors
+    /// The log is closed, or a segment that would be read is known to be damaged.
     pub fn compaction_plan(&mut self, now: Now) -> Result<Option<CompactionPlan>, LogError> {
         self.check_open()?;
         let dirtiness = self.dirtiness(now);
         if !self.config.cleanup_policy.compact || !dirtiness.is_due() {
             return Ok(None);
         }
+        let sources = || self.segments.range(..dirtiness.first_uncleanable_offset);
+        let damage = sources().find_map(|(base, segment)| Some((base, segment.damage.as_ref()?)));
+        if let Some((base, damage)) = damage {
+            // A pass would write what is damaged anew, as if it was right.
+            return Err(LogError::Corrupt {
+                path: segment_path(&self.folder, *base),
+                position: damage.positions.start,
+                detail: damage.detail.clone(),
+            });
+        }
+        let sources: Vec<_> = sources().map(|(_, segment)| Source::of(segment)).collect();
         self.pass.overtake();
         self.pass = PassFlag::default();
-        let sources = self
-            .segments
-            .range(..dirtiness.first_uncleanable_offset)
-            .map(|(_, segment)| Source::of(segment));
         Ok(Some(CompactionPlan {
             directory: self.directory.clone(),
             key: self.key,
             folder: self.folder.clone(),
             pass: self.pass.clone(),
-            sources: sources.collect(),
+            sources,
             dirtiness,
             aborted: self.aborted.entries().to_vec(),
             last_records: self.producers.last_records().collect(),
@@ -287,7 +298,7 @@ impl Log {
 }
 
 impl Source {
-    fn of(segment: &Segment) -> Self {
+    pub(crate) fn of(segment: &Segment) -> Self {
         Self {
             base_offset: segment.base_offset,
             footer: segment.footer,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// What a log directory asks of its disk. Every call may block.
@@ -24,6 +25,14 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// The file system does not say.
     fn space(&self, directory: &Path) -> io::Result<Space>;
+
+    /// Reads what a check of a segment wants to see of a file.
+    ///
+    /// # Errors
+    /// The disk does not give the bytes.
+    fn read_at(&self, file: &File, bytes: &mut [u8], position: u64) -> io::Result<usize> {
+        file.read_at(bytes, position)
+    }
 }
 
 /// The room on a file system.

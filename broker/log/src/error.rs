@@ -144,6 +144,12 @@ pub enum AppendError {
 /// Why nothing was read.
 #[derive(Debug, Error)]
 pub enum ReadError {
+    /// The offset lies where the log is damaged.
+    #[error("the log is damaged at offset {offset}")]
+    Damaged {
+        /// The offset asked for.
+        offset: i64,
+    },
     /// The offset is not in the log.
     #[error("offset {offset} is outside of [{log_start_offset}, {log_end_offset}]")]
     OffsetOutOfRange {

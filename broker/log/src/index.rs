@@ -208,6 +208,28 @@ impl Place<'_> {
     }
 }
 
+impl Place<'_> {
+    /// The first stored entry behind `position`.
+    pub(crate) fn next_stored(&self, position: u64) -> Result<Option<IndexEntry>, LogError> {
+        let mut found = None;
+        self.store.scan(
+            self.partition,
+            Kind::IndexChunk,
+            &[self.base_offset],
+            self.base_offset,
+            |_, chunk| {
+                found = decode(chunk).find(|entry| u64::from(entry.position) > position);
+                if found.is_some() {
+                    Visit::Stop
+                } else {
+                    Visit::Continue
+                }
+            },
+        )?;
+        Ok(found)
+    }
+}
+
 fn encode(entries: &[IndexEntry]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * ENTRY_SIZE_BYTES);
     for entry in entries {

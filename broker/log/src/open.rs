@@ -15,6 +15,7 @@ use odradek_broker_core::leader_epochs::LeaderEpochs;
 use odradek_broker_core::producer_state::ProducerStates;
 use odradek_common::records::batch::BatchHeader;
 use odradek_common::time::Now;
+use rustix::fs::Advice;
 use slog::{info, warn};
 
 use crate::append::marker_of;
@@ -28,6 +29,7 @@ use crate::log::{Log, PartitionIdentity};
 use crate::read::RecentBatches;
 use crate::reserve;
 use crate::scan::{RECOVERY_WINDOW_BYTES, Scan, ScanError};
+use crate::scrub::Damage;
 use crate::segment::{Footer, Segment, base_offset_of, segment_path};
 use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive, decode_i64};
 
@@ -183,6 +185,11 @@ impl Opening {
     fn run(mut self, persisted: &Persisted, files: &[(i64, u64)]) -> Result<Log, LogError> {
         self.report.index_rebuilt = self.state.is_none() && !files.is_empty();
         self.load_segments(persisted, files)?;
+        for (base_offset, damage) in &persisted.damage {
+            if let Some(segment) = self.log.segments.get_mut(base_offset) {
+                segment.damage = Damage::decode(damage);
+            }
+        }
         self.note_missing();
         self.set_bounds(persisted)?;
         self.check_cleaner_offset()?;
@@ -252,6 +259,8 @@ impl Opening {
             .write(true)
             .open(&path)
             .map_err(failed)?;
+        // Only advice: a file system that cannot take it is no error.
+        _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         let start = resume.unwrap_or_else(|| Footer::empty(base_offset));
         let mut segment = Segment::new(base_offset, start, self.now.wall_ms);
         let mut index = Batch::default();
@@ -417,6 +426,7 @@ impl Opening {
         log.directory.store.write(batch, Survive::Nothing)?;
         log.persist_epochs(Survive::Kill)?;
         self.report.log_end_offset = log.log_end_offset;
+        log.persistence.uncheckpointed_bytes = self.report.scanned_bytes;
         let report = &self.report;
         match &report.reason {
             Some(reason) => warn!(log.logger, "log was cut at its first bad batch";
@@ -495,13 +505,21 @@ impl Log {
         let Some(start) = self.locate(segment, from)? else {
             return Ok(Vec::new());
         };
+        let path = segment_path(&self.folder, base);
+        let file = self.file_of(segment)?;
+        // In large pieces: after a kill this may be much of what was written last.
+        let mut scan = Scan::new(&file, start, segment.footer.size_bytes, RECOVERY_WINDOW_BYTES);
         let mut found = Vec::new();
-        self.walk(segment, start, |position, header| {
-            if header.has_producer_id() {
-                found.push((position, *header));
+        loop {
+            match scan.header() {
+                Ok(Some((position, header))) if header.has_producer_id() => found.push((position, header)),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    return Err(error.into_log_error(&self.directory.path, &path, scan.position()));
+                }
             }
-            None::<()>
-        })?;
+        }
         let mut batches = Vec::with_capacity(found.len());
         for (position, header) in found {
             let mut marker = None;

@@ -96,6 +96,8 @@ pub enum Planned {
 /// Why a lookup ended without an answer.
 enum LookupError {
     Log(LogError),
+    /// The segment that has the offset is damaged there.
+    Damaged,
     Cold(LogSlice),
 }
 
@@ -109,7 +111,9 @@ impl LookupError {
     fn into_log_error(self) -> LogError {
         match self {
             Self::Log(error) => error,
-            Self::Cold(_) => unreachable!("a lookup with patience waits for the disk"),
+            Self::Cold(_) | Self::Damaged => {
+                unreachable!("a lookup with patience waits for the disk, and reads no records")
+            }
         }
     }
 }
@@ -233,6 +237,7 @@ impl Log {
         match self.find_slice(&wanted) {
             Ok(slice) => Ok(Planned::Slice(slice)),
             Err(LookupError::Cold(slice)) => Ok(Planned::Cold(slice)),
+            Err(LookupError::Damaged) => Err(ReadError::Damaged { offset }),
             Err(LookupError::Log(error)) => Err(error.into()),
         }
     }
@@ -251,6 +256,14 @@ impl Log {
             }
             if let Some(position) = self.find(segment, offset, wanted.patience)? {
                 let (end, end_offset) = self.end(segment, position, wanted)?;
+                let (end, end_offset) = match &segment.damage {
+                    Some(damage) if damage.positions.contains(&position) => return Err(LookupError::Damaged),
+                    Some(damage) if position < damage.positions.start => (
+                        end.min(damage.positions.start),
+                        end_offset.min(damage.offsets.start),
+                    ),
+                    Some(_) | None => (end, end_offset),
+                };
                 if end <= position {
                     return Ok(LogSlice::empty(offset));
                 }

@@ -7,6 +7,7 @@ use odradek_common::records::batch::BatchHeader;
 
 use crate::files::OpenFile;
 use crate::index::{IndexEntry, SparseIndex};
+use crate::scrub::Damage;
 
 /// A segment file holds fewer bytes than this, so that positions fit Kafka's own tools.
 pub(crate) const SEGMENT_SIZE_BYTES_MAX: u64 = i32::MAX as u64;
@@ -22,9 +23,14 @@ pub(crate) struct Footer {
     pub(crate) max_timestamp: i64,
     /// Greatest timestamp of the first batch, -1 for none; `segment.ms` counts from here.
     pub(crate) first_timestamp: i64,
+    /// Checksum over the heads of all batches ([`BatchHeader::chain`]), each of which has the checksum of the rest of its
+    /// batch. None where nobody has seen all of them: the segment was cut, or is from before this was kept.
+    pub(crate) heads: Option<u32>,
 }
 
-pub(crate) const FOOTER_SIZE_BYTES: usize = 32;
+pub(crate) const FOOTER_SIZE_BYTES: usize = UNCHECKED_FOOTER_SIZE_BYTES + 5;
+/// A footer from before checksums were kept.
+pub(crate) const UNCHECKED_FOOTER_SIZE_BYTES: usize = 32;
 
 impl Footer {
     /// Nothing yet, at `base_offset`.
@@ -34,6 +40,7 @@ impl Footer {
             next_offset: base_offset,
             max_timestamp: -1,
             first_timestamp: -1,
+            heads: Some(0),
         }
     }
 
@@ -44,6 +51,7 @@ impl Footer {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
         self.size_bytes += header.size_bytes() as u64;
         self.next_offset = header.next_offset();
+        self.heads = self.heads.map(|heads| header.chain(heads));
     }
 
     pub(crate) fn encode(&self) -> [u8; FOOTER_SIZE_BYTES] {
@@ -53,11 +61,18 @@ impl Footer {
         for (field, slot) in fields.iter().zip(bytes[8..].chunks_exact_mut(8)) {
             slot.copy_from_slice(&field.to_be_bytes());
         }
+        if let Some(heads) = self.heads {
+            bytes[UNCHECKED_FOOTER_SIZE_BYTES] = 1;
+            bytes[UNCHECKED_FOOTER_SIZE_BYTES + 1..].copy_from_slice(&heads.to_be_bytes());
+        }
         bytes
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; FOOTER_SIZE_BYTES] = bytes.try_into().ok()?;
+        let heads = match bytes.get(UNCHECKED_FOOTER_SIZE_BYTES..)? {
+            [] | [0, _, _, _, _] => None,
+            [_, heads @ ..] => Some(u32::from_be_bytes(heads.try_into().ok()?)),
+        };
         let field =
             |at: usize| i64::from_be_bytes(bytes[at..at + 8].try_into().expect("the slice has 8 bytes"));
         Some(Self {
@@ -65,6 +80,7 @@ impl Footer {
             next_offset: field(8),
             max_timestamp: field(16),
             first_timestamp: field(24),
+            heads,
         })
     }
 }
@@ -83,6 +99,8 @@ pub(crate) struct Segment {
     pub(crate) flushed_bytes: u64,
     /// Where the blocks end that were reserved for it; 0 for none, `u64::MAX` if none can be had.
     pub(crate) reserved_bytes: u64,
+    /// What of a sealed segment is not what was written.
+    pub(crate) damage: Option<Damage>,
 }
 
 impl Segment {
@@ -97,6 +115,7 @@ impl Segment {
             file: Weak::new(),
             flushed_bytes,
             reserved_bytes: 0,
+            damage: None,
         }
     }
 
@@ -176,8 +195,17 @@ mod unit {
             next_offset: 8,
             max_timestamp: -1,
             first_timestamp: 6,
+            heads: Some(5),
         };
         assert_eq!(Footer::decode(&footer.encode()), Some(footer));
+        let unchecked = Footer {
+            heads: None,
+            ..footer
+        };
+        assert_eq!(Footer::decode(&unchecked.encode()), Some(unchecked));
+        let old = &footer.encode()[..UNCHECKED_FOOTER_SIZE_BYTES];
+        assert_eq!(Footer::decode(old), Some(unchecked));
+        assert_eq!(Footer::decode(&footer.encode()[..34]), None);
         assert_eq!(Footer::decode(&[]), None);
     }
 }

@@ -20,6 +20,8 @@ const WRITE_BUFFER_SIZE_BYTES: usize = 4 << 20;
 const BLOCK_CACHE_SIZE_BYTES: usize = 8 << 20;
 const OPEN_FILES_MAX: i32 = 64;
 const WAL_SIZE_BYTES_MAX: u64 = 16 << 20;
+/// Partition, kind and base offset.
+const FOOTER_KEY_SIZE_BYTES: usize = 20 + 1 + 8;
 
 /// How much a write must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,11 @@ impl PartitionKey {
         key
     }
 
+    /// What is known to be damaged of a segment: behind its footer, so that both are read at once.
+    pub(crate) fn damage(&self, base_offset: i64) -> Vec<u8> {
+        self.key(Kind::Footer, &[base_offset, 0])
+    }
+
     fn end(&self, kind: u8) -> Vec<u8> {
         let mut key = self.0.to_vec();
         key.push(kind);
@@ -86,6 +93,7 @@ pub(crate) struct Persisted {
     pub(crate) log_start_offset: Option<i64>,
     pub(crate) leader_epochs: Option<Vec<u8>>,
     pub(crate) footers: Vec<(i64, Footer)>,
+    pub(crate) damage: Vec<(i64, Vec<u8>)>,
     pub(crate) aborted: Vec<Vec<u8>>,
 }
 
@@ -96,6 +104,10 @@ pub(crate) struct Batch(WriteBatch);
 impl Batch {
     pub(crate) fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.0.put(key, value);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn delete(&mut self, key: impl AsRef<[u8]>) {
@@ -204,6 +216,9 @@ impl Store {
                 }
                 kind if kind == Kind::LogStart as u8 => persisted.log_start_offset = Some(decode_i64(&value)),
                 kind if kind == Kind::LeaderEpochs as u8 => persisted.leader_epochs = Some(value.into_vec()),
+                kind if kind == Kind::Footer as u8 && key.len() > FOOTER_KEY_SIZE_BYTES => {
+                    persisted.damage.push((detail, value.into_vec()));
+                }
                 kind if kind == Kind::Footer as u8 => {
                     persisted
                         .footers

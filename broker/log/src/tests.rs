@@ -31,6 +31,7 @@ mod recovery;
 mod reserve;
 mod retention;
 mod room;
+mod scrubbing;
 mod together;
 mod truncation;
 

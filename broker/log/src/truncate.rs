@@ -179,6 +179,7 @@ impl Log {
     /// Removes what the index knows of a segment.
     pub(crate) fn forget_segment(&self, base_offset: i64, batch: &mut Batch) {
         batch.delete(self.key.key(Kind::Footer, &[base_offset]));
+        batch.delete(self.key.damage(base_offset));
         batch.delete_range(
             &self.key,
             Kind::IndexChunk,
@@ -203,6 +204,8 @@ impl Log {
         if let Some(entry) = entry {
             footer.size_bytes = u64::from(entry.position);
             footer.max_timestamp = entry.max_timestamp_before;
+            // The heads before it would have to be read.
+            footer.heads = None;
         }
         self.walk(segment, footer.size_bytes, |at, header| {
             if at >= position {
@@ -252,6 +255,14 @@ impl Log {
             .segments
             .remove(&base_offset)
             .expect("the caller found the segment");
+        if segment
+            .damage
+            .as_ref()
+            .is_some_and(|damage| damage.positions.start >= footer.size_bytes)
+        {
+            segment.damage = None;
+            batch.delete(self.key.damage(base_offset));
+        }
         let truncated = segment
             .index
             .truncate(&self.place(base_offset), footer.size_bytes, &mut batch);

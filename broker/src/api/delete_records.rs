@@ -127,6 +127,9 @@ fn start(
         match log.delete_records_before(offset) {
             Ok(_) => Ok(offset),
             Err(ReadError::OffsetOutOfRange { .. }) => Err(ErrorCode::OffsetOutOfRange.into()),
+            Err(error @ ReadError::Damaged { .. }) => {
+                Err(ApiError::new(ErrorCode::KafkaStorageError, error.to_string()))
+            }
             Err(ReadError::Log(error)) => Err(ApiError::new(ErrorCode::KafkaStorageError, error.to_string())),
         }
     })?;

@@ -73,6 +73,8 @@ metrics! {
     CLEANER_MAX_DELAY = Gauge "odradek_log_cleaner_max_compaction_delay_seconds" [] "Seconds by which max.compaction.lag.ms was exceeded at most when a log was last looked for.";
     CLEANER_SINCE_LAST_RUN = Gauge "odradek_log_cleaner_since_last_run_seconds" [] "Seconds since a thread last looked for a log to compact.";
     CLEANER_DEAD_THREADS = Gauge "odradek_log_cleaner_dead_threads" [] "Threads of compaction that ended without being told to.";
+    SCRUBBED_BYTES = Counter "odradek_log_scrubbed_bytes_total" [] "Bytes of sealed segments that were read again and compared with their checksums.";
+    DAMAGED_SEGMENTS = Gauge "odradek_log_damaged_segments" [] "Segments that are not what was written; what is damaged of them is not served until another replica has replaced it.";
     CLEANER_UNCLEANABLE_PARTITIONS = Gauge "odradek_log_cleaner_uncleanable_partitions" ["log_dir"] "Logs whose last compaction failed; they are tried again.";
     CLEANER_UNCLEANABLE_BYTES = Gauge "odradek_log_cleaner_uncleanable_bytes" ["log_dir"] "Bytes of those logs that wait for compaction.";
     QUORUM_ROLE = Gauge "odradek_quorum_role" [] "Role in the metadata quorum: 0 follower, 1 candidate, 2 leader, 3 learner.";

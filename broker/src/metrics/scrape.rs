@@ -129,6 +129,7 @@ struct Seen {
     high_watermark: i64,
     last_stable: i64,
     open: OpenTransactions,
+    damaged: usize,
     lags: Vec<(i32, i64)>,
 }
 
@@ -152,6 +153,7 @@ impl Seen {
                 high_watermark: log.high_watermark(),
                 last_stable: log.last_stable_offset(),
                 open,
+                damaged: log.damaged_segments(),
                 lags: lags
                     .map(|(id, f)| (id, (end - f.log_end_offset).max(0)))
                     .collect(),
@@ -190,6 +192,11 @@ fn partitions(exporter: &mut Exporter, seen: &[Seen]) {
     let count = |exporter: &mut Exporter, name, number: usize| exporter.sample(name, &[], number as f64);
     count(exporter, names::PARTITIONS, seen.len());
     count(exporter, names::LEADER_PARTITIONS, led().count());
+    count(
+        exporter,
+        names::DAMAGED_SEGMENTS,
+        seen.iter().map(|p| p.damaged).sum(),
+    );
     count(
         exporter,
         names::UNDER_REPLICATED,

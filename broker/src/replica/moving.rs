@@ -402,12 +402,16 @@ impl FutureReplica {
 }
 
 /// What of a log lies behind the end of its copy; None if the copy's end is outside of the log, which it will be told.
-fn plan(log: &Log, copy: &Log) -> Result<Option<Planned>, LogError> {
+fn plan(log: &Log, copy: &Log) -> Result<Option<Planned>, MoveError> {
     let offset = copy.log_end_offset();
     match log.read_plan_with(Patience::Refuse, offset, SLICE_BYTES, i64::MAX, MinOneBatch::Yes) {
         Ok(planned) => Ok(Some(planned)),
         Err(ReadError::OffsetOutOfRange { .. }) => Ok(None),
-        Err(ReadError::Log(error)) => Err(error),
+        Err(error @ ReadError::Damaged { .. }) => Err(MoveError::Damaged {
+            offset,
+            detail: error.to_string(),
+        }),
+        Err(ReadError::Log(error)) => Err(error.into()),
     }
 }
 

@@ -220,8 +220,7 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
                 ..ReadPlan::nothing(offsets)
             });
         }
-        Err(ReadError::OffsetOutOfRange { .. }) => return Err(ErrorCode::OffsetOutOfRange),
-        Err(ReadError::Log(_)) => return Err(ErrorCode::KafkaStorageError),
+        Err(error) => return Err(refusal(&error, partition.image().replicas.len())),
     };
     let aborted = if request.isolation == Isolation::ReadCommitted && !slice.is_empty() {
         let aborted = log.aborted_transactions(request.offset, slice.end_offset);
@@ -239,4 +238,14 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
         diverging: None,
         aborted,
     })
+}
+
+/// What a reader of a partition with so many replicas is told.
+fn refusal(error: &ReadError, replicas: usize) -> ErrorCode {
+    match error {
+        ReadError::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        // Clients ask again after a storage error, and another replica will have replaced it; without one they have to know.
+        ReadError::Damaged { .. } if replicas < 2 => ErrorCode::CorruptMessage,
+        ReadError::Damaged { .. } | ReadError::Log(_) => ErrorCode::KafkaStorageError,
+    }
 }

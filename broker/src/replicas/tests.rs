@@ -411,3 +411,25 @@ fn an_append_marks_whoever_reads_there() {
     replica.close();
     assert_eq!(marked(), [vec![], vec![1]]);
 }
+
+/// What recovery would have to read is bounded by flushing the logs that have most of it.
+#[test]
+fn recovery_has_a_bounded_number_of_bytes_to_read() {
+    let mut node = Node::new();
+    let (large, small) = (
+        node.create("large", NODE).unwrap(),
+        node.create("small", NODE).unwrap(),
+    );
+    append_own(&small);
+    (0..20).for_each(|_| append_own(&large));
+    let dirty = |replica: &Replica| replica.with(|p| p.log().uncheckpointed_bytes());
+    let (of_large, of_small) = (dirty(&large), dirty(&small));
+    assert!(of_large == 20 * of_small && of_small > 0);
+    let bound = |limit: u64| crate::maintenance::bound_recovery(&node.replicas, limit as i64);
+    bound(of_large + of_small);
+    assert_eq!(dirty(&large), of_large, "it is within the bound");
+    bound(of_large);
+    assert_eq!((dirty(&large), dirty(&small)), (0, of_small));
+    append_own(&large);
+    assert_eq!(dirty(&large), of_small);
+}

@@ -46,6 +46,7 @@ use crate::metrics::Metrics;
 use crate::mover::Mover;
 use crate::producer_ids::ProducerIds;
 use crate::replicas::Replicas;
+use crate::scrubber::Scrubber;
 use crate::topic_creation::TopicCreation;
 use crate::verification::Verifier;
 
@@ -126,6 +127,7 @@ pub(super) struct BrokerParts {
     maintenance: Maintenance,
     cleaner: Cleaner,
     mover: Mover,
+    scrubber: Scrubber,
     group_commit: GroupCommit,
     state: watch::Receiver<BrokerState>,
     stop: watch::Sender<bool>,
@@ -192,6 +194,8 @@ impl BrokerParts {
             .map_err(|error| ServerError::because("cannot start the threads of compaction", &error))?;
         let mover = Mover::start(broker.clone())
             .map_err(|error| ServerError::because("cannot start the threads that move replicas", &error))?;
+        let scrubber = Scrubber::start(broker.clone(), runtime)
+            .map_err(|error| ServerError::because("cannot start the thread that checks segments", &error))?;
         let group_commit = GroupCommit::start(&broker.replicas)
             .map_err(|error| ServerError::because("cannot start the threads that flush logs", &error))?;
         Ok(Self {
@@ -201,6 +205,7 @@ impl BrokerParts {
             maintenance,
             cleaner,
             mover,
+            scrubber,
             group_commit,
             state,
             stop,
@@ -277,10 +282,11 @@ impl BrokerParts {
         self.fetchers.stop();
         let (broker, log) = (self.broker.clone(), ground.log.clone());
         let (mut maintenance, mut cleaner, mut mover) = (self.maintenance, self.cleaner, self.mover);
-        let mut group_commit = self.group_commit;
+        let (mut scrubber, mut group_commit) = (self.scrubber, self.group_commit);
         let closed = tokio::task::spawn_blocking(move || {
             cleaner.stop();
             mover.stop();
+            scrubber.stop();
             maintenance.stop();
             group_commit.stop();
             close_logs(&broker, &log);

@@ -324,6 +324,21 @@ pub fn verify_crc(batch: &[u8]) -> Result<(), BatchError> {
     Ok(())
 }
 
+impl BatchHeader {
+    /// Takes the head of one more batch, which has the checksum of the rest, into the checksum `heads` of those before it: two
+    /// files whose batches are all right and whose heads have the same checksum are the same.
+    #[must_use]
+    pub fn chain(&self, heads: u32) -> u32 {
+        let mut head = [0; ATTRIBUTES];
+        put(&mut head, 0, self.base_offset.to_be_bytes());
+        put(&mut head, 8, self.batch_length.to_be_bytes());
+        put(&mut head, 12, self.partition_leader_epoch.to_be_bytes());
+        put(&mut head, MAGIC, self.magic.to_be_bytes());
+        put(&mut head, CRC, self.crc.to_be_bytes());
+        crc32c::crc32c_append(heads, &head)
+    }
+}
+
 /// The records section of a batch, as stored (compressed or not). Panics if `batch` is shorter than a header.
 pub fn records_section(batch: &[u8]) -> &[u8] {
     &batch[HEADER_SIZE_BYTES..]

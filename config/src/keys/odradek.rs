@@ -14,6 +14,14 @@ keys! { ODRADEK: Broker;
     /// Bytes of a log directory's disk that records of clients do not get: produces are refused, and followers stand still,
     /// while less is free; at most a twentieth of the disk. The rest is for what makes room again: retention, deletions, the index, the metadata log.
     "odradek.log.dir.reserve.bytes": Long = "67108864", AtLeast(0), ReadOnly, Used;
+    /// Bytes of each log directory that recovery after a kill has to read, at most: beyond that logs are flushed and their
+    /// recovery points written down, those first that have most of them.
+    "odradek.log.recovery.max.bytes": Long = "268435456", AtLeast(1_048_576), ClusterWide, Used;
+    /// Bytes of sealed segments that are read again in one second, around the page cache, and compared with their checksums; 0
+    /// switches that off.
+    "odradek.log.scrub.max.bytes.per.second": Long = "10485760", AtLeast(0), ClusterWide, Used;
+    /// How long after the last one began all sealed segments are read again.
+    "odradek.log.scrub.interval.ms": Long = "604800000", AtLeast(1), ClusterWide, Used;
     /// Whether the controller fences a broker at once when its connection drops and its port refuses, instead of
     /// waiting for broker.session.timeout.ms.
     "odradek.fencing.probe.enable": Boolean = "true", Any, ReadOnly, Used;

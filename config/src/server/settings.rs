@@ -486,6 +486,12 @@ pub struct OdradekSettings {
     pub request_memory_bytes_max: i64,
     /// odradek.log.dir.reserve.bytes
     pub log_dir_reserve_bytes: i64,
+    /// odradek.log.recovery.max.bytes
+    pub recovery_bytes_max: i64,
+    /// odradek.log.scrub.max.bytes.per.second
+    pub scrub_bytes_per_second: i64,
+    /// odradek.log.scrub.interval.ms
+    pub scrub_interval_ms: i64,
 }
 
 impl OdradekSettings {
@@ -497,6 +503,9 @@ impl OdradekSettings {
             broker_workers: values.unsigned("odradek.broker.workers"),
             request_memory_bytes_max: values.long("odradek.request.memory.max.bytes"),
             log_dir_reserve_bytes: values.long("odradek.log.dir.reserve.bytes"),
+            recovery_bytes_max: values.long("odradek.log.recovery.max.bytes"),
+            scrub_bytes_per_second: values.long("odradek.log.scrub.max.bytes.per.second"),
+            scrub_interval_ms: values.long("odradek.log.scrub.interval.ms"),
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::segment::{Footer, Segment, base_offset_of, segment_path};
 use crate::store::{Batch, Kind, PartitionKey, Survive, Visit, decode_i64};
 
 /// A segment that is being written, or was not begun to be swapped in.
-pub(super) const CLEANED_SUFFIX: &str = ".cleaned";
+pub(crate) const CLEANED_SUFFIX: &str = ".cleaned";
 /// A segment that takes the place of others.
 const SWAP_SUFFIX: &str = ".swap";
 
@@ -34,18 +34,29 @@ pub struct CleanedSegment {
     sources: Vec<(i64, u64)>,
     /// Markers of aborted transactions of which nothing is left.
     pub(super) forgotten: Vec<i64>,
-    pub(super) path: PathBuf,
-    pub(super) segment: Segment,
+    pub(crate) path: PathBuf,
+    pub(crate) segment: Segment,
 }
 
 impl CleanedSegment {
     pub(super) fn new(plan: &CompactionPlan, sources: &[Source], path: PathBuf) -> Self {
+        let place = (plan.directory.clone(), plan.key);
+        Self::of(place, plan.pass.clone(), sources, path)
+    }
+
+    /// A segment for these, in a log directory and under a key of its index.
+    pub(crate) fn of(
+        (directory, key): (Arc<DirectoryShared>, PartitionKey),
+        pass: PassFlag,
+        sources: &[Source],
+        path: PathBuf,
+    ) -> Self {
         let (first, last) = (sources[0], sources[sources.len() - 1]);
         let footer = Footer::empty(first.base_offset);
         Self {
-            directory: plan.directory.clone(),
-            key: plan.key,
-            pass: plan.pass.clone(),
+            directory,
+            key,
+            pass,
             sources: sources
                 .iter()
                 .map(|source| (source.base_offset, source.footer.size_bytes))
@@ -61,7 +72,7 @@ impl CleanedSegment {
     }
 
     /// Notes in the index that these offsets are about to change hands.
-    pub(super) fn announce(&self) -> Result<(), LogError> {
+    pub(crate) fn announce(&self) -> Result<(), LogError> {
         let key = self.key.key(Kind::Swap, &[self.segment.base_offset]);
         let end_offset = self.segment.footer.next_offset.to_be_bytes();
         self.directory.store.put(key, end_offset, Survive::PowerLoss)
@@ -259,7 +270,7 @@ fn end_of(directory: &DirectoryShared, path: &Path) -> Result<i64, LogError> {
 
 const DELETED_SUFFIX: &str = ".deleted";
 
-pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -211,3 +211,25 @@ fn high_watermarks_survive_a_kill() {
     assert_eq!(fixture.kill().log.high_watermark(), 3);
     assert_eq!(fixture.restart().log.high_watermark(), 3);
 }
+
+#[test]
+fn what_was_not_checkpointed_is_what_recovery_reads() {
+    let mut fixture = Fixture::with(small_segments());
+    (0..30).for_each(|_| _ = fixture.append(1));
+    assert_eq!(fixture.log.uncheckpointed_bytes(), fixture.log.size_bytes());
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    assert_eq!(fixture.log.uncheckpointed_bytes(), 0);
+    // What comes while a checkpoint waits for the disk is not in it.
+    fixture.append(1);
+    let plan = fixture.log.checkpoint_plan(NOW).unwrap().unwrap();
+    let size = fixture.log.size_bytes();
+    (0..20).for_each(|_| _ = fixture.append(1));
+    plan.sync().unwrap();
+    fixture.log.complete_flush(plan).unwrap();
+    fixture.directory.flush_index().unwrap();
+    let dirty = fixture.log.uncheckpointed_bytes();
+    assert_eq!(dirty, fixture.log.size_bytes() - size);
+    let report = fixture.kill().log.take_recovery_report().unwrap();
+    assert_eq!(report.scanned_bytes, dirty);
+}

@@ -11,6 +11,7 @@ use odradek_cluster_tests::node::Node;
 
 mod failing;
 mod moving;
+mod scrubbing;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The least that a segment may hold.

@@ -1,0 +1,163 @@
+//! Fetching a damaged segment anew from another replica, as a consumer would: followers answer as well as leaders.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use odradek_broker_log::error::{AppendError, LogError};
+use odradek_common::ids::NodeId;
+use odradek_net::client::{ClientError, ClientSettings};
+use odradek_net::exchange::Exchange;
+use odradek_net::pool::join_address;
+
+use crate::broker::Broker;
+use crate::connection_limits::connect_timeout;
+use crate::replica::Replica;
+use crate::replicas::error_chain;
+
+/// Fetch with topic ids.
+const FETCH_VERSION: i16 = 17;
+/// Bytes of one answer; a larger batch comes whole.
+const FETCH_BYTES: i32 = 4 << 20;
+
+/// Why a segment was not replaced.
+#[derive(Debug, thiserror::Error)]
+enum HealingError {
+    #[error("the broker cannot be reached, or does not answer")]
+    Unreachable(#[from] ClientError),
+    #[error("the broker answers error {0}")]
+    Refused(i16),
+    #[error("the broker has nothing at offset {0} that consumers may read")]
+    Nothing(i64),
+    #[error("what the broker sent does not fit: {0}")]
+    Unfit(String),
+    #[error("the log has changed meanwhile")]
+    Overtaken,
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl From<AppendError> for HealingError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Log(error) => Self::Log(error),
+            error @ (AppendError::Refused(_) | AppendError::Corrupt(_) | AppendError::OutOfOrder { .. }) => {
+                Self::Unfit(error.to_string())
+            }
+        }
+    }
+}
+
+/// Replaces the first damaged segment of a replica by what the first replica has of it that can be asked.
+pub(super) async fn heal(broker: &Arc<Broker>, replica: &Arc<Replica>) {
+    let segments = replica.with(|p| p.log().segments_to_repair());
+    if segments.is_empty() {
+        return;
+    }
+    for peer in peers(broker, replica) {
+        match heal_from(broker, replica, peer, &segments).await {
+            Ok(()) => {
+                slog::warn!(broker.log, "a damaged segment was replaced by what another replica has";
+                    "partition" => %replica.id, "replica" => peer, "base_offset" => segments.last());
+                return;
+            }
+            Err(HealingError::Log(error)) => return broker.replicas.log_failed(replica, &error),
+            Err(error) => {
+                slog::info!(broker.log, "a damaged segment was not replaced"; "partition" => %replica.id,
+                "replica" => peer, "reason" => error_chain(&error))
+            }
+        }
+    }
+}
+
+/// The other replicas that are alive, members of the ISR first.
+fn peers(broker: &Broker, replica: &Replica) -> Vec<NodeId> {
+    let (image, partition) = (broker.image(), replica.image());
+    let others = partition.replicas.iter().copied();
+    let mut peers: Vec<NodeId> = others
+        .filter(|id| *id != broker.node_id && image.is_alive(*id))
+        .collect();
+    peers.sort_by_key(|id| !partition.isr.contains(id));
+    peers
+}
+
+async fn heal_from(
+    broker: &Broker,
+    replica: &Replica,
+    peer: NodeId,
+    segments: &[i64],
+) -> Result<(), HealingError> {
+    let mut exchange = connect(broker, peer).await?;
+    for base_offset in segments {
+        let Some(mut repair) = replica.with(|p| p.log_mut().begin_repair(*base_offset))? else {
+            return Err(HealingError::Overtaken);
+        };
+        while let Some(offset) = repair.next_offset() {
+            let records = fetch(&mut exchange, replica, offset).await?;
+            repair.append(&records)?;
+            if repair.next_offset() == Some(offset) {
+                return Err(HealingError::Nothing(offset));
+            }
+        }
+        let cleaned = repair.finish()?;
+        if !replica.with(|p| p.log_mut().replace_segments(cleaned))? {
+            return Err(HealingError::Overtaken);
+        }
+    }
+    Ok(())
+}
+
+async fn connect(broker: &Broker, peer: NodeId) -> Result<Exchange, HealingError> {
+    let config = broker.config.load_full();
+    let image = broker.image();
+    let listener = &config.listeners.inter_broker_listener_name;
+    let endpoint = image
+        .brokers
+        .get(&peer)
+        .and_then(|broker| broker.endpoint(listener));
+    let address = endpoint
+        .map(|endpoint| join_address(&endpoint.host, endpoint.port))
+        .unwrap_or_default();
+    let settings = ClientSettings {
+        client_id: format!("broker-{}-scrubber", broker.node_id),
+        request_timeout: Duration::from_millis(u64::try_from(config.replica.socket_timeout_ms).unwrap_or(0)),
+        connect_timeout: connect_timeout(&config),
+        ..ClientSettings::default()
+    };
+    Ok(Exchange::connect(&address, settings).await?)
+}
+
+/// What another replica has from this offset on.
+async fn fetch(exchange: &mut Exchange, replica: &Replica, offset: i64) -> Result<Bytes, HealingError> {
+    let partition = FetchPartition::default()
+        .with_partition(replica.id.partition)
+        .with_current_leader_epoch(-1)
+        .with_fetch_offset(offset)
+        .with_partition_max_bytes(FETCH_BYTES);
+    let topic = FetchTopic::default()
+        .with_topic_id(replica.topic_id)
+        .with_partitions(vec![partition]);
+    let request = FetchRequest::default()
+        .with_max_wait_ms(0)
+        .with_min_bytes(1)
+        .with_max_bytes(FETCH_BYTES)
+        .with_session_epoch(-1)
+        .with_topics(vec![topic]);
+    let response = exchange.send(FETCH_VERSION, &request).await?;
+    if response.error_code != 0 {
+        return Err(HealingError::Refused(response.error_code));
+    }
+    let mut topics = response.responses.into_iter();
+    let Some(found) = topics
+        .next()
+        .and_then(|topic| topic.partitions.into_iter().next())
+    else {
+        return Err(HealingError::Nothing(offset));
+    };
+    if found.error_code != 0 {
+        return Err(HealingError::Refused(found.error_code));
+    }
+    Ok(found.records.unwrap_or_default())
+}
