@@ -3,8 +3,11 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+
+use crate::writeback;
 
 /// What a log directory asks of its disk. Every call may block.
 pub trait Disk: fmt::Debug + Send + Sync {
@@ -25,6 +28,12 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// The file system does not say.
     fn space(&self, directory: &Path) -> io::Result<Space>;
+
+    /// Has these bytes of a file written, so that a flush finds little left to wait for. It promises nothing: what is safe,
+    /// and what went wrong, the flush tells.
+    fn write_back(&self, file: &File, bytes: Range<u64>) {
+        writeback::write_back(file, bytes);
+    }
 
     /// Reads what a check of a segment wants to see of a file.
     ///

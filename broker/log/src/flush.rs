@@ -3,7 +3,10 @@
 //! A flush is planned under the partition's lock, done outside of it by [`LogDirectory::sync`], and completed under the
 //! lock again. Many plans share a round.
 //!
-//! Invariant: one round at a time works on a directory, and none after one that failed. The kernel tells an error of
+//! A round of many plans, for which producers wait, has the directory's turn until it is done; a single plan takes it file by
+//! file, and has most of a file written before that, so that a round waits for one file of it at most, and not for long.
+//!
+//! Invariant: whoever flushes has the directory's turn, and nobody is believed after a flush that failed. The kernel tells an error of
 //! writeback once per open file and then calls the lost pages clean, so a second fsync that succeeds proves nothing.
 
 use std::fs::File;
@@ -12,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use odradek_common::time::Now;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::checkpoint::Checkpoint;
 use crate::directory::{DirectoryShared, LogDirectory, METADATA_FILE};
@@ -27,6 +30,14 @@ const SYNC_THREADS_MAX: usize = 16;
 pub(crate) struct SyncTurn {
     turn: Mutex<()>,
     failed: AtomicBool,
+}
+
+#[cfg(test)]
+impl SyncTurn {
+    /// Whether somebody flushes.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.turn.is_locked()
+    }
 }
 
 /// Records whose acknowledgement waits for a flush, because `flush.messages` says so.
@@ -65,6 +76,8 @@ pub struct FlushPlan {
 
 pub(crate) struct FileToFlush {
     pub(crate) base_offset: i64,
+    /// What of it was flushed before.
+    pub(crate) flushed_bytes: u64,
     pub(crate) size_bytes: u64,
     pub(crate) file: Arc<File>,
 }
@@ -76,9 +89,28 @@ enum Target<'a> {
 }
 
 impl FlushPlan {
-    /// Waits until the disk has the data of this plan alone. Blocks; call it without the partition's lock.
+    /// Waits until the disk has the data of this plan alone; a round comes before the next file of it. Blocks; call it
+    /// without the partition's lock.
+    ///
+    /// # Errors
+    /// As [`LogDirectory::sync`].
     pub fn sync(&self) -> Result<(), LogError> {
-        sync(&self.directory, std::slice::from_ref(self))
+        let directory = &*self.directory;
+        for target in self
+            .targets()
+            .chain(parent_of(directory, std::slice::from_ref(self)))
+        {
+            if let Target::Segment(segment) = &target {
+                let unflushed = segment.flushed_bytes..segment.size_bytes;
+                directory.options.disk.write_back(&segment.file, unflushed);
+            }
+            let turn = directory.sync_turn.turn.lock();
+            let outcome = sync_in_turn(directory, &[target]);
+            // Plainly unlocked, it would be this plan's again before whoever waits has woken up.
+            MutexGuard::unlock_fair(turn);
+            outcome?;
+        }
+        Ok(())
     }
 
     fn targets(&self) -> impl Iterator<Item = Target<'_>> {
@@ -114,12 +146,22 @@ impl LogDirectory {
     /// # Errors
     /// The directory is to be taken offline: none of the plans may be completed, and no later flush is believed.
     pub fn sync(&self, plans: &[FlushPlan]) -> Result<(), LogError> {
-        sync(&self.shared, plans)
+        let directory = &*self.shared;
+        let targets = plans.iter().flat_map(FlushPlan::targets);
+        let targets: Vec<_> = targets.chain(parent_of(directory, plans)).collect();
+        let _turn = directory.sync_turn.turn.lock();
+        sync_in_turn(directory, &targets)
     }
 }
 
-fn sync(directory: &DirectoryShared, plans: &[FlushPlan]) -> Result<(), LogError> {
-    let _turn = directory.sync_turn.turn.lock();
+/// The directory itself, if the folder of one of these plans may be new in it.
+fn parent_of<'a>(directory: &'a DirectoryShared, plans: &[FlushPlan]) -> Option<Target<'a>> {
+    let has_folder = plans.iter().any(|plan| plan.folder.is_some());
+    has_folder.then_some(Target::Folder(&directory.path))
+}
+
+/// Flushes the targets; the caller has the turn.
+fn sync_in_turn(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(), LogError> {
     if directory.sync_turn.failed.load(Ordering::Acquire) {
         return Err(LogError::Unsynced {
             path: directory.path.clone(),
@@ -127,12 +169,7 @@ fn sync(directory: &DirectoryShared, plans: &[FlushPlan]) -> Result<(), LogError
             source: std::io::Error::other("an earlier flush failed"),
         });
     }
-    let mut targets: Vec<_> = plans.iter().flat_map(FlushPlan::targets).collect();
-    if plans.iter().any(|plan| plan.folder.is_some()) {
-        // The folder itself may be new.
-        targets.push(Target::Folder(&directory.path));
-    }
-    let outcome = sync_targets(directory, &targets);
+    let outcome = sync_targets(directory, targets);
     if outcome.is_err() {
         directory.sync_turn.failed.store(true, Ordering::Release);
         directory.note_failed();
@@ -219,6 +256,7 @@ impl Log {
             if !segment.is_flushed() {
                 files.push(FileToFlush {
                     base_offset: segment.base_offset,
+                    flushed_bytes: segment.flushed_bytes,
                     size_bytes: segment.footer.size_bytes,
                     file: self.file_of(segment)?,
                 });

@@ -37,6 +37,7 @@ mod segment;
 mod store;
 pub mod timestamps;
 mod truncate;
+mod writeback;
 
 #[cfg(test)]
 mod tests;

@@ -2,9 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use parking_lot::{Condvar, Mutex};
+
 use super::*;
+use crate::directory::DirectoryShared;
 use crate::disk::{Disk, Space, SystemDisk};
 use crate::error::LogError;
 
@@ -13,24 +18,50 @@ use crate::error::LogError;
 struct FailingDisk {
     flushes: AtomicUsize,
     fails: AtomicBool,
-    /// Of all threads that flush at this moment, and the most there ever were.
-    at_once: AtomicUsize,
-    at_once_max: AtomicUsize,
+    /// While it is set, one flush waits for another.
+    waits_for_two: AtomicBool,
+    under_way: Mutex<usize>,
+    changed: Condvar,
+    /// Asked whether somebody has the directory's turn, when bytes are written and when they are flushed.
+    turn: Mutex<Weak<DirectoryShared>>,
+    turns: Mutex<Vec<(Doing, bool)>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doing {
+    Writing,
+    Flushing,
 }
 
 impl FailingDisk {
     fn flush(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         self.flushes.fetch_add(1, Ordering::SeqCst);
-        let at_once = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-        self.at_once_max.fetch_max(at_once, Ordering::SeqCst);
+        self.note_turn(Doing::Flushing);
+        *self.under_way.lock() += 1;
+        self.changed.notify_all();
+        if self.waits_for_two.load(Ordering::SeqCst) {
+            let mut under_way = self.under_way.lock();
+            while *under_way < 2 && self.waits_for_two.load(Ordering::SeqCst) {
+                self.changed.wait(&mut under_way);
+            }
+            self.waits_for_two.store(false, Ordering::SeqCst);
+            self.changed.notify_all();
+        }
         // As the kernel has it: who asks first is told, who asks again is not.
         let fails = self.fails.swap(false, Ordering::SeqCst);
         let outcome = flush();
-        self.at_once.fetch_sub(1, Ordering::SeqCst);
+        *self.under_way.lock() -= 1;
         if fails {
             return Err(io::Error::from_raw_os_error(5));
         }
         outcome
+    }
+
+    fn note_turn(&self, doing: Doing) {
+        if let Some(directory) = self.turn.lock().upgrade() {
+            let is_taken = directory.sync_turn.is_taken();
+            self.turns.lock().push((doing, is_taken));
+        }
     }
 }
 
@@ -45,6 +76,11 @@ impl Disk for FailingDisk {
 
     fn space(&self, directory: &Path) -> io::Result<Space> {
         SystemDisk.space(directory)
+    }
+
+    fn write_back(&self, file: &File, bytes: Range<u64>) {
+        self.note_turn(Doing::Writing);
+        SystemDisk.write_back(file, bytes);
     }
 }
 
@@ -139,12 +175,32 @@ fn the_logs_of_a_directory_share_a_round() {
         assert_eq!(log.durable_end_offset(), log.log_end_offset());
         append(log, 1);
     }
+    // One file after the other would not come to an end.
+    disk.waits_for_two.store(true, Ordering::SeqCst);
     directory.sync(&plans(&mut logs)).unwrap();
     assert_eq!(disk.flushes.load(Ordering::SeqCst), 24 * 4 + 1);
-    assert!(
-        disk.at_once_max.load(Ordering::SeqCst) > 1,
-        "one file after the other"
-    );
+}
+
+#[test]
+fn a_round_of_producers_waits_for_one_file_of_a_checkpoint() {
+    let (_folder, disk, directory, mut logs) = directory(1);
+    let log = &mut logs[0];
+    for _ in 0..3 {
+        append(log, 1);
+        log.roll(NOW).unwrap();
+    }
+    let plan = log.checkpoint_plan(NOW).unwrap().unwrap();
+    *disk.turn.lock() = Arc::downgrade(&directory.shared);
+    plan.sync().unwrap();
+    let turns = disk.turns.lock().clone();
+    let (writing, flushing): (Vec<_>, Vec<_>) = turns.iter().copied().partition(|(doing, _)| *doing == Doing::Writing);
+    // What takes long is done while nobody has the turn, which is free again after each file.
+    assert_eq!(writing, [(Doing::Writing, false); 3]);
+    assert!(flushing.len() > 3 && flushing.iter().all(|(_, is_taken)| *is_taken));
+    let first_flush = turns.iter().position(|turn| turn.0 == Doing::Flushing).unwrap();
+    assert!(turns[first_flush..].contains(&(Doing::Writing, false)));
+    log.complete_flush(plan).unwrap();
+    assert_eq!(log.recovery_point(), 3);
 }
 
 #[test]
