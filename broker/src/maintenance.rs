@@ -201,7 +201,7 @@ impl Chores {
                 if checkpoint {
                     log.checkpoint_plan(now)
                 } else if log.is_flush_due(now) {
-                    log.flush_plan()
+                    log.flush_plan(now)
                 } else {
                     Ok(None)
                 }

@@ -29,7 +29,7 @@ pub(crate) struct Persistence {
     pub(crate) unflushed_messages: i64,
     /// Bytes appended since the last checkpoint was planned that was written down.
     pub(crate) uncheckpointed_bytes: u64,
-    /// When the first record since the last flush was appended.
+    /// Not after the first record that no flush covers was appended.
     pub(crate) unflushed_since_ms: u64,
     /// Records that `flush.messages` wants on disk before they are acknowledged.
     pub(crate) due: Option<DueRecords>,
@@ -142,9 +142,7 @@ impl Log {
         if !self.is_made() {
             return Ok(None);
         }
-        let flush = self.flush_plan()?;
-        // Whatever this flush does not cover is appended from now on.
-        self.persistence.unflushed_since_ms = now.mono_ms;
+        let flush = self.flush_plan(now)?;
         if flush.is_none() && self.persistence.checkpointed == Some(self.log_end_offset) {
             return Ok(None);
         }

@@ -219,9 +219,9 @@ impl Log {
         self.persistence.due.map_or(self.log_end_offset, |due| due.from)
     }
 
-    /// Flushes everything that was appended: [`Log::flush_plan`], [`FlushPlan::sync`] and [`Log::complete_flush`] at once.
+    /// Flushes everything that was appended, as [`Log::flush_plan`], [`FlushPlan::sync`] and [`Log::complete_flush`] do.
     pub fn flush(&mut self) -> Result<(), LogError> {
-        let Some(plan) = self.flush_plan()? else {
+        let Some(plan) = self.plan_everything()? else {
             return Ok(());
         };
         plan.sync()?;
@@ -247,7 +247,14 @@ impl Log {
     }
 
     /// Plans a flush up to the log end; None if everything is on disk.
-    pub fn flush_plan(&mut self) -> Result<Option<FlushPlan>, LogError> {
+    pub fn flush_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
+        let plan = self.plan_everything()?;
+        // Whatever this flush does not cover is appended from now on.
+        self.persistence.unflushed_since_ms = now.mono_ms;
+        Ok(plan)
+    }
+
+    fn plan_everything(&mut self) -> Result<Option<FlushPlan>, LogError> {
         let mut files = Vec::new();
         // Segments that end at or below the recovery point are on disk.
         let recovery_point = self.persistence.recovery_point;

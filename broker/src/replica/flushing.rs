@@ -23,7 +23,7 @@ impl Replica {
             self.queue_flush();
             return Ok(None);
         }
-        let plan = state.partition.log_mut().flush_plan()?;
+        let plan = state.partition.log_mut().flush_plan(now)?;
         if plan.is_none() {
             state.partition.appended(now);
             wake(state, Wake::WhoeverSees);

@@ -123,7 +123,7 @@ fn flush_messages_holds_back_what_it_is_due_for() {
         (fixture.log.recovery_point(), fixture.log.durable_end_offset()),
         (0, 2)
     );
-    let plan = fixture.log.flush_plan().unwrap().unwrap();
+    let plan = fixture.log.flush_plan(NOW).unwrap().unwrap();
     // Appended while the flush is under way: due as well, and not covered by it.
     fixture.append(1);
     plan.sync().unwrap();
@@ -142,7 +142,7 @@ fn what_is_truncated_waits_for_no_flush() {
     let mut fixture = Fixture::with(flush_messages(1));
     fixture.append(4);
     fixture.append(4);
-    let plan = fixture.log.flush_plan().unwrap().unwrap();
+    let plan = fixture.log.flush_plan(NOW).unwrap().unwrap();
     fixture.log.truncate_to(NOW, 4).unwrap();
     plan.sync().unwrap();
     fixture.log.complete_flush(plan).unwrap();
@@ -162,7 +162,7 @@ fn what_is_truncated_waits_for_no_flush() {
 fn the_logs_of_a_directory_share_a_round() {
     let (_folder, disk, directory, mut logs) = directory(24);
     let plans = |logs: &mut Vec<Log>| {
-        let plan = |log: &mut Log| log.flush_plan().unwrap().unwrap();
+        let plan = |log: &mut Log| log.flush_plan(NOW).unwrap().unwrap();
         logs.iter_mut().map(plan).collect::<Vec<_>>()
     };
     logs.iter_mut().for_each(|log| assert!(append(log, 1).flush_due));
@@ -211,8 +211,8 @@ fn no_flush_is_believed_after_one_that_failed() {
     append(first, 1);
     append(second, 1);
     let (plan, other) = (
-        first.flush_plan().unwrap().unwrap(),
-        second.flush_plan().unwrap().unwrap(),
+        first.flush_plan(NOW).unwrap().unwrap(),
+        second.flush_plan(NOW).unwrap().unwrap(),
     );
     disk.fails.store(true, Ordering::SeqCst);
     let error = directory.sync(std::slice::from_ref(&plan)).unwrap_err();
@@ -239,4 +239,21 @@ fn flush_ms_counts_from_the_oldest_record_that_is_not_flushed() {
     assert!(fixture.log.is_flush_due(NOW.plus_ms(100)));
     fixture.log.flush().unwrap();
     assert!(!fixture.log.is_flush_due(NOW.plus_ms(1_000)));
+}
+
+#[test]
+fn flush_ms_is_not_over_at_once_because_records_come_during_the_flush() {
+    let mut fixture = Fixture::with(LogConfig {
+        flush_ms: 100,
+        ..LogConfig::default()
+    });
+    fixture.append(1);
+    let flushed_at = NOW.plus_ms(100);
+    assert!(fixture.log.is_flush_due(flushed_at));
+    let plan = fixture.log.flush_plan(flushed_at).unwrap().unwrap();
+    fixture.append(1);
+    plan.sync().unwrap();
+    fixture.log.complete_flush(plan).unwrap();
+    assert!(!fixture.log.is_flush_due(flushed_at.plus_ms(99)));
+    assert!(fixture.log.is_flush_due(flushed_at.plus_ms(100)));
 }
