@@ -31,7 +31,7 @@ use crate::reserve;
 use crate::scan::{RECOVERY_WINDOW_BYTES, Scan, ScanError};
 use crate::scrub::Damage;
 use crate::segment::{Footer, Segment, base_offset_of, segment_path};
-use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive, decode_i64};
+use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive, Visit, decode_i64};
 
 /// What recovery did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -387,6 +387,9 @@ impl Opening {
 
     fn load_producers(&mut self) -> Result<(), LogError> {
         let log = &mut self.log;
+        if log.made && !log.directory.believes_index() {
+            log.forget_unsafe_snapshots()?;
+        }
         match self.state {
             Some(state) if !self.scanned && !state.has_producers => Ok(()),
             Some(state) if state.recovery_point <= log.log_end_offset && !state.has_producers => {
@@ -403,8 +406,6 @@ impl Opening {
             .state
             .map(|state| (state.active_base_offset, state.footer.size_bytes));
         let mut batch = Batch::default();
-        // What a previous incarnation of the cut tail left would be taken for true once the log has grown over it.
-        batch.delete_range(&log.key, Kind::ProducerSnapshot, &[log.log_end_offset + 1], None);
         let active = log.active_segment_base_offset();
         for segment in log.segments.values_mut() {
             match flushed {
@@ -451,14 +452,31 @@ enum Verdict {
 }
 
 impl Log {
-    /// Rebuilds producers and aborted transactions from the last snapshot at or below the log end.
+    /// Rebuilds producers and aborted transactions from the last snapshot at or below the log end, all of which have to be true.
     pub(crate) fn reload_producers(&mut self) -> Result<(), LogError> {
         let store = &self.directory.store;
         let snapshot = store.floor(&self.key, Kind::ProducerSnapshot, &[], self.log_end_offset)?;
         self.replay_producers(snapshot.map(|(offset, bytes)| (offset, Some(bytes))))
     }
 
-    /// Rebuilds producers from a snapshot (offset, and its bytes unless it is empty) or the log start.
+    /// Removes the snapshots above the recovery point. What was written down below it is what the log held; a later snapshot may be
+    /// of records that were cut off again before the process ended, which the index, unlike the files, does not know.
+    fn forget_unsafe_snapshots(&self) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        let (store, above) = (&self.directory.store, self.persistence.recovery_point + 1);
+        // One by one: hardly ever is there any, and each log of the directory is opened like this.
+        store.scan(&self.key, Kind::ProducerSnapshot, &[], above, |offset, _| {
+            batch.delete(self.key.key(Kind::ProducerSnapshot, &[offset]));
+            Visit::Continue
+        })?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        store.write(batch, Survive::Nothing)
+    }
+
+    /// Rebuilds producers from a snapshot (offset, and its bytes unless it is empty) or the log start. The borders of segments
+    /// that are passed get their snapshots again.
     fn replay_producers(&mut self, snapshot: Option<(i64, Option<Vec<u8>>)>) -> Result<(), LogError> {
         let producers_max = self.directory.options.producers_max;
         let (from, producers) = match snapshot {
@@ -488,12 +506,18 @@ impl Log {
             .next_back()
             .map_or(from, |(base, _)| *base);
         let bases: Vec<i64> = self.segments.range(first..).map(|(base, _)| *base).collect();
+        let mut snapshots = Batch::default();
         for base in bases {
+            if base > from {
+                let key = self.key.key(Kind::ProducerSnapshot, &[base]);
+                snapshots.put(key, self.producers.encode());
+            }
             for (header, batch) in self.producer_batches(base, from)? {
                 let marker = batch.as_deref().and_then(|batch| marker_of(batch).ok().flatten());
                 self.note_producer(&header, marker);
             }
         }
+        self.directory.store.write(snapshots, Survive::Nothing)?;
         self.producers.on_high_watermark(self.high_watermark);
         Ok(())
     }

@@ -4,6 +4,7 @@ use odradek_common::records::control::{EndTransactionMarker, TransactionResult};
 
 use super::*;
 use crate::error::AppendError;
+use crate::store::Kind;
 
 fn marker(result: TransactionResult, producer_id: i64) -> Bytes {
     EndTransactionMarker {
@@ -116,6 +117,37 @@ fn a_snapshot_of_what_was_cut_is_not_believed_later() {
     let killed = fixture.kill();
     assert_eq!(killed.log.producers().get(7).unwrap().last_sequence(), 4);
     assert_eq!(killed.log.producers().get(8).unwrap().last_sequence(), 27);
+}
+
+#[test]
+fn a_snapshot_above_the_recovery_point_is_not_believed_after_a_kill() {
+    let mut fixture = Fixture::with(small_segments());
+    fixture.append_batch(1, producer_batch(7, 0, 0, false));
+    fixture.log.checkpoint(NOW).unwrap();
+    for sequence in 0..30 {
+        fixture.append_batch(1, producer_batch(8, 0, sequence, false));
+    }
+    // The snapshots of what is cut off are on disk, and that it was cut off is not.
+    fixture.directory.flush_index().unwrap();
+    fixture.log.truncate_to(NOW, 1).unwrap();
+    let mut at_the_recovery_point = fixture.kill();
+    // Batches of another size, so that segments begin elsewhere.
+    (0..30).for_each(|_| _ = fixture.append(2));
+    let mut behind_it = fixture.kill();
+    (0..30).for_each(|_| _ = at_the_recovery_point.append(2));
+    for killed in [&mut at_the_recovery_point, &mut behind_it] {
+        assert_eq!(killed.log.log_end_offset(), 61);
+        for base in killed.log.segments.range(2..).map(|(base, _)| *base) {
+            let key = killed.log.key.key(Kind::ProducerSnapshot, &[base]);
+            let snapshot = killed.directory.shared.store.get(&key).unwrap();
+            assert!(snapshot.is_some(), "truncation starts from the border at {base}");
+        }
+        for cut in (1..=61).rev() {
+            killed.log.truncate_to(NOW, cut).unwrap();
+            assert_eq!(killed.log.producers().get(8), None, "cut at {cut}");
+            assert_eq!(killed.log.producers().get(7).unwrap().last_sequence(), 0);
+        }
+    }
 }
 
 #[test]
