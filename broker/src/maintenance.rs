@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use odradek_broker_log::error::LogError;
+use odradek_broker_log::flush::FlushPlan;
+use odradek_broker_log::log::Log;
+use odradek_common::time::Now;
 use odradek_config::ServerConfig;
 use parking_lot::{Condvar, Mutex};
 
@@ -189,8 +192,10 @@ impl Chores {
         }
     }
 
-    /// Flushes what flush.messages and flush.ms ask for; at a checkpoint, everything.
+    /// Flushes what flush.messages and flush.ms ask for. At a checkpoint recovery points move, but no active segment is flushed
+    /// that is appended to and not due: that would hold its appends up.
     fn flush(&self, checkpoint: bool) {
+        let mut moved = false;
         for replica in self.broker.replicas.all().iter() {
             if replica.is_offline() {
                 continue;
@@ -198,26 +203,26 @@ impl Chores {
             let now = clock::now();
             let plan = replica.with(|p| {
                 let log = p.log_mut();
-                if checkpoint {
-                    log.checkpoint_plan(now)
-                } else if log.is_flush_due(now) {
-                    log.flush_plan(now)
-                } else {
-                    Ok(None)
+                match (log.is_flush_due(now), checkpoint) {
+                    (true, true) => log.checkpoint_plan(now),
+                    (true, false) => log.flush_plan(now),
+                    (false, true) => log.periodic_checkpoint_plan(now),
+                    (false, false) => Ok(None),
                 }
             });
             let done = plan.and_then(|plan| match plan {
-                None => Ok(()),
+                None => Ok(false),
                 Some(plan) => {
                     plan.sync()?;
-                    replica.complete_flush(now, plan)
+                    replica.complete_flush(now, plan).map(|()| true)
                 }
             });
-            if let Err(error) = done {
-                self.broker.replicas.log_failed(replica, &error);
+            match done {
+                Ok(done) => moved |= done,
+                Err(error) => self.broker.replicas.log_failed(replica, &error),
             }
         }
-        if checkpoint {
+        if checkpoint && moved {
             for (directory, logs) in self.broker.replicas.online() {
                 if let Err(error) = logs.flush_index() {
                     self.broker.replicas.directory_failed(directory, &error);
@@ -247,7 +252,7 @@ impl Chores {
 }
 
 /// Checkpoints logs of each directory, those first of which most would have to be read again, as long as recovery of them all
-/// would have to read more than so many bytes.
+/// would have to read more than so many bytes. Segments that are appended to are flushed only if the sealed ones do not suffice.
 pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
     let all = replicas.all();
@@ -256,7 +261,7 @@ pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
             .iter()
             .filter(|replica| Arc::ptr_eq(&replica.directory(), directory) && !replica.is_offline());
         let mut dirty: Vec<(u64, &Arc<Replica>)> = here
-            .map(|replica| (replica.with(|p| p.log().uncheckpointed_bytes()), replica))
+            .map(|replica| (uncheckpointed_bytes(replica), replica))
             .filter(|(bytes, _)| *bytes > 0)
             .collect();
         let mut total: u64 = dirty.iter().map(|(bytes, _)| bytes).sum();
@@ -264,15 +269,11 @@ pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
             continue;
         }
         dirty.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        for (bytes, replica) in dirty {
-            // Well below the limit, so that not every round has to do it.
-            if total <= limit / 2 {
-                break;
-            }
-            if let Err(error) = checkpoint(replica) {
-                replicas.log_failed(replica, &error);
-            }
-            total -= bytes;
+        let dirty: Vec<_> = dirty.into_iter().map(|(_, replica)| replica).collect();
+        // Well below the limit, so that not every round has to do it.
+        total = checkpoint_until(replicas, &dirty, (total, limit / 2), Log::sealed_checkpoint_plan);
+        if total > limit {
+            checkpoint_until(replicas, &dirty, (total, limit / 2), Log::checkpoint_plan);
         }
         if let Err(error) = logs.flush_index() {
             replicas.directory_failed(directory, &error);
@@ -280,10 +281,38 @@ pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
     }
 }
 
-/// Flushes a log and writes its recovery point down.
-fn checkpoint(replica: &Replica) -> Result<(), LogError> {
+fn uncheckpointed_bytes(replica: &Replica) -> u64 {
+    replica.with(|p| p.log().uncheckpointed_bytes())
+}
+
+/// Plans a checkpoint.
+type Plan = fn(&mut Log, Now) -> Result<Option<FlushPlan>, LogError>;
+
+/// Checkpoints one log after the other until no more than `enough` of `total` bytes are left; returns how many are.
+fn checkpoint_until(
+    replicas: &Replicas,
+    dirty: &[&Arc<Replica>],
+    (mut total, enough): (u64, u64),
+    plan: Plan,
+) -> u64 {
+    for replica in dirty {
+        if total <= enough {
+            break;
+        }
+        let before = uncheckpointed_bytes(replica);
+        if let Err(error) = checkpoint(replica, plan) {
+            replicas.log_failed(replica, &error);
+        }
+        // Appended meanwhile are bytes for the next round.
+        total -= before.saturating_sub(uncheckpointed_bytes(replica)).min(total);
+    }
+    total
+}
+
+/// Does what was planned and writes the recovery point down.
+fn checkpoint(replica: &Replica, plan: Plan) -> Result<(), LogError> {
     let now = clock::now();
-    let Some(plan) = replica.with(|p| p.log_mut().checkpoint_plan(now))? else {
+    let Some(plan) = replica.with(|p| plan(p.log_mut(), now))? else {
         return Ok(());
     };
     plan.sync()?;

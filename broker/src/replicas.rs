@@ -40,6 +40,9 @@ use moving::MoveQueue;
 use opening::{Opened, OpenedLogs, ToOpen, open_all};
 use placement::Preferences;
 
+/// Logs that are flushed together when the broker stops: their files are open at once.
+const LAST_ROUND_LOGS_MAX: usize = 256;
+
 /// A replica whose role or place changed.
 #[derive(Clone)]
 pub enum RoleEvent {
@@ -460,10 +463,39 @@ impl Replicas {
         }
     }
 
+    /// Checkpoints logs of a directory for the last time, many in a round. What goes wrong their close tells.
+    fn checkpoint_together(&self, directory: &Arc<DataDirectory>, replicas: &[Arc<Replica>]) {
+        let Some(logs) = directory.logs().filter(|_| !directory.is_offline()) else {
+            return;
+        };
+        let here: Vec<_> = replicas
+            .iter()
+            .filter(|replica| Arc::ptr_eq(&replica.directory(), directory))
+            .collect();
+        for replicas in here.chunks(LAST_ROUND_LOGS_MAX) {
+            let now = clock::now();
+            let planned = replicas.iter().filter_map(|replica| {
+                let plan = replica.with(|p| p.log_mut().checkpoint_plan(now));
+                Some((plan.ok().flatten()?, replica))
+            });
+            let (plans, planned): (Vec<_>, Vec<&&Arc<Replica>>) = planned.unzip();
+            if logs.sync(&plans).is_err() {
+                return;
+            }
+            for (plan, replica) in plans.into_iter().zip(planned) {
+                _ = replica.with(|p| p.log_mut().complete_flush(plan));
+            }
+        }
+    }
+
     /// Closes every log cleanly, so that the next start need not recover. The replicas answer nothing any more.
     pub fn close_clean(&self) {
-        for replica in self.all().iter() {
-            replica.close();
+        let all = self.all();
+        all.iter().for_each(|replica| replica.close());
+        for directory in &self.directories {
+            self.checkpoint_together(directory, &all);
+        }
+        for replica in all.iter() {
             if let Err(error) = replica.with(|p| p.log_mut().close_clean(clock::now())) {
                 slog::error!(self.log, "log not closed cleanly"; "partition" => %replica.id, "error" => %error);
             }

@@ -445,7 +445,7 @@ impl Log {
             self.persistence.unflushed_messages += i64::from(header.last_offset_delta) + 1;
             self.log_end_offset = header.next_offset();
         }
-        self.persistence.uncheckpointed_bytes += extent.size_bytes;
+        self.persistence.appended_bytes += extent.size_bytes;
         self.note_flush_due(extent.first_offset);
         if epochs_changed {
             self.persist_epochs(Survive::Kill)?;

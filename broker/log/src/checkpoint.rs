@@ -2,6 +2,9 @@
 //!
 //! A checkpoint is a flush that also writes down the recovery point, with the producers at it. The index goes to RocksDB
 //! before, the recovery point after the fdatasync, so what a crash leaves is never ahead of the data.
+//!
+//! The one that comes by itself moves it to where the active segment begins: flushing a file holds up who appends to it. The
+//! index and the producers at that border were written when the segment before was sealed.
 
 use odradek_broker_core::aborted::AbortedTransaction;
 use odradek_common::time::Now;
@@ -27,8 +30,12 @@ pub(crate) struct Persistence {
     pub(crate) high_watermark: Option<i64>,
     /// Records appended since the last flush.
     pub(crate) unflushed_messages: i64,
-    /// Bytes appended since the last checkpoint was planned that was written down.
-    pub(crate) uncheckpointed_bytes: u64,
+    /// Bytes appended, or read by recovery, since the log was opened.
+    pub(crate) appended_bytes: u64,
+    /// How many of them, the oldest, are below the recovery point that was written down.
+    pub(crate) checkpointed_bytes: u64,
+    /// Where the log ended when a periodic checkpoint looked last.
+    pub(crate) seen_end: Option<i64>,
     /// Not after the first record that no flush covers was appended.
     pub(crate) unflushed_since_ms: u64,
     /// Records that `flush.messages` wants on disk before they are acknowledged.
@@ -55,7 +62,9 @@ impl Persistence {
             aborted_until: state.map_or(0, |state| state.recovery_point),
             high_watermark,
             unflushed_messages: 0,
-            uncheckpointed_bytes: 0,
+            appended_bytes: 0,
+            checkpointed_bytes: 0,
+            seen_end: None,
             unflushed_since_ms: now.mono_ms,
             due: None,
             folder_dirty: false,
@@ -115,10 +124,18 @@ impl State {
 
 pub(crate) struct Checkpoint {
     pub(crate) state: State,
-    producers: Vec<u8>,
+    /// The producers at the recovery point, unless there are none or they are written down already.
+    producers: Option<Vec<u8>>,
     aborted: Vec<AbortedTransaction>,
-    /// What was appended since the one before.
+    /// What [`Persistence::checkpointed_bytes`] will be.
     bytes: u64,
+}
+
+impl Checkpoint {
+    /// Whether the producers are those that were written down when the segment began.
+    pub(crate) fn is_at_border(&self) -> bool {
+        self.state.has_producers && self.producers.is_none()
+    }
 }
 
 impl Log {
@@ -134,7 +151,9 @@ impl Log {
     /// Bytes that recovery would have to read, at most, if the process ended now and the index was flushed.
     #[must_use]
     pub fn uncheckpointed_bytes(&self) -> u64 {
-        self.persistence.uncheckpointed_bytes
+        self.persistence
+            .appended_bytes
+            .saturating_sub(self.persistence.checkpointed_bytes)
     }
 
     /// Plans a checkpoint; None if the recovery point that is written down is the log end.
@@ -142,21 +161,74 @@ impl Log {
         if !self.is_made() {
             return Ok(None);
         }
-        let flush = self.flush_plan(now)?;
-        if flush.is_none() && self.persistence.checkpointed == Some(self.log_end_offset) {
-            return Ok(None);
-        }
+        // First, because the index may have no room: the flush has taken note of nothing then.
         let mut index = Batch::default();
         if let Some((_, active)) = self.segments.iter_mut().next_back() {
             active.index.spill(&self.key, active.base_offset, &mut index);
         }
         self.directory.store.write(index, Survive::Nothing)?;
-        let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None));
+        let flush = self.flush_plan(now)?;
+        if flush.is_none() && self.persistence.checkpointed == Some(self.log_end_offset) {
+            return Ok(None);
+        }
+        let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None, self.log_end_offset));
+        let state = self.state();
         plan.checkpoint = Some(Checkpoint {
-            state: self.state(),
-            producers: self.producers.encode(),
+            state,
+            producers: state.has_producers.then(|| self.producers.encode()),
             aborted: self.unwritten_aborted().copied().collect(),
-            bytes: self.persistence.uncheckpointed_bytes,
+            bytes: self.persistence.appended_bytes,
+        });
+        Ok(Some(plan))
+    }
+
+    /// Plans the checkpoint that comes by itself: of the whole log if nothing was appended since this was asked last, or all of
+    /// it is on disk anyhow, else of the sealed segments alone. None if the recovery point cannot move like that.
+    pub fn periodic_checkpoint_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
+        if !self.is_made() {
+            return Ok(None);
+        }
+        let end_offset = self.log_end_offset;
+        let stands_still = self.persistence.seen_end.replace(end_offset) == Some(end_offset);
+        if stands_still || self.persistence.recovery_point >= end_offset {
+            return self.checkpoint_plan(now);
+        }
+        self.sealed_checkpoint_plan(now)
+    }
+
+    /// Plans a checkpoint of the sealed segments, up to where the active one begins; None if the recovery point that is written
+    /// down is there already.
+    pub fn sealed_checkpoint_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
+        let border = self.active_segment_base_offset();
+        if !self.is_made() || self.persistence.checkpointed >= Some(border) {
+            return Ok(None);
+        }
+        let snapshot = self.key.key(Kind::ProducerSnapshot, &[border]);
+        if self.directory.store.get(&snapshot)?.is_none() {
+            return match self.segments.len() {
+                // Nothing was sealed yet.
+                0 | 1 => Ok(None),
+                // The log did not roll here, but left a gap that was too large for its index.
+                _ => self.checkpoint_plan(now),
+            };
+        }
+        let flush = self.plan_until(border)?;
+        let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None, border));
+        let active = self.segments.get(&border);
+        let active_bytes = active.map_or(0, |segment| segment.footer.size_bytes);
+        let aborted = self
+            .unwritten_aborted()
+            .filter(|aborted| aborted.last_offset < border);
+        plan.checkpoint = Some(Checkpoint {
+            state: State {
+                recovery_point: border,
+                active_base_offset: border,
+                footer: Footer::empty(border),
+                has_producers: true,
+            },
+            producers: None,
+            aborted: aborted.copied().collect(),
+            bytes: self.persistence.appended_bytes.saturating_sub(active_bytes),
         });
         Ok(Some(plan))
     }
@@ -215,6 +287,10 @@ impl Log {
 
     pub(crate) fn write_checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LogError> {
         let offset = checkpoint.state.recovery_point;
+        if self.persistence.checkpointed > Some(offset) {
+            // Another one, planned later, was done earlier.
+            return Ok(());
+        }
         let mut batch = Batch::default();
         batch.put(self.key.key(Kind::State, &[]), checkpoint.state.encode());
         for aborted in &checkpoint.aborted {
@@ -231,15 +307,12 @@ impl Log {
         {
             batch.delete(self.key.key(Kind::ProducerSnapshot, &[old]));
         }
-        if checkpoint.state.has_producers {
-            batch.put(
-                self.key.key(Kind::ProducerSnapshot, &[offset]),
-                &checkpoint.producers,
-            );
+        if let Some(producers) = &checkpoint.producers {
+            batch.put(self.key.key(Kind::ProducerSnapshot, &[offset]), producers);
         }
         self.directory.store.write(batch, Survive::Nothing)?;
-        let uncheckpointed_bytes = &mut self.persistence.uncheckpointed_bytes;
-        *uncheckpointed_bytes = uncheckpointed_bytes.saturating_sub(checkpoint.bytes);
+        let checkpointed_bytes = &mut self.persistence.checkpointed_bytes;
+        *checkpointed_bytes = checkpoint.bytes.max(*checkpointed_bytes);
         if offset == self.log_end_offset {
             // Nobody has appended meanwhile: a log at rest holds no more blocks than it has bytes.
             self.give_reserve_back();

@@ -61,13 +61,14 @@ impl DueRecords {
     }
 }
 
-/// What a flush has to do; made by [`Log::flush_plan`] or [`Log::checkpoint_plan`].
+/// What a flush has to do; made by [`Log::flush_plan`], [`Log::checkpoint_plan`] or [`Log::periodic_checkpoint_plan`].
 pub struct FlushPlan {
     pub(crate) directory: Arc<DirectoryShared>,
     pub(crate) log_uid: u64,
     pub(crate) generation: u64,
     pub(crate) swaps: u64,
-    pub(crate) log_end_offset: i64,
+    /// Everything below will be on disk.
+    pub(crate) end_offset: i64,
     pub(crate) messages: i64,
     pub(crate) files: Vec<FileToFlush>,
     pub(crate) folder: Option<PathBuf>,
@@ -221,7 +222,7 @@ impl Log {
 
     /// Flushes everything that was appended, as [`Log::flush_plan`], [`FlushPlan::sync`] and [`Log::complete_flush`] do.
     pub fn flush(&mut self) -> Result<(), LogError> {
-        let Some(plan) = self.plan_everything()? else {
+        let Some(plan) = self.plan_until(self.log_end_offset)? else {
             return Ok(());
         };
         plan.sync()?;
@@ -248,19 +249,21 @@ impl Log {
 
     /// Plans a flush up to the log end; None if everything is on disk.
     pub fn flush_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
-        let plan = self.plan_everything()?;
+        let plan = self.plan_until(self.log_end_offset)?;
         // Whatever this flush does not cover is appended from now on.
         self.persistence.unflushed_since_ms = now.mono_ms;
         Ok(plan)
     }
 
-    fn plan_everything(&mut self) -> Result<Option<FlushPlan>, LogError> {
+    /// Plans a flush of the segments that end at or below `end_offset`, which is the log end or where the active segment begins;
+    /// None if they are on disk.
+    pub(crate) fn plan_until(&mut self, end_offset: i64) -> Result<Option<FlushPlan>, LogError> {
         let mut files = Vec::new();
         // Segments that end at or below the recovery point are on disk.
         let recovery_point = self.persistence.recovery_point;
         let unflushed = self.segments.values().rev();
         for segment in unflushed.take_while(|segment| segment.footer.next_offset > recovery_point) {
-            if !segment.is_flushed() {
+            if segment.footer.next_offset <= end_offset && !segment.is_flushed() {
                 files.push(FileToFlush {
                     base_offset: segment.base_offset,
                     flushed_bytes: segment.flushed_bytes,
@@ -270,13 +273,13 @@ impl Log {
             }
         }
         if files.is_empty() && !self.persistence.folder_dirty {
-            self.note_flushed(self.log_end_offset);
+            self.note_flushed(end_offset);
             return Ok(None);
         }
         // Older segments first: the recovery point may not pass them.
         files.reverse();
         let folder = std::mem::take(&mut self.persistence.folder_dirty).then(|| self.folder.clone());
-        Ok(Some(self.plan(files, folder)))
+        Ok(Some(self.plan(files, folder, end_offset)))
     }
 
     /// Takes note of a flush that was done. One that was overtaken by a truncation, or made for a log that this one has taken
@@ -295,10 +298,12 @@ impl Log {
             }
         }
         self.persistence.unflushed_messages = (self.persistence.unflushed_messages - plan.messages).max(0);
-        self.note_flushed(plan.log_end_offset);
-        // The segment that the recovery point would name may be another one by now.
+        self.note_flushed(plan.end_offset);
+        // The segment that the recovery point would name may be another one by now, or gone with the producers at its border.
         let overtaken = |checkpoint: &Checkpoint| {
-            plan.swaps != self.persistence.swaps && checkpoint.state.active_base_offset != active
+            let named = checkpoint.state.active_base_offset;
+            let is_replaced = plan.swaps != self.persistence.swaps && named != active;
+            is_replaced || checkpoint.is_at_border() && !self.segments.contains_key(&named)
         };
         match plan.checkpoint {
             Some(checkpoint) if overtaken(&checkpoint) => Ok(()),
@@ -313,15 +318,21 @@ impl Log {
         persistence.due = persistence.due.and_then(|due| due.after_flush(offset));
     }
 
-    /// A plan up to the log end.
-    pub(crate) fn plan(&self, files: Vec<FileToFlush>, folder: Option<PathBuf>) -> FlushPlan {
+    /// A plan for everything below `end_offset`.
+    pub(crate) fn plan(
+        &self,
+        files: Vec<FileToFlush>,
+        folder: Option<PathBuf>,
+        end_offset: i64,
+    ) -> FlushPlan {
+        let behind = self.log_end_offset - end_offset;
         FlushPlan {
             directory: self.directory.clone(),
             log_uid: self.uid,
             generation: self.persistence.generation,
             swaps: self.persistence.swaps,
-            log_end_offset: self.log_end_offset,
-            messages: self.persistence.unflushed_messages,
+            end_offset,
+            messages: (self.persistence.unflushed_messages - behind).max(0),
             files,
             folder,
             checkpoint: None,

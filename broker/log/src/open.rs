@@ -427,7 +427,7 @@ impl Opening {
         log.directory.store.write(batch, Survive::Nothing)?;
         log.persist_epochs(Survive::Kill)?;
         self.report.log_end_offset = log.log_end_offset;
-        log.persistence.uncheckpointed_bytes = self.report.scanned_bytes;
+        log.persistence.appended_bytes = self.report.scanned_bytes;
         let report = &self.report;
         match &report.reason {
             Some(reason) => warn!(log.logger, "log was cut at its first bad batch";
@@ -469,9 +469,6 @@ impl Log {
             batch.delete(self.key.key(Kind::ProducerSnapshot, &[offset]));
             Visit::Continue
         })?;
-        if batch.is_empty() {
-            return Ok(());
-        }
         store.write(batch, Survive::Nothing)
     }
 

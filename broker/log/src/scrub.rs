@@ -112,9 +112,7 @@ impl Log {
             }
             Finding::Unknown => None,
         };
-        if !batch.is_empty() {
-            self.directory.store.write(batch, Survive::Kill)?;
-        }
+        self.directory.store.write(batch, Survive::Kill)?;
         Ok(news)
     }
 

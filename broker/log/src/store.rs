@@ -106,10 +106,6 @@ impl Batch {
         self.0.put(key, value);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(crate) fn delete(&mut self, key: impl AsRef<[u8]>) {
         self.0.delete(key);
     }
@@ -158,6 +154,9 @@ impl Store {
     }
 
     pub(crate) fn write(&self, batch: Batch, survive: Survive) -> Result<(), LogError> {
+        if batch.0.is_empty() {
+            return Ok(());
+        }
         let mut options = WriteOptions::default();
         options.disable_wal(survive == Survive::Nothing);
         options.set_sync(survive == Survive::PowerLoss);

@@ -432,4 +432,16 @@ fn recovery_has_a_bounded_number_of_bytes_to_read() {
     assert_eq!((dirty(&large), dirty(&small)), (0, of_small));
     append_own(&large);
     assert_eq!(dirty(&large), of_small);
+    // Sealed segments come first, because nobody appends to them.
+    replica_rolls(&large);
+    append_own(&large);
+    append_own(&small);
+    bound(3 * of_small);
+    assert_eq!((dirty(&large), dirty(&small)), (of_small, 2 * of_small));
+    let ends = |replica: &Replica| replica.with(|p| (p.log().recovery_point(), p.log().log_end_offset()));
+    assert_eq!(ends(&large), (210, 220));
+}
+
+fn replica_rolls(replica: &Replica) {
+    replica.with(|p| p.log_mut().roll(clock::now())).unwrap();
 }

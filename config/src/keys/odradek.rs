@@ -15,8 +15,9 @@ keys! { ODRADEK: Broker;
     /// while less is free; at most a twentieth of the disk. The rest is for what makes room again: retention, deletions, the index, the metadata log.
     "odradek.log.dir.reserve.bytes": Long = "67108864", AtLeast(0), ReadOnly, Used;
     /// Bytes of each log directory that recovery after a kill has to read, at most: beyond that logs are flushed and their
-    /// recovery points written down, those first that have most of them.
-    "odradek.log.recovery.max.bytes": Long = "268435456", AtLeast(1_048_576), ClusterWide, Used;
+    /// recovery points written down, those first that have most of them. Sealed segments come first: flushing one that is
+    /// appended to holds its appends up, so that the fewer bytes are allowed, the more often appends wait.
+    "odradek.log.recovery.max.bytes": Long = "1073741824", AtLeast(1_048_576), ClusterWide, Used;
     /// Bytes of sealed segments that are read again in one second, around the page cache, and compared with their checksums; 0
     /// switches that off.
     "odradek.log.scrub.max.bytes.per.second": Long = "10485760", AtLeast(0), ClusterWide, Used;

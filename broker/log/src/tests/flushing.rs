@@ -257,3 +257,62 @@ fn flush_ms_is_not_over_at_once_because_records_come_during_the_flush() {
     assert!(!fixture.log.is_flush_due(flushed_at.plus_ms(99)));
     assert!(fixture.log.is_flush_due(flushed_at.plus_ms(100)));
 }
+
+#[test]
+fn a_checkpoint_leaves_a_segment_that_is_appended_to_alone() {
+    let mut fixture = Fixture::with(small_segments());
+    (0..30).for_each(|_| _ = fixture.append(1));
+    let log = &mut fixture.log;
+    let border = log.active_segment_base_offset();
+    let plan = log.periodic_checkpoint_plan(NOW).unwrap().unwrap();
+    let flushed: Vec<i64> = plan.files.iter().map(|file| file.base_offset).collect();
+    let sealed: Vec<i64> = log.segments.range(..border).map(|(base, _)| *base).collect();
+    assert!(sealed.len() > 1 && flushed == sealed, "{flushed:?} of {sealed:?}");
+    plan.sync().unwrap();
+    log.complete_flush(plan).unwrap();
+    assert_eq!(log.recovery_point(), border);
+    assert_eq!(log.persistence.unflushed_messages, 30 - border);
+    assert_eq!(log.uncheckpointed_bytes(), log.active().footer.size_bytes);
+    fixture.append(1);
+    let log = &mut fixture.log;
+    assert!(log.periodic_checkpoint_plan(NOW).unwrap().is_none());
+    // Nobody appends any more whom a flush would hold up.
+    let plan = log.periodic_checkpoint_plan(NOW).unwrap().unwrap();
+    plan.sync().unwrap();
+    log.complete_flush(plan).unwrap();
+    assert_eq!((log.recovery_point(), log.uncheckpointed_bytes()), (31, 0));
+    assert!(log.periodic_checkpoint_plan(NOW).unwrap().is_none());
+    // What group commit has flushed anyhow is written down at once.
+    fixture.append(1);
+    fixture.log.flush().unwrap();
+    let log = &mut fixture.log;
+    let plan = log.periodic_checkpoint_plan(NOW).unwrap().unwrap();
+    log.complete_flush(plan).unwrap();
+    assert_eq!(log.uncheckpointed_bytes(), 0);
+}
+
+#[test]
+fn a_checkpoint_whose_segment_is_gone_counts_for_nothing() {
+    let mut fixture = Fixture::with(small_segments());
+    for sequence in 0..30 {
+        fixture.append_batch(1, producer_batch(7, 0, sequence, false));
+    }
+    let plan = fixture.log.periodic_checkpoint_plan(NOW).unwrap().unwrap();
+    // The producers at the border go with the segment that begins there.
+    for sequence in 30..60 {
+        fixture.append_batch(1, producer_batch(8, 0, sequence, false));
+    }
+    let start = fixture.log.active_segment_base_offset();
+    fixture.log.delete_records_before(start).unwrap();
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    plan.sync().unwrap();
+    fixture.log.complete_flush(plan).unwrap();
+    assert_eq!(fixture.log.persistence.checkpointed, None);
+    let plan = fixture.log.periodic_checkpoint_plan(NOW).unwrap().unwrap();
+    plan.sync().unwrap();
+    fixture.log.complete_flush(plan).unwrap();
+    fixture.directory.flush_index().unwrap();
+    let killed = fixture.kill();
+    assert_eq!(killed.contents(), fixture.contents());
+    assert_eq!(killed.log.producers().encode(), fixture.log.producers().encode());
+}

@@ -275,7 +275,7 @@ fn a_cancelled_copy_leaves_nothing() {
 fn a_flush_that_was_planned_before_the_move_counts_for_nothing() {
     let mut moved = Move::begin(LogConfig::default());
     moved.from.append(5);
-    let plan = moved.from.log.flush_plan().unwrap().unwrap();
+    let plan = moved.from.log.flush_plan(NOW).unwrap().unwrap();
     moved.catch_up();
     let mut copy = moved.copy.take().unwrap();
     copy.succeed(&moved.from.log).unwrap();

@@ -262,3 +262,39 @@ fn a_follower_knows_of_transactions_what_its_leader_knows() {
     follower.append_batch(2, marker(TransactionResult::Commit, 8));
     assert_eq!(follower.log.last_stable_offset(), 4, "it goes on as the leader");
 }
+
+#[test]
+fn a_kill_after_a_checkpoint_of_sealed_segments_loses_no_record_and_no_producer() {
+    let mut fixture = Fixture::with(small_segments());
+    fixture.append_batch(1, producer_batch(9, 0, 0, true));
+    fixture.append_batch(1, marker(TransactionResult::Abort, 9));
+    for sequence in 0..30 {
+        fixture.append_batch(1, producer_batch(7, 0, sequence, false));
+    }
+    fixture.append_batch(1, producer_batch(9, 0, 1, true));
+    let plan = fixture.log.periodic_checkpoint_plan(NOW).unwrap().unwrap();
+    plan.sync().unwrap();
+    let border = fixture.log.active_segment_base_offset();
+    // What comes meanwhile: another segment, the end of the transaction, and one that stays open.
+    fixture.append_batch(1, marker(TransactionResult::Abort, 9));
+    for sequence in 30..45 {
+        fixture.append_batch(1, producer_batch(7, 0, sequence, false));
+    }
+    fixture.append_batch(1, producer_batch(10, 0, 0, true));
+    assert!(fixture.log.active_segment_base_offset() > border);
+    fixture.log.complete_flush(plan).unwrap();
+    assert_eq!(fixture.log.recovery_point(), border);
+    fixture.directory.flush_index().unwrap();
+    let mut killed = fixture.kill();
+    let report = killed.log.take_recovery_report().unwrap();
+    assert_eq!(report.scanned_bytes, fixture.log.uncheckpointed_bytes());
+    assert!(report.scanned_bytes < fixture.log.size_bytes() && !report.index_rebuilt);
+    for killed in [&killed, &killed.kill()] {
+        assert_eq!(killed.contents(), fixture.contents());
+        assert_eq!(killed.log.producers().encode(), fixture.log.producers().encode());
+        assert_eq!(killed.log.epochs(), fixture.log.epochs());
+        let aborted = |fixture: &Fixture| fixture.log.aborted_transactions(0, i64::MAX);
+        assert_eq!(aborted(killed).len(), 2);
+        assert_eq!(aborted(killed), aborted(&fixture));
+    }
+}

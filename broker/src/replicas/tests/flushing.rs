@@ -34,8 +34,13 @@ impl GatedDisk {
 
     /// Until a flush is under way.
     pub(super) fn await_flush(&self) {
+        self.await_flushes(1);
+    }
+
+    /// Until so many are under way at once.
+    fn await_flushes(&self, count: usize) {
         let mut shut = self.shut.lock();
-        while self.waiting.load(Ordering::SeqCst) == 0 {
+        while self.waiting.load(Ordering::SeqCst) < count {
             self.changed.wait(&mut shut);
         }
     }
@@ -195,4 +200,27 @@ fn whoever_waits_for_a_flush_is_told_that_the_leader_moved() {
     let wait = append(&replica, false);
     flushing.node.elect("t", OTHER);
     assert_eq!(wait.blocking_recv(), Ok(Err(ErrorCode::NotLeaderOrFollower)));
+}
+
+#[test]
+fn the_logs_of_a_broker_that_stops_are_flushed_side_by_side() {
+    let disk = Arc::new(GatedDisk::default());
+    let options = LogDirectoryOptions {
+        disk: disk.clone(),
+        ..LogDirectoryOptions::default()
+    };
+    let mut node = Node::with(&[], options);
+    let replicas: Vec<_> = (0..2)
+        .map(|n| node.create(&format!("t{n}"), NODE).unwrap())
+        .collect();
+    replicas.iter().for_each(|replica| append_own(replica));
+    disk.shut();
+    let all = node.replicas.clone();
+    let stopping = std::thread::spawn(move || all.close_clean());
+    disk.await_flushes(2);
+    disk.open();
+    stopping.join().unwrap();
+    for replica in replicas {
+        assert_eq!(replica.with(|p| p.log().recovery_point()), 10);
+    }
 }
