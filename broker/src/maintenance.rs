@@ -8,8 +8,8 @@ use odradek_broker_log::flush::FlushPlan;
 use odradek_broker_log::log::Log;
 use odradek_common::time::Now;
 use odradek_config::ServerConfig;
-use parking_lot::{Condvar, Mutex};
 
+use crate::background::Stop;
 use crate::broker::Broker;
 use crate::clock;
 use crate::replica::Replica;
@@ -25,7 +25,7 @@ const UNUSED_FILES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The thread.
 pub struct Maintenance {
-    stop: Arc<(Mutex<bool>, Condvar)>,
+    stop: Arc<Stop>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -35,19 +35,14 @@ impl Maintenance {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(broker: Arc<Broker>) -> std::io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let stop = Arc::new(Stop::default());
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("maintenance".to_owned())
             .spawn(move || {
                 let mut chores = Chores::new(broker);
-                let (flag, wake) = &*stopped;
-                let mut stop = flag.lock();
-                while !*stop {
-                    wake.wait_for(&mut stop, chores.pause());
-                    if !*stop {
-                        parking_lot::MutexGuard::unlocked(&mut stop, || chores.round());
-                    }
+                while !stopped.wait(chores.pause()) {
+                    chores.round();
                 }
             })?;
         Ok(Self {
@@ -58,8 +53,7 @@ impl Maintenance {
 
     /// Ends the thread after the chore it is at.
     pub fn stop(&mut self) {
-        *self.stop.0.lock() = true;
-        self.stop.1.notify_all();
+        self.stop.set();
         if let Some(thread) = self.thread.take() {
             // A chore that panicked has been reported by the panic hook.
             _ = thread.join();

@@ -232,7 +232,8 @@ impl Log {
         batch.delete_range(&self.key, Kind::ProducerSnapshot, &[end_offset + 1], None);
         self.epochs.truncate_from_end(end_offset);
         batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
-        if self.log_start_offset > end_offset {
+        let moves_start = self.log_start_offset > end_offset;
+        if moves_start {
             batch.put(self.key.key(Kind::LogStart, &[]), end_offset.to_be_bytes());
         }
         let is_below_checkpoint = self
@@ -269,8 +270,9 @@ impl Log {
         self.segments.insert(base_offset, segment);
         truncated?;
         self.directory.store.write(batch, Survive::Nothing)?;
-        if is_below_checkpoint {
-            // The old recovery point must not be believed once other records stand below it.
+        if is_below_checkpoint || moves_start {
+            // The old recovery point must not be believed once other records stand below it, nor the old log start, which
+            // would hide them.
             self.directory.store.flush()?;
         }
         Ok(())

@@ -121,3 +121,19 @@ fn emptying_a_log_keeps_where_it_begins() {
     fixture.log.truncate_fully_and_start_at(NOW, 3).unwrap();
     assert_eq!(bounds(&fixture.restart().log), (3, 3, 3));
 }
+
+#[test]
+fn the_old_log_start_is_not_believed_after_the_log_has_grown_over_it() {
+    let mut fixture = Fixture::new();
+    (0..20).for_each(|_| _ = fixture.append(1));
+    fixture.log.delete_records_before(10).unwrap();
+    fixture.log.truncate_to(NOW, 5).unwrap();
+    assert_eq!(fixture.log.log_start_offset(), 5);
+    (0..10).for_each(|_| _ = fixture.append(1));
+    let killed = fixture.kill();
+    assert_eq!(
+        (killed.log.log_start_offset(), killed.log.log_end_offset()),
+        (5, 15)
+    );
+    assert_eq!(killed.contents(), fixture.contents());
+}
