@@ -72,6 +72,21 @@ pub fn validate_broker_config(name: &str, value: &str, per_broker: bool) -> Resu
     Ok(())
 }
 
+/// Checks a change of `log.cleaner.threads` while a broker runs: to half or double of what it has at most, as in Kafka.
+pub fn validate_cleaner_threads(current: i64, wanted: i64) -> Result<(), String> {
+    if wanted < current / 2 {
+        return Err(format!(
+            "Log cleaner threads cannot be reduced to less than half the current value {current}"
+        ));
+    }
+    if wanted > current.saturating_mul(2) {
+        return Err(format!(
+            "Log cleaner threads cannot be increased to more than double the current value {current}"
+        ));
+    }
+    Ok(())
+}
+
 /// Checks what the dynamic configurations of this broker and the defaults of all brokers would be after a change:
 /// each of them, and that the node could run with them.
 pub fn validate_broker_configs(

@@ -226,7 +226,7 @@ impl Controller {
         };
         let refuse = |detail| ApiError::new(refused_as, detail);
         self.configs
-            .validate(resource, &changed, &after)
+            .validate(&draft.image, resource, &changed, &after)
             .map_err(refuse)?;
         // KAFKA-14136: a broker reloads files such as key stores when an override is set to the value that it has.
         let reload = resource.resource_type == ConfigResourceType::Broker;

@@ -11,12 +11,14 @@ use odradek_config::{ServerConfig, dynamic, keys};
 
 /// The table of configuration keys, as the controller asks it.
 pub trait ConfigValidator: Send + Sync {
-    /// Checks the overrides that a resource is to have: `changed` are those that the request sets, `after` are all of them.
+    /// Checks the overrides that a resource is to have: `changed` are those that the request sets, `after` are all of them, `image`
+    /// has those from before.
     ///
     /// # Errors
     /// A sentence that says what is wrong with a key or a value.
     fn validate(
         &self,
+        image: &MetadataImage,
         resource: &ConfigResource,
         changed: &BTreeMap<String, String>,
         after: &BTreeMap<String, String>,
@@ -43,6 +45,7 @@ pub struct PermissiveConfigs;
 impl ConfigValidator for PermissiveConfigs {
     fn validate(
         &self,
+        _: &MetadataImage,
         _: &ConfigResource,
         _: &BTreeMap<String, String>,
         _: &BTreeMap<String, String>,
@@ -70,6 +73,7 @@ pub struct ServerConfigs(pub Arc<ServerConfig>);
 impl ConfigValidator for ServerConfigs {
     fn validate(
         &self,
+        image: &MetadataImage,
         resource: &ConfigResource,
         changed: &BTreeMap<String, String>,
         after: &BTreeMap<String, String>,
@@ -81,7 +85,8 @@ impl ConfigValidator for ServerConfigs {
                 let per_broker = !resource.name.is_empty();
                 changed
                     .iter()
-                    .try_for_each(|(name, value)| dynamic::validate_broker_config(name, value, per_broker))
+                    .try_for_each(|(name, value)| dynamic::validate_broker_config(name, value, per_broker))?;
+                self.validate_cleaner_threads(image, resource, after)
             }
             // What clients report is not collected: nothing would read a subscription.
             ConfigResourceType::ClientMetrics => Err("client metrics are not collected here".to_owned()),
@@ -133,6 +138,29 @@ const SOURCE_STATIC: i8 = 4;
 const SOURCE_DEFAULT: i8 = 5;
 
 impl ServerConfigs {
+    /// Checks a change of `log.cleaner.threads` against what a broker has: its override, the one of all brokers, or what this
+    /// node was started with.
+    fn validate_cleaner_threads(
+        &self,
+        image: &MetadataImage,
+        resource: &ConfigResource,
+        after: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        const NAME: &str = "log.cleaner.threads";
+        let everybody = ConfigResource::every_broker();
+        let inherited = image
+            .config(&everybody, NAME)
+            .filter(|_| *resource != everybody)
+            .map_or_else(|| self.0.text(NAME), |value| Some(&**value));
+        let number = |own: Option<&str>| own.or(inherited)?.trim().parse::<i64>().ok();
+        let current = number(image.config(resource, NAME).map(|value| &**value));
+        let wanted = number(after.get(NAME).map(String::as_str));
+        match (current, wanted) {
+            (Some(current), Some(wanted)) => dynamic::validate_cleaner_threads(current, wanted),
+            _ => Ok(()),
+        }
+    }
+
     /// What a topic has without an override of its own, and where it comes from.
     fn inherited(&self, image: &MetadataImage, key: &Key) -> (Option<String>, i8) {
         for synonym in key.synonyms {

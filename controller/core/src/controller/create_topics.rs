@@ -92,7 +92,7 @@ impl Controller {
             ));
         }
         collisions.check(name)?;
-        let overrides = self.check_overrides(request)?;
+        let overrides = self.check_overrides(&draft.image, request)?;
         let replicas = self.new_assignment(&draft.image, request)?;
         if draft.records.len() + 1 + overrides.len() + replicas.len() > self.settings.records_per_request_max
         {
@@ -135,7 +135,11 @@ impl Controller {
             .with_configs(Some(configs)))
     }
 
-    fn check_overrides(&self, request: &CreatableTopic) -> Result<BTreeMap<String, String>, ApiError> {
+    fn check_overrides(
+        &self,
+        image: &MetadataImage,
+        request: &CreatableTopic,
+    ) -> Result<BTreeMap<String, String>, ApiError> {
         let refuse = |detail| ApiError::new(ErrorCode::InvalidConfig, detail);
         let mut overrides = BTreeMap::new();
         for config in &request.configs {
@@ -148,7 +152,7 @@ impl Controller {
         }
         let resource = ConfigResource::topic(request.name.as_str());
         self.configs
-            .validate(&resource, &overrides, &overrides)
+            .validate(image, &resource, &overrides, &overrides)
             .map_err(refuse)?;
         Ok(overrides)
     }

@@ -268,3 +268,25 @@ fn the_old_request_replaces_everything() {
     assert_eq!(value(&world, "t", "retention.ms"), None);
     assert_eq!(value(&world, "t", "retention.bytes").as_deref(), Some("3"));
 }
+
+#[test]
+fn threads_of_compaction_are_doubled_or_halved_at_most() {
+    const NAME: &str = "log.cleaner.threads";
+    let mut world = with_topic();
+    let mut set = |broker: &str, threads: Option<&str>| {
+        let operation = if threads.is_some() { SET } else { DELETE };
+        alter(&mut world, &request(4, broker, &[(NAME, operation, threads)]))
+    };
+    let refused = Code::InvalidRequest.code();
+    assert_eq!(set("", Some("3")), refused, "1 is the default");
+    assert_eq!(set("", Some("2")), 0);
+    assert_eq!(set("", Some("4")), 0);
+    // One broker begins with what all have.
+    assert_eq!(set("0", Some("9")), refused);
+    assert_eq!(set("0", Some("1")), refused);
+    assert_eq!(set("0", Some("8")), 0);
+    assert_eq!(set("0", None), 0, "back to 4");
+    assert_eq!(set("", None), refused, "back to 1");
+    assert_eq!(set("", Some("2")), 0);
+    assert_eq!(set("", None), 0);
+}
