@@ -133,6 +133,22 @@ impl SparseIndex {
         place.last_stored(place.base_offset, before)
     }
 
+    /// Drops stored entries at or after `position`, if there are any; what is in memory is all before it.
+    pub(crate) fn forget_behind(
+        &mut self,
+        place: &Place<'_>,
+        position: u64,
+        batch: &mut Batch,
+    ) -> Result<(), LogError> {
+        let last = place
+            .store
+            .floor(place.partition, Kind::IndexChunk, &[place.base_offset], i64::MAX)?;
+        match last.and_then(|(_, chunk)| decode(&chunk).last()) {
+            Some(entry) if u64::from(entry.position) >= position => self.truncate(place, position, batch),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Drops entries at or after `position`, in memory and, through `batch`, in RocksDB.
     pub(crate) fn truncate(
         &mut self,

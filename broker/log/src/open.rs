@@ -25,6 +25,7 @@ use crate::compact::swap::finish_swaps;
 use crate::config::LogConfig;
 use crate::directory::DirectoryShared;
 use crate::error::LogError;
+use crate::index::Place;
 use crate::log::{Log, PartitionIdentity};
 use crate::read::RecentBatches;
 use crate::reserve;
@@ -186,12 +187,15 @@ impl Opening {
         self.report.index_rebuilt = self.state.is_none() && !files.is_empty();
         self.load_segments(persisted, files)?;
         for (base_offset, damage) in &persisted.damage {
-            if let Some(segment) = self.log.segments.get_mut(base_offset) {
+            if let Some(segment) = self.known_segment(*base_offset) {
                 segment.damage = Damage::decode(damage);
             }
         }
         self.note_missing();
         self.set_bounds(persisted)?;
+        if self.log.made && !self.log.directory.believes_index() {
+            self.forget_unsafe(persisted)?;
+        }
         self.check_cleaner_offset()?;
         self.load_producers()?;
         if self.scanned {
@@ -234,6 +238,59 @@ impl Opening {
             .ok()?;
         let footer = persisted.footers[index].1;
         (footer.size_bytes == size_bytes).then_some(footer)
+    }
+
+    /// A segment that was sealed when the recovery point was written down, or any after a clean stop.
+    fn known_segment(&mut self, base_offset: i64) -> Option<&mut Segment> {
+        let border = self.state.map_or(0, |state| state.active_base_offset);
+        let is_known = self.log.directory.believes_index() || base_offset < border;
+        self.log.segments.get_mut(&base_offset).filter(|_| is_known)
+    }
+
+    /// Makes the index forget what it knows above the recovery point. What was written down below is what the log held; what comes
+    /// later may be of records that were cut off again before the process ended, which the files know and the index does not.
+    fn forget_unsafe(&mut self, persisted: &Persisted) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        for (base_offset, _) in &persisted.footers {
+            if !self.log.segments.contains_key(base_offset) {
+                self.log.forget_segment(*base_offset, &mut batch);
+            }
+        }
+        for (base_offset, _) in &persisted.damage {
+            if self.known_segment(*base_offset).is_none() {
+                batch.delete(self.log.key.damage(*base_offset));
+            }
+        }
+        let border = self.state.map_or(0, |state| state.active_base_offset);
+        let log = &mut self.log;
+        let (store, key) = (&log.directory.store, &log.key);
+        // Looked for one by one: hardly ever is there any, and each log of the directory is opened like this.
+        let above = log.persistence.recovery_point + 1;
+        store.scan(key, Kind::ProducerSnapshot, &[], above, |offset, _| {
+            batch.delete(key.key(Kind::ProducerSnapshot, &[offset]));
+            Visit::Continue
+        })?;
+        let behind = log.segments.last_key_value().map_or(0, |(base, _)| base + 1);
+        let mut has_chunks = false;
+        store.scan(key, Kind::IndexChunk, &[], behind, |_, _| {
+            has_chunks = true;
+            Visit::Stop
+        })?;
+        if has_chunks {
+            batch.delete_range(key, Kind::IndexChunk, &[behind], None);
+        }
+        if let Some(segment) = log.segments.get_mut(&border) {
+            // One that was read has done this.
+            let place = Place {
+                store,
+                partition: key,
+                base_offset: border,
+            };
+            segment
+                .index
+                .forget_behind(&place, segment.footer.size_bytes, &mut batch)?;
+        }
+        store.write(batch, Survive::Nothing)
     }
 
     /// Reads a segment from `resume` or its beginning, to its end or first bad batch, which is cut off.
@@ -387,9 +444,6 @@ impl Opening {
 
     fn load_producers(&mut self) -> Result<(), LogError> {
         let log = &mut self.log;
-        if log.made && !log.directory.believes_index() {
-            log.forget_unsafe_snapshots()?;
-        }
         match self.state {
             Some(state) if !self.scanned && !state.has_producers => Ok(()),
             Some(state) if state.recovery_point <= log.log_end_offset && !state.has_producers => {
@@ -457,19 +511,6 @@ impl Log {
         let store = &self.directory.store;
         let snapshot = store.floor(&self.key, Kind::ProducerSnapshot, &[], self.log_end_offset)?;
         self.replay_producers(snapshot.map(|(offset, bytes)| (offset, Some(bytes))))
-    }
-
-    /// Removes the snapshots above the recovery point. What was written down below it is what the log held; a later snapshot may be
-    /// of records that were cut off again before the process ended, which the index, unlike the files, does not know.
-    fn forget_unsafe_snapshots(&self) -> Result<(), LogError> {
-        let mut batch = Batch::default();
-        let (store, above) = (&self.directory.store, self.persistence.recovery_point + 1);
-        // One by one: hardly ever is there any, and each log of the directory is opened like this.
-        store.scan(&self.key, Kind::ProducerSnapshot, &[], above, |offset, _| {
-            batch.delete(self.key.key(Kind::ProducerSnapshot, &[offset]));
-            Visit::Continue
-        })?;
-        store.write(batch, Survive::Nothing)
     }
 
     /// Rebuilds producers from a snapshot (offset, and its bytes unless it is empty) or the log start. The borders of segments

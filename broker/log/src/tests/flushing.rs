@@ -193,7 +193,10 @@ fn a_round_of_producers_waits_for_one_file_of_a_checkpoint() {
     *disk.turn.lock() = Arc::downgrade(&directory.shared);
     plan.sync().unwrap();
     let turns = disk.turns.lock().clone();
-    let (writing, flushing): (Vec<_>, Vec<_>) = turns.iter().copied().partition(|(doing, _)| *doing == Doing::Writing);
+    let (writing, flushing): (Vec<_>, Vec<_>) = turns
+        .iter()
+        .copied()
+        .partition(|(doing, _)| *doing == Doing::Writing);
     // What takes long is done while nobody has the turn, which is free again after each file.
     assert_eq!(writing, [(Doing::Writing, false); 3]);
     assert!(flushing.len() > 3 && flushing.iter().all(|(_, is_taken)| *is_taken));

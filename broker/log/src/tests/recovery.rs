@@ -233,3 +233,51 @@ fn what_was_not_checkpointed_is_what_recovery_reads() {
     let report = fixture.kill().log.take_recovery_report().unwrap();
     assert_eq!(report.scanned_bytes, dirty);
 }
+
+/// What was cut off is on disk in the index, and that it was cut off is not.
+fn with_an_index_of_what_was_cut(records_per_batch: usize) -> Fixture {
+    let mut fixture = Fixture::with(small_segments());
+    fixture.append(1);
+    fixture.log.checkpoint(NOW).unwrap();
+    (0..60).for_each(|_| _ = fixture.append(1));
+    // Entries of the active segment go as well.
+    fixture.log.roll(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    fixture.log.truncate_to(NOW, 1).unwrap();
+    let mut killed = fixture.kill();
+    (0..30).for_each(|_| _ = killed.append(records_per_batch));
+    killed
+}
+
+#[test]
+fn what_the_index_knows_of_records_that_were_cut_is_not_believed_after_a_kill() {
+    for count in [2, 3, 7] {
+        let fixture = with_an_index_of_what_was_cut(count);
+        let (expected, segments) = (fixture.contents(), fixture.log.segments());
+        let read_each = |fixture: &Fixture| {
+            for offset in 0..fixture.log.log_end_offset() {
+                let slice = fixture
+                    .log
+                    .read_plan(offset, 1, i64::MAX, MinOneBatch::Yes)
+                    .unwrap();
+                let bytes = slice.read().unwrap();
+                let (header, _) = batches(&bytes).next().unwrap().unwrap();
+                assert!(
+                    (header.base_offset..header.next_offset()).contains(&offset),
+                    "{offset}"
+                );
+            }
+        };
+        read_each(&fixture);
+        let killed = fixture.kill();
+        assert_eq!(killed.contents(), expected);
+        read_each(&killed);
+        // A clean stop writes down which segments there are, which is believed without a look.
+        let restarted = fixture.restart();
+        assert_eq!(
+            (restarted.log.segments(), restarted.contents()),
+            (segments, expected)
+        );
+        read_each(&restarted);
+    }
+}
