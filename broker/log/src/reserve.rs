@@ -18,7 +18,7 @@ const RESERVE_FROM_BYTES: u64 = 4 << 20;
 /// A segment is given at most this share of its size at once,
 const RESERVE_SHARE: u64 = 4;
 /// and at most this much.
-const RESERVE_BYTES_MAX: u64 = 16 << 20;
+const RESERVE_BYTES_MAX: u64 = 64 << 20;
 /// Less than this is not worth a call that may wait for the disk.
 const GIVE_BACK_FROM_BYTES: u64 = 1 << 20;
 /// The unit of a file's block count.
