@@ -165,7 +165,7 @@ class Stage:
         """The group's committed offsets, {partition: offset}; 0 where it has none."""
         consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group, "log_level": 0})
         try:
-            found = patiently(lambda: self.admin.list_topics(topic, timeout=10)).topics[topic].partitions
+            found = patiently(lambda: partitions_of(self.admin, topic))
             at = patiently(lambda: consumer.committed([TopicPartition(topic, p) for p in found], timeout=20))
             return {p.partition: max(p.offset, 0) for p in at}
         finally:
@@ -173,12 +173,7 @@ class Stage:
 
     def ends(self, topic):
         """The high watermarks, {partition: offset}."""
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "reader", "log_level": 0})
-        try:
-            found = patiently(lambda: self.admin.list_topics(topic, timeout=10)).topics[topic].partitions
-            return {p: watermarks(consumer, topic, p)[1] for p in found}
-        finally:
-            consumer.close()
+        return {p: end for p, (_, end) in watermarks(self.bootstrap, topic).items()}
 
 
 def system(name, folder, base_port, nodes, overrides, binary):
@@ -291,16 +286,33 @@ def patiently(ask):
             time.sleep(0.25)
 
 
-def watermarks(consumer, topic, partition):
-    return patiently(lambda: consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=20))
+def partitions_of(client, topic):
+    found = client.list_topics(topic, timeout=20).topics[topic]
+    if found.error is not None:
+        raise confluent_kafka.KafkaException(found.error)
+    return sorted(found.partitions)
+
+
+def watermarks(bootstrap, topic):
+    """Start and end of each partition, {partition: (start, end)}."""
+    def ask():
+        # A client whose question met a dying broker may take a partition for unknown from then on.
+        consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "log_level": 0})
+        try:
+            found = partitions_of(consumer, topic)
+            return {p: consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=20) for p in found}
+        finally:
+            consumer.close()
+    return patiently(ask)
 
 
 def read(bootstrap, topic, isolation):
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "log_level": 0,
                          "enable.partition.eof": True, "auto.offset.reset": "error", "isolation.level": isolation})
     try:
-        partitions = sorted(patiently(lambda: consumer.list_topics(topic, timeout=20)).topics[topic].partitions)
-        consumer.assign([TopicPartition(topic, p, watermarks(consumer, topic, p)[0]) for p in partitions])
+        starts = {p: start for p, (start, _) in watermarks(bootstrap, topic).items()}
+        partitions = list(starts)
+        consumer.assign([TopicPartition(topic, p, start) for p, start in starts.items()])
         rows, ended = {p: [] for p in partitions}, set()
         deadline = time.monotonic() + READ_SECONDS
         while len(ended) < len(partitions):
