@@ -17,6 +17,7 @@ import applications
 
 DEMO = "kafka.examples.KafkaExactlyOnceDemo"
 LIMIT_SECONDS = 420
+BUILT_IN_PORT = 9092
 
 
 def round_of(stage, settings, number):
@@ -59,8 +60,11 @@ def settings_from(argv):
     flags.add_argument("--partitions", type=int, default=6)
     flags.add_argument("--instances", type=int, default=3)
     flags.add_argument("--records", type=int, default=10000)
-    flags.set_defaults(base_port=9092)
-    return flags.parse_args(argv)
+    flags.set_defaults(base_port=BUILT_IN_PORT)
+    settings = flags.parse_args(argv)
+    if settings.base_port != BUILT_IN_PORT:
+        flags.error(f"the demo has port {BUILT_IN_PORT} built in; leave --base-port out")
+    return settings
 
 
 if __name__ == "__main__":
