@@ -511,6 +511,17 @@ impl Replica {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Refuses if its log directory has failed.
+    ///
+    /// # Errors
+    /// KAFKA_STORAGE_ERROR.
+    pub fn check_online(&self) -> Result<(), ApiError> {
+        if self.is_offline() {
+            return Err(self.offline_error());
+        }
+        Ok(())
+    }
+
     fn offline_error(&self) -> ApiError {
         let detail = format!("the log directory of {} is offline", self.id);
         ApiError::new(ErrorCode::KafkaStorageError, detail)

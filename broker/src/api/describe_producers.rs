@@ -1,4 +1,4 @@
-//! DescribeProducers: who writes to a partition with a producer id.
+//! DescribeProducers: who writes to a partition with a producer id, as any replica of it knows.
 
 use std::sync::Arc;
 
@@ -45,7 +45,8 @@ impl Handler for DescribeProducers {
 }
 
 fn producers(broker: &Broker, topic: &str, partition: i32) -> Result<Vec<ProducerState>, ApiError> {
-    let replica = broker.replicas.leader(topic, partition)?;
+    let replica = broker.replicas.hosted(topic, partition)?;
+    replica.check_online()?;
     let described = replica.with(|p| p.log().producers().describe());
     let shape = |producer: &odradek_broker_core::producer_state::ProducerDescription| {
         ProducerState::default()

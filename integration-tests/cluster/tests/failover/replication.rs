@@ -9,17 +9,18 @@ use kafka_protocol::messages::alter_partition_reassignments_request::{
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::fetch_request::FetchTopic;
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, CreatePartitionsRequest, DeleteRecordsRequest, DescribeQuorumRequest,
-    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest,
+    AlterPartitionReassignmentsRequest, CreatePartitionsRequest, DeleteRecordsRequest, DescribeProducersRequest,
+    DescribeQuorumRequest,    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest,
     ListPartitionReassignmentsRequest,
 };
 use odradek_cluster_tests::asks::{OK, code, creatable, fetch_partition, produce_request, text, topic_name};
 use odradek_cluster_tests::connection::Connection;
-use odradek_cluster_tests::records::{Seen, batch};
+use odradek_cluster_tests::records::{Seen, batch, idempotent};
 use odradek_cluster_tests::shared::trio;
 use odradek_cluster_tests::wait::{eventually, holds};
 use odradek_common::error::ErrorCode;
@@ -445,4 +446,33 @@ async fn the_old_id_of_a_topic_made_anew_is_unknown() {
     assert_eq!(data.error_code, code(ErrorCode::UnknownTopicId));
     assert_eq!(leader.produce("again", 0, &batch(&["new"])).await, 0);
     assert_eq!(leader.read_from("again", 0, 0).await.len(), 1);
+}
+
+/// Who looks for hanging transactions asks one broker about all that it has replicas of.
+#[tokio::test]
+async fn every_replica_describes_producers() {
+    const TOPIC: &str = "described-producers";
+    let connections = placed(TOPIC, &[2, 3, 1]).await;
+    let leader = of(&connections, 2);
+    let (id, epoch) = leader.producer_id().await;
+    // All replicas are in sync at the start, so each has it.
+    let sent = leader
+        .produce_with(TOPIC, 0, -1, &idempotent(id, epoch, 0, &["a", "b"]))
+        .await;
+    assert_eq!(sent.error_code, OK);
+    let topic = TopicRequest::default()
+        .with_name(topic_name(TOPIC))
+        .with_partition_indexes(vec![0]);
+    let request = DescribeProducersRequest::default().with_topics(vec![topic]);
+    for connection in &connections {
+        let response = connection.ask(request.clone()).await;
+        let described = &response.topics[0].partitions[0];
+        assert_eq!(described.error_code, OK);
+        let active: Vec<_> = described
+            .active_producers
+            .iter()
+            .map(|producer| (producer.producer_id.0, producer.last_sequence))
+            .collect();
+        assert_eq!(active, [(id, 1)]);
+    }
 }
