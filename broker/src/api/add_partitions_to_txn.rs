@@ -22,7 +22,7 @@ use super::init_producer_id::known_since;
 use super::{Call, Handler};
 use crate::broker::Broker;
 use crate::coordinator::transactions::IDS_AT_ONCE;
-use crate::names::shared;
+use crate::names::{is_internal, shared};
 
 /// First version whose clients know PRODUCER_FENCED.
 const FENCED_SINCE: i16 = 2;
@@ -78,7 +78,7 @@ async fn add(
     transaction: AddPartitionsToTxnTransaction,
 ) -> AddPartitionsToTxnResult {
     let partitions: Vec<TopicPartition> = partitions(&transaction.topics);
-    let codes = match check(&broker.image(), &partitions) {
+    let codes = match check(&broker.image(), version, &partitions) {
         Err(codes) => codes,
         Ok(()) => ask(broker, version, &transaction, &partitions).await,
     };
@@ -99,18 +99,22 @@ fn partitions(topics: &[AddPartitionsToTxnTopic]) -> Vec<TopicPartition> {
     topics.iter().flat_map(of_topic).collect()
 }
 
-/// One partition that does not exist keeps all of them out.
-fn check(image: &MetadataImage, partitions: &[TopicPartition]) -> Result<(), Codes> {
-    let exists =
-        |partition: &TopicPartition| image.partition(&partition.topic, partition.partition).is_some();
-    if partitions.iter().all(exists) {
+/// One partition that does not exist, or that no client may write to, keeps all of them out.
+fn check(image: &MetadataImage, version: i16, partitions: &[TopicPartition]) -> Result<(), Codes> {
+    let refusal = |partition: &TopicPartition| {
+        if version < BATCH_SINCE && is_internal(&partition.topic) {
+            // A client's offsets join a transaction through AddOffsetsToTxn alone; brokers have them verified here.
+            return Some(ErrorCode::TopicAuthorizationFailed);
+        }
+        let exists = image.partition(&partition.topic, partition.partition).is_some();
+        (!exists).then_some(ErrorCode::UnknownTopicOrPartition)
+    };
+    let refusals: Codes = partitions.iter().map(refusal).collect();
+    if refusals.iter().all(Option::is_none) {
         return Ok(());
     }
-    let code = |partition| match exists(partition) {
-        true => Some(ErrorCode::OperationNotAttempted),
-        false => Some(ErrorCode::UnknownTopicOrPartition),
-    };
-    Err(partitions.iter().map(code).collect())
+    let code = |refusal: Option<ErrorCode>| Some(refusal.unwrap_or(ErrorCode::OperationNotAttempted));
+    Err(refusals.into_iter().map(code).collect())
 }
 
 async fn ask(
@@ -183,7 +187,7 @@ fn results(topics: Vec<AddPartitionsToTxnTopic>, codes: &Codes) -> Vec<AddPartit
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::topic_name;
+    use crate::names::{OFFSETS_TOPIC, topic_name};
     use odradek_common::metadata::TopicImage;
     use uuid::Uuid;
 
@@ -206,8 +210,12 @@ mod tests {
 
     #[test]
     fn one_partition_that_does_not_exist_keeps_all_out() {
-        let topics = vec![topic("a", &[0, 5]), topic("b", &[1])];
-        let codes = check(&image(), &partitions(&topics)).unwrap_err();
+        let topics = vec![
+            topic("a", &[0, 5]),
+            topic("b", &[1]),
+            topic("__consumer_offsets", &[0]),
+        ];
+        let codes = check(&image(), 3, &partitions(&topics)).unwrap_err();
         let named: Vec<_> = results(topics, &codes)
             .into_iter()
             .flat_map(|topic| {
@@ -218,11 +226,30 @@ mod tests {
                 topic.results_by_partition.into_iter().map(result)
             })
             .collect();
-        let expected = [("a", 0, 55), ("a", 5, 3), ("b", 1, 3)];
+        let expected = [
+            ("a", 0, 55),
+            ("a", 5, 3),
+            ("b", 1, 3),
+            ("__consumer_offsets", 0, 29),
+        ];
         assert_eq!(
             named,
             expected.map(|(name, index, code)| (name.to_owned(), index, code))
         );
-        assert_eq!(check(&image(), &partitions(&[topic("a", &[0, 1])])), Ok(()));
+        assert_eq!(check(&image(), 3, &partitions(&[topic("a", &[0, 1])])), Ok(()));
+    }
+
+    #[test]
+    fn brokers_alone_may_ask_about_the_topic_of_offsets() {
+        let mut image = image();
+        let offsets = TopicImage {
+            name: OFFSETS_TOPIC.into(),
+            ..TopicImage::clone(&image.topics["a"])
+        };
+        image.topics.insert(OFFSETS_TOPIC.into(), Arc::new(offsets));
+        let asked = partitions(&[topic(OFFSETS_TOPIC, &[0])]);
+        let refused = Err(vec![Some(ErrorCode::TopicAuthorizationFailed)]);
+        assert_eq!(check(&image, 3, &asked), refused);
+        assert_eq!(check(&image, 4, &asked), Ok(()));
     }
 }
