@@ -413,7 +413,7 @@ impl Production {
         broker.metrics.refused(ApiKey::Produce, refusal.code);
         Box::new(Refused {
             code: refusal.code,
-            message: refusal.message,
+            message: (refusal.message != refusal.code.to_string()).then_some(refusal.message),
             record_errors: refusal.record_errors,
             log_start_offset: log_start_offset(broker, topic, index, refusal.code),
             leader: self.leader_hint(broker, topic, index, refusal.code),

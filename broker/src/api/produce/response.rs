@@ -61,7 +61,8 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) code: ErrorCode,
-    pub(super) message: String,
+    /// None if the code says all; clients have a sentence of their own then.
+    pub(super) message: Option<String>,
     pub(super) record_errors: Vec<(i32, String)>,
     pub(super) log_start_offset: i64,
     /// Who leads, and in which epoch, for who wrote to the wrong node.
@@ -172,7 +173,7 @@ impl Writer {
                 self.string(Some(message));
                 self.no_tagged_fields();
             }
-            self.string(refused.map(|refused| refused.message.as_str()));
+            self.string(refused.and_then(|refused| refused.message.as_deref()));
         }
         match refused.and_then(|refused| refused.leader) {
             Some((leader, epoch)) if version >= LEADER_HINTS_SINCE => self.tagged_field(|writer| {
@@ -274,7 +275,7 @@ mod tests {
         let refused = |leader| {
             Err(Box::new(Refused {
                 code: ErrorCode::NotLeaderOrFollower,
-                message: "another broker leads".to_owned(),
+                message: leader.is_some().then(|| "another broker leads".to_owned()),
                 record_errors: vec![(3, "bad".to_owned()), (5, "x".repeat(300))],
                 log_start_offset: 9,
                 leader,
@@ -333,7 +334,7 @@ mod tests {
                         .with_log_append_time_ms(-1)
                         .with_log_start_offset(refused.log_start_offset)
                         .with_record_errors(errors.collect())
-                        .with_error_message(Some(text(&refused.message)));
+                        .with_error_message(refused.message.as_deref().map(text));
                     match refused.leader.filter(|_| version >= LEADER_HINTS_SINCE) {
                         None => response,
                         Some((leader, epoch)) => response.with_current_leader(
