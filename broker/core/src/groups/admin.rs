@@ -255,7 +255,10 @@ impl GroupShard {
     fn follow_up(&mut self, now: Now, then: Then, result: Result<(), ErrorCode>) {
         match then {
             Then::Nothing => {
-                if let Err(code) = result {
+                // A fenced producer's offsets are its own affair, which it is told.
+                if let Err(code) = result
+                    && code != ErrorCode::InvalidProducerEpoch
+                {
                     slog::warn!(self.log, "could not store group records"; "error" => ?code);
                 }
             }
