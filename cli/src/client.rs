@@ -172,7 +172,11 @@ impl ClusterClient {
     /// A connection to the leader of a partition.
     pub async fn leader(&self, topic: &str, partition: i32) -> Outcome<Arc<Client>> {
         let view = self.view(Some(&[topic])).await?;
-        view.topic(topic)?;
+        let partitions = &view.topic(topic)?.partitions;
+        if !partitions.iter().any(|it| it.partition_index == partition) {
+            let reason = format!("topic {topic} has no partition {partition}");
+            return Err(CommandError::refused(reason));
+        }
         let leader = view.leader(topic, partition);
         match leader.and_then(|leader| view.brokers.get(&leader)) {
             Some(address) => self.at(address).await,

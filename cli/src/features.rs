@@ -7,6 +7,8 @@ use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{ApiVersionsRequest, UpdateFeaturesRequest};
 use kafka_protocol::protocol::StrBytes;
 
+use odradek_common::metadata::features::{ELR_VERSION, TRANSACTION_VERSION};
+
 use crate::client::{ClusterClient, Connection, common_version, send, text};
 use crate::error::{CommandError, Outcome, check};
 use crate::output::{say, say_text};
@@ -58,7 +60,7 @@ struct UpdateArguments {
     /// The level of metadata.version, as number or name (like 4.0-IV3 or 4.0).
     #[arg(long, value_name = "VERSION")]
     metadata: Option<String>,
-    /// The release whose level metadata.version gets.
+    /// The release whose levels metadata.version and the other features get.
     #[arg(long, value_name = "RELEASE", conflicts_with_all = ["metadata", "feature"])]
     release_version: Option<String>,
     /// Says what would be done and whether it is allowed, and does nothing.
@@ -136,13 +138,13 @@ pub async fn run(mut arguments: FeaturesArguments) -> Outcome {
             }
         }
         Action::Upgrade(it) => Update {
-            levels: levels(&it)?,
+            levels: wanted(&client, &it).await?,
             upgrade_type: UpgradeType::Upgrade,
             dry_run: it.dry_run,
             verb: "upgrade",
         },
         Action::Downgrade(it) => Update {
-            levels: levels(&it.update)?,
+            levels: wanted(&client, &it.update).await?,
             upgrade_type: downgrade(it.lossy),
             dry_run: it.update.dry_run,
             verb: "downgrade",
@@ -229,6 +231,36 @@ fn metadata_level(version: &str) -> Outcome<i16> {
         ))
     })?;
     Ok(i16::try_from(index + FIRST_METADATA_VERSION).expect("the table is short"))
+}
+
+/// What is asked for; of a release, metadata.version and what else it changes in this cluster.
+async fn wanted(client: &ClusterClient, arguments: &UpdateArguments) -> Outcome<Vec<(String, i16)>> {
+    let mut levels = levels(arguments)?;
+    if arguments.release_version.is_some()
+        && let [(_, metadata_version)] = levels[..]
+    {
+        let versions = versions(client).await?;
+        let changes = |name: &str, level: i16| {
+            let mut known = versions.supported_features.iter();
+            known.any(|feature| &*feature.name == name) && finalized(&versions, name) != level
+        };
+        let others = features_of(metadata_version).into_iter();
+        levels.extend(
+            others
+                .filter(|(name, level)| changes(name, *level))
+                .map(|(name, level)| (name.to_owned(), level)),
+        );
+    }
+    Ok(levels)
+}
+
+/// Levels that other features have in the release of this metadata.version.
+fn features_of(metadata_version: i16) -> [(&'static str, i16); 2] {
+    let since = |name: &str| metadata_level(name).is_ok_and(|since| metadata_version >= since);
+    [
+        (TRANSACTION_VERSION, if since("4.0-IV2") { 2 } else { 0 }),
+        (ELR_VERSION, i16::from(since("4.1-IV0"))),
+    ]
 }
 
 fn levels(arguments: &UpdateArguments) -> Outcome<Vec<(String, i16)>> {
@@ -321,6 +353,14 @@ fn sentence(change: &Update, name: &str, level: i16, error: Option<&str>) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_release_has_levels_of_all_features() {
+        let of = |release: &str| features_of(metadata_level(release).unwrap()).map(|(_, level)| level);
+        assert_eq!(of("3.9"), [0, 0]);
+        assert_eq!(of("4.0"), [2, 0]);
+        assert_eq!(of("4.1"), [2, 1]);
+    }
 
     #[test]
     fn a_release_means_its_last_metadata_version() {

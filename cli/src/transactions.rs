@@ -9,14 +9,19 @@ use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::describe_producers_response::ProducerState;
 use kafka_protocol::messages::describe_transactions_response::TransactionState;
 use kafka_protocol::messages::{
-    DescribeProducersRequest, DescribeTransactionsRequest, ListTransactionsRequest, TransactionalId,
+    DescribeProducersRequest, DescribeTransactionsRequest, InitProducerIdRequest, ListTransactionsRequest,
+    ProducerId, TransactionalId,
 };
+
+use odradek_common::error::ErrorCode;
 
 use crate::client::{ClusterClient, Connection, common_version, send, text, topic_name};
 use crate::error::{CommandError, Outcome, check};
-use crate::output::say_text;
+use crate::output::{say, say_text};
 use crate::table;
 
+/// Any that a coordinator takes will do: no transaction of this producer follows.
+const FENCING_TIMEOUT_MS: i32 = 1_000;
 /// First version that filters by duration.
 const DURATION_SINCE: i16 = 1;
 /// First version that filters by a pattern.
@@ -47,6 +52,13 @@ enum Action {
     FindHanging(hanging::FindArguments),
     /// Aborts a hanging transaction in a partition.
     Abort(hanging::AbortArguments),
+    /// Ends the open transaction of a transactional id, by fencing its producer.
+    #[command(alias = "forceTerminateTransaction")]
+    ForceTerminateTransaction {
+        /// The transactional id.
+        #[arg(long, value_name = "ID", alias = "transactionalId")]
+        transactional_id: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +94,9 @@ pub async fn run(arguments: TransactionsArguments) -> Outcome {
         Action::DescribeProducers(partition) => print_producers(&client, partition).await,
         Action::FindHanging(find) => hanging::find(&client, find).await,
         Action::Abort(abort) => hanging::abort(&client, abort).await,
+        Action::ForceTerminateTransaction { transactional_id } => {
+            force_terminate(&client, transactional_id).await
+        }
     }
 }
 
@@ -114,8 +129,14 @@ async fn list(client: &ClusterClient, filter: &ListTransactionsRequest) -> Outco
         )?;
         let of_node = client.retry(async || {
             let response = node.send(version, filter.clone()).await?;
-            check(response.error_code, None)?;
-            Ok(response.transaction_states)
+            match check(response.error_code, None) {
+                Err(error) if error.code == ErrorCode::InvalidRegularExpression => {
+                    let pattern = filter.transactional_id_pattern.as_deref().unwrap_or_default();
+                    let reason = format!("{pattern:?} is no regular expression of at most 4096 bytes");
+                    Err(CommandError::refused(reason))
+                }
+                checked => Ok(checked.map(|()| response.transaction_states)?),
+            }
         });
         listed.extend(of_node.await?.into_iter().map(|transaction| Listed {
             transactional_id: transaction.transactional_id.0.to_string(),
@@ -221,8 +242,13 @@ async fn producers(client: &ClusterClient, asked: &PartitionArguments) -> Outcom
             let topic = response.topics.pop();
             let found = topic.and_then(|mut topic| topic.partitions.pop());
             let found = found.ok_or_else(|| CommandError::refused("the answer has no partition in it"))?;
-            check(found.error_code, found.error_message.as_deref())?;
-            Ok(found.active_producers)
+            match check(found.error_code, found.error_message.as_deref()) {
+                // Whoever names a broker wants that one, and another answer will not come from it.
+                Err(error) if asked.broker_id.is_some() && error.code == ErrorCode::NotLeaderOrFollower => {
+                    Err(CommandError::refused(error.detail))
+                }
+                checked => Ok(checked.map(|()| found.active_producers)?),
+            }
         })
         .await
 }
@@ -253,6 +279,25 @@ async fn print_producers(client: &ClusterClient, asked: &PartitionArguments) -> 
         "CurrentTransactionStartOffset",
     ];
     say_text!("{}", table::render(&headers, &rows, "\t"));
+    Ok(())
+}
+
+/// A new epoch of the id fences its producer, and whatever that one has open is aborted. An id that nobody knows is refused:
+/// it would be made.
+async fn force_terminate(client: &ClusterClient, transactional_id: &str) -> Outcome {
+    describe(client, transactional_id).await?;
+    let request = InitProducerIdRequest::default()
+        .with_transactional_id(Some(TransactionalId(text(transactional_id))))
+        .with_transaction_timeout_ms(FENCING_TIMEOUT_MS)
+        .with_producer_id(ProducerId(-1))
+        .with_producer_epoch(-1);
+    client
+        .retry(async || {
+            let (_, coordinator) = client.transaction_coordinator(transactional_id).await?;
+            Ok(check(send(&coordinator, request.clone()).await?.error_code, None)?)
+        })
+        .await?;
+    say!("The producer of transactional id {transactional_id} is fenced, and its transaction ended.");
     Ok(())
 }
 
