@@ -23,11 +23,11 @@ import org.apache.kafka.common.serialization.StringSerializer;
  *
  * <p>Arguments: the topics of transfers and of postings, and the name of this instance.
  */
-public final class Bank {
+public class Bank {
     private final String transfers;
     private final String postings;
     private final KafkaConsumer<String, String> consumer;
-    private final KafkaProducer<String, String> producer;
+    final KafkaProducer<String, String> producer;
     private volatile boolean stopping;
 
     Bank(String bootstrap, String transfers, String postings, String instance) {
@@ -50,7 +50,10 @@ public final class Bank {
     }
 
     public static void main(String[] args) {
-        var bank = new Bank(System.getenv("BOOTSTRAP_SERVERS"), args[0], args[1], args[2]);
+        start(new Bank(System.getenv("BOOTSTRAP_SERVERS"), args[0], args[1], args[2]));
+    }
+
+    static void start(Bank bank) {
         var main = Thread.currentThread();
         Runtime.getRuntime().addShutdownHook(new Thread(() -> bank.stop(main)));
         bank.run();
@@ -105,8 +108,8 @@ public final class Bank {
         producer.send(new ProducerRecord<>(postings, transfer.to(), transfer.id() + " " + transfer.amount()));
     }
 
-    /** Something slow between the two halves, so that a crash has every chance to fall in between. */
-    private void check(Transfer transfer) {
+    /** Something slow between the two halves: between them an instance may die. */
+    void check(Transfer transfer) {
         try {
             Thread.sleep(transfer.amount() % 3);
         } catch (InterruptedException e) {

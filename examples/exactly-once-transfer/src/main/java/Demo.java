@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Random;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 
 import org.apache.kafka.clients.admin.Admin;
@@ -14,11 +15,13 @@ import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.common.ClassicGroupState;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.GroupIdNotFoundException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-/** Orders transfers, lets two instances of the bank make them, kills one in the middle, and audits every account. */
+/** Orders transfers, lets two instances of the bank make them, of which one dies in a transaction, and audits every account. */
 public final class Demo {
     private static final int ACCOUNTS = 20;
     private static final int TRANSFERS = 3_000;
@@ -37,14 +40,15 @@ public final class Demo {
 
     private void run() throws Exception {
         createTopics();
-        order();
         try {
-            var first = startBank("first");
-            var second = startBank("second");
-            waitForPostings(TRANSFERS / 2);
-            System.out.printf("about a quarter of %d transfers are made: killing an instance of the bank%n", TRANSFERS);
-            first.destroyForcibly().waitFor();
-            var replacement = startBank("first");
+            var first = startBank("DyingBank", "first");
+            var second = startBank("Bank", "second");
+            // Transfers come when each has its partitions, so that the first has enough of them to die in one.
+            waitForMembers(2);
+            order();
+            waitForDeath(first);
+            System.out.printf("an instance of the bank died in the midst of its transfer %d%n", DyingBank.LAST_TRANSFER);
+            var replacement = startBank("Bank", "first");
             waitForPostings(2 * TRANSFERS);
             stop(second);
             stop(replacement);
@@ -79,10 +83,10 @@ public final class Demo {
     }
 
     /** A process of its own, so that it can die as processes do. */
-    private Process startBank(String instance) throws IOException {
+    private Process startBank(String program, String instance) throws IOException {
         var java = ProcessHandle.current().info().command().orElse("java");
         var bank = new ProcessBuilder(java, "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp",
-            System.getProperty("java.class.path"), "Bank", transfers, postings, instance).inheritIO().start();
+            System.getProperty("java.class.path"), program, transfers, postings, instance).inheritIO().start();
         banks.add(bank);
         return bank;
     }
@@ -92,6 +96,41 @@ public final class Demo {
         // 143 is how Java ends after SIGTERM.
         if (!bank.waitFor(30, TimeUnit.SECONDS) || bank.exitValue() != 143) {
             throw new IllegalStateException("an instance of the bank did not end as asked");
+        }
+    }
+
+    /** Until the group of the bank has so many members and each has its share of the partitions. */
+    private void waitForMembers(int count) throws Exception {
+        var deadline = Instant.now().plus(LIMIT);
+        Map<String, Object> client = Map.of("bootstrap.servers", bootstrap);
+        try (var admin = Admin.create(client)) {
+            while (!hasMembers(admin, count)) {
+                if (Instant.now().isAfter(deadline)) {
+                    throw new IllegalStateException("the bank has no " + count + " instances at work within " + LIMIT);
+                }
+                Thread.sleep(200);
+            }
+        }
+    }
+
+    private boolean hasMembers(Admin admin, int count) throws Exception {
+        var group = transfers + "-bank";
+        try {
+            var found = admin.describeClassicGroups(List.of(group)).all().get().get(group);
+            return found.state() == ClassicGroupState.STABLE && found.members().size() == count
+                && found.members().stream().noneMatch(member -> member.assignment().topicPartitions().isEmpty());
+        } catch (ExecutionException e) {
+            if (e.getCause() instanceof GroupIdNotFoundException) {
+                // Nobody has joined yet.
+                return false;
+            }
+            throw e;
+        }
+    }
+
+    private void waitForDeath(Process bank) throws InterruptedException {
+        if (!bank.waitFor(LIMIT.toSeconds(), TimeUnit.SECONDS) || bank.exitValue() != DyingBank.EXIT_CODE) {
+            throw new IllegalStateException("the instance of the bank that should have died in a transaction did not");
         }
     }
 
@@ -148,8 +187,12 @@ public final class Demo {
         if (sum != 0 || postings.size() != 2 * TRANSFERS) {
             throw new IllegalStateException(postings.size() + " postings, which add up to " + sum);
         }
+        int takenBack = read("read_uncommitted").size() - postings.size();
+        if (takenBack < 1) {
+            throw new IllegalStateException("no posting was taken back, though an instance died in the midst of a transaction");
+        }
         System.out.printf("proved: %d transfers between %d accounts were each made exactly once and whole, and the money is all there, "
-            + "though an instance was killed in the middle; it left %d postings, which read_committed does not show%n",
-            TRANSFERS, ACCOUNTS, read("read_uncommitted").size() - postings.size());
+            + "though an instance died in a transaction; it left %d postings, which read_committed does not show%n",
+            TRANSFERS, ACCOUNTS, takenBack);
     }
 }
