@@ -294,7 +294,10 @@ async fn force_terminate(client: &ClusterClient, transactional_id: &str) -> Outc
     client
         .retry(async || {
             let (_, coordinator) = client.transaction_coordinator(transactional_id).await?;
-            Ok(check(send(&coordinator, request.clone()).await?.error_code, None)?)
+            Ok(check(
+                send(&coordinator, request.clone()).await?.error_code,
+                None,
+            )?)
         })
         .await?;
     say!("The producer of transactional id {transactional_id} is fenced, and its transaction ended.");

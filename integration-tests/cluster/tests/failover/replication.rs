@@ -14,9 +14,9 @@ use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::fetch_request::FetchTopic;
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, CreatePartitionsRequest, DeleteRecordsRequest, DescribeProducersRequest,
-    DescribeQuorumRequest,    ElectLeadersRequest, FetchRequest, FindCoordinatorRequest, GroupId, HeartbeatRequest,
-    ListPartitionReassignmentsRequest,
+    AlterPartitionReassignmentsRequest, CreatePartitionsRequest, DeleteRecordsRequest,
+    DescribeProducersRequest, DescribeQuorumRequest, ElectLeadersRequest, FetchRequest,
+    FindCoordinatorRequest, GroupId, HeartbeatRequest, ListPartitionReassignmentsRequest,
 };
 use odradek_cluster_tests::asks::{OK, code, creatable, fetch_partition, produce_request, text, topic_name};
 use odradek_cluster_tests::connection::Connection;
