@@ -457,9 +457,10 @@ impl Production {
         match self.answer.refused() {
             None => Response::NoAnswer,
             Some(refused) => Response::Close(format!(
-                "a produce with acks=0 failed with error {}: {}",
+                "a produce with acks=0 failed with error {} ({:?}): {}",
                 refused.code.code(),
-                refused.message
+                refused.code,
+                refused.message.as_deref().unwrap_or("that says all")
             )),
         }
     }

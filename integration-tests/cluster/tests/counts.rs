@@ -56,6 +56,15 @@ fn loads() -> Vec<Load> {
         load("produce, 100 B, one in flight", 1, produce("x".repeat(100))),
         load("produce, 100 B, five in flight", 5, produce("x".repeat(100))),
         load("produce, 64 KiB, one in flight", 1, produce("x".repeat(64 << 10))),
+        load(
+            "produce, 100 B, one in flight, acks=all",
+            1,
+            framed(
+                PRODUCE_BY_NAME,
+                7,
+                &produce_request("counts", 0, -1, &batch(&[&"x".repeat(100)])),
+            ),
+        ),
         Load {
             name: "produce, 100 B, one in flight, idempotent, acks=all",
             together: 1,

@@ -272,7 +272,7 @@ mod tests {
     use crate::names::{text, topic_name};
 
     fn answer(version: i16) -> ProduceAnswer {
-        let refused = |leader| {
+        let refused = |leader: Option<(NodeId, i32)>| {
             Err(Box::new(Refused {
                 code: ErrorCode::NotLeaderOrFollower,
                 message: leader.is_some().then(|| "another broker leads".to_owned()),
