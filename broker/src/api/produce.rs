@@ -456,12 +456,13 @@ impl Production {
     fn silent(self) -> Response {
         match self.answer.refused() {
             None => Response::NoAnswer,
-            Some(refused) => Response::Close(format!(
-                "a produce with acks=0 failed with error {} ({:?}): {}",
-                refused.code.code(),
-                refused.code,
-                refused.message.as_deref().unwrap_or("that says all")
-            )),
+            Some(refused) => {
+                let error = ApiError {
+                    code: refused.code,
+                    detail: refused.message.clone().unwrap_or_default(),
+                };
+                Response::Close(format!("a produce with acks=0 failed: {error}"))
+            }
         }
     }
 
