@@ -148,7 +148,7 @@ impl ClusterClient {
         let deadline = Instant::now() + self.timeout;
         loop {
             match action().await {
-                Err(CommandError::Api(error)) if error.code.is_retriable() && Instant::now() < deadline => {
+                Err(CommandError::Api(error)) if may_pass(error.code) && Instant::now() < deadline => {
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 result => return result,
@@ -244,6 +244,12 @@ impl ClusterClient {
         }
         Ok(offsets)
     }
+}
+
+/// Whether the same request may succeed later; a transaction that is about to end is over soon, though its code is not said
+/// to be retriable.
+fn may_pass(code: ErrorCode) -> bool {
+    code.is_retriable() || code == ErrorCode::ConcurrentTransactions
 }
 
 fn list_offsets(topics: &BTreeMap<&str, Vec<i32>>, timestamp: i64) -> ListOffsetsRequest {

@@ -57,10 +57,16 @@ async fn an_open_transaction_is_listed_described_and_ended_by_force() {
 #[tokio::test]
 async fn what_is_not_there_is_named() {
     let connection = single().await.connect().await;
-    connection.create_topic("not-there", 1, 1, &[]).await;
+    connection.create_topic("one-partition", 1, 1, &[]).await;
     for (arguments, reason) in [
         (
-            vec!["describe-producers", "--topic", "not-there", "--partition", "9"],
+            vec![
+                "describe-producers",
+                "--topic",
+                "one-partition",
+                "--partition",
+                "9",
+            ],
             "has no partition 9",
         ),
         (
