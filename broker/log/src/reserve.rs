@@ -5,7 +5,8 @@
 //! is given blocks well ahead, beyond the end of its file, whose length stays true. What is not used is given back when
 //! the segment is sealed early, when its log rests or is closed, and when it is recovered.
 //!
-//! Reserving is a favour: where a file system cannot, or has no room, appends go on without.
+//! Reserving is a favour: where a file system cannot, or room is getting short, appends go on without. What is kept free for
+//! the index and for the brokers' own topics is never touched.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -35,12 +36,13 @@ impl Log {
         }
         let ahead = (size / RESERVE_SHARE).min(RESERVE_BYTES_MAX);
         let wanted = (end + ahead).min(limit.max(end));
-        active.reserved_bytes = if allocate(file, size, wanted - size) {
-            wanted
-        } else {
-            // Not asked again in this segment.
-            u64::MAX
-        };
+        if self.directory.has_ample_room(wanted - size) && allocate(file, size, wanted - size) {
+            self.active().reserved_bytes = wanted;
+            return;
+        }
+        // Not asked again in this segment. An attempt that failed may have taken some of the blocks.
+        self.active().reserved_bytes = u64::MAX;
+        let _ = file.set_len(size);
     }
 
     /// Gives back what the active segment has beyond its end.

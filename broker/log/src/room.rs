@@ -12,6 +12,9 @@ use crate::error::LogError;
 /// So much is appended at most until the disk is asked again how much room it has.
 const UNASKED_BYTES_MAX: i64 = 8 << 20;
 
+/// Room is ample for what is taken in advance if there is so many times as much.
+const AMPLE_FACTOR: u64 = 64;
+
 /// The reserve is at most one part of so many of the disk.
 const RESERVED_PART_MAX: u64 = 20;
 
@@ -48,6 +51,15 @@ impl DirectoryShared {
             detail: format!(
                 "{free} bytes are free, and {reserve} are kept so (odradek.log.dir.reserve.bytes)"
             ),
+        })
+    }
+
+    /// Whether so many bytes may be taken in advance, by this log and by many others, and nobody will miss them.
+    pub(crate) fn has_ample_room(&self, size_bytes: u64) -> bool {
+        let space = self.options.disk.space(&self.path);
+        space.is_ok_and(|space| {
+            let spare = space.free_bytes.saturating_sub(self.reserve_bytes(space));
+            spare / AMPLE_FACTOR >= size_bytes
         })
     }
 

@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use std::sync::atomic::AtomicU64;
+
+use super::room::SmallDisk;
 use super::*;
 
 /// Records of an append of about 180 KiB.
@@ -123,4 +126,35 @@ fn what_a_killed_process_had_reserved_is_given_back() {
     crate::reserve::give_back_unknown(&file, length);
     assert_nothing_is_reserved(&fixture);
     assert_eq!(newest(&fixture).0, length);
+}
+
+#[test]
+fn a_disk_that_is_short_of_room_gives_nothing_in_advance() {
+    const KEPT_BYTES: u64 = 1 << 30;
+    let folder = TempDir::new().unwrap();
+    let held = |free_bytes: u64| {
+        let options = LogDirectoryOptions {
+            disk: Arc::new(SmallDisk(AtomicU64::new(free_bytes))),
+            reserve_bytes: KEPT_BYTES,
+            ..LogDirectoryOptions::default()
+        };
+        let path = folder.path().join(free_bytes.to_string());
+        let directory = LogDirectory::open(&path, options, logger()).unwrap();
+        let mut log = directory
+            .open_partition(identity(), LogConfig::default(), NOW)
+            .unwrap();
+        let mut length = 0;
+        // Just behind the first look.
+        while length < (4 << 20) + (256 << 10) {
+            let appended = append_one(&mut log, 1, &batch(NOW.wall_ms, MANY), AppendOrigin::Client);
+            length += appended.unwrap().size_bytes as u64;
+        }
+        let file = fs::File::open(path.join("events-0/00000000000000000000.log")).unwrap();
+        file.sync_all().unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), length);
+        (metadata.blocks() * 512).saturating_sub(length)
+    };
+    assert!(held(KEPT_BYTES + (1 << 30)) > ROUNDING_BYTES);
+    assert!(held(KEPT_BYTES + (32 << 20)) <= ROUNDING_BYTES);
 }

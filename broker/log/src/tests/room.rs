@@ -13,7 +13,7 @@ const RESERVE_BYTES: u64 = 1 << 20;
 
 /// A disk with as much room as a test wants.
 #[derive(Debug)]
-struct SmallDisk(AtomicU64);
+pub(super) struct SmallDisk(pub(super) AtomicU64);
 
 impl Disk for SmallDisk {
     fn sync_data(&self, file: &File) -> io::Result<()> {
