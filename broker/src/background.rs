@@ -1,5 +1,8 @@
 //! What threads beside the serving path have in common: they are told to end while they sleep, and they share a rate of bytes.
 
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -34,6 +37,39 @@ impl Stop {
     }
 }
 
+/// A thread that works until it is told to end.
+pub(crate) struct Worker {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn start(name: &str, run: impl FnOnce(Arc<Stop>) + Send + 'static) -> io::Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(stopped))?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Tells it to end, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        self.stop.set();
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the panic hook.
+            _ = thread.join();
+        }
+    }
+}
+
 /// When the bytes that were moved so far are paid for. Time in which nothing moves earns nothing.
 #[derive(Default)]
 pub(crate) struct Throttle {
@@ -53,8 +89,6 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]

@@ -16,7 +16,7 @@ use odradek_broker_log::error::LogError;
 use odradek_config::server::CleanerSettings;
 use parking_lot::Mutex;
 
-use crate::background::{Stop, Throttle};
+use crate::background::{self, Stop, Throttle};
 use crate::broker::Broker;
 use crate::clock;
 use crate::replica::Replica;
@@ -30,11 +30,8 @@ const IO_BYTES_MIN: usize = 4 << 10;
 /// Kafka's most for one thread's table of keys.
 const DEDUPE_BYTES_MAX: usize = i32::MAX as usize;
 
-/// The supervisor.
-pub struct Cleaner {
-    stop: Arc<Stop>,
-    supervisor: Option<JoinHandle<()>>,
-}
+/// The supervisor, if there is one.
+pub struct Cleaner(Option<background::Worker>);
 
 impl Cleaner {
     /// Starts compaction, unless `log.cleaner.enable` says no.
@@ -42,29 +39,17 @@ impl Cleaner {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(broker: Arc<Broker>) -> std::io::Result<Self> {
-        let stop = Arc::new(Stop::default());
         if !broker.config.load().cleaner.enable {
-            return Ok(Self {
-                stop,
-                supervisor: None,
-            });
+            return Ok(Self(None));
         }
-        let stopped = stop.clone();
-        let supervisor = std::thread::Builder::new()
-            .name("cleaner".to_owned())
-            .spawn(move || supervise(&broker, &stopped))?;
-        Ok(Self {
-            stop,
-            supervisor: Some(supervisor),
-        })
+        let supervisor = background::Worker::start("cleaner", move |stop| supervise(&broker, &stop))?;
+        Ok(Self(Some(supervisor)))
     }
 
     /// Ends all threads; a pass ends at its next buffer.
     pub fn stop(&mut self) {
-        self.stop.set();
-        if let Some(supervisor) = self.supervisor.take() {
-            // A panic has been reported by the panic hook.
-            _ = supervisor.join();
+        if let Some(supervisor) = &mut self.0 {
+            supervisor.stop();
         }
     }
 }

@@ -9,7 +9,7 @@ use odradek_broker_log::log::Log;
 use odradek_common::time::Now;
 use odradek_config::ServerConfig;
 
-use crate::background::Stop;
+use crate::background::Worker;
 use crate::broker::Broker;
 use crate::clock;
 use crate::replica::Replica;
@@ -24,40 +24,26 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(5);
 const UNUSED_FILES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The thread.
-pub struct Maintenance {
-    stop: Arc<Stop>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+pub struct Maintenance(Worker);
 
 impl Maintenance {
-    /// Starts the chores of a broker.
+    /// Starts it.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn start(broker: Arc<Broker>) -> std::io::Result<Self> {
-        let stop = Arc::new(Stop::default());
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("maintenance".to_owned())
-            .spawn(move || {
-                let mut chores = Chores::new(broker);
-                while !stopped.wait(chores.pause()) {
-                    chores.round();
-                }
-            })?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        let worker = Worker::start("maintenance", move |stop| {
+            let mut chores = Chores::new(broker);
+            while !stop.wait(chores.pause()) {
+                chores.round();
+            }
+        })?;
+        Ok(Self(worker))
     }
 
     /// Ends the thread after the chore it is at.
     pub fn stop(&mut self) {
-        self.stop.set();
-        if let Some(thread) = self.thread.take() {
-            // A chore that panicked has been reported by the panic hook.
-            _ = thread.join();
-        }
+        self.0.stop();
     }
 }
 

@@ -8,7 +8,6 @@
 mod healing;
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use odradek_broker_log::compact::Go;
@@ -17,7 +16,7 @@ use odradek_broker_log::scrub::{Damage, Finding, SealedSegment};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::background::{Stop, Throttle};
+use crate::background::{Stop, Throttle, Worker};
 use crate::broker::Broker;
 use crate::replica::Replica;
 
@@ -27,10 +26,7 @@ const TICK: Duration = Duration::from_secs(1);
 const HEALING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The thread.
-pub struct Scrubber {
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Scrubber(Worker);
 
 impl Scrubber {
     /// Starts it; requests to other brokers are made on `runtime`.
@@ -38,40 +34,32 @@ impl Scrubber {
     /// # Errors
     /// The thread cannot be started.
     pub fn start(broker: Arc<Broker>, runtime: Handle) -> std::io::Result<Self> {
-        let stop = Arc::new(Stop::default());
-        let worker = Worker {
-            broker,
-            runtime,
-            stop: stop.clone(),
-            throttle: Mutex::default(),
-        };
-        let thread = std::thread::Builder::new()
-            .name("scrubber".to_owned())
-            .spawn(move || worker.run())?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        let worker = Worker::start("scrubber", move |stop| {
+            let rounds = Rounds {
+                broker,
+                runtime,
+                stop,
+                throttle: Mutex::default(),
+            };
+            rounds.run();
+        })?;
+        Ok(Self(worker))
     }
 
     /// Ends the thread after the piece, or the request, that it is at.
     pub fn stop(&mut self) {
-        self.stop.set();
-        if let Some(thread) = self.thread.take() {
-            // A panic has been reported by the panic hook.
-            _ = thread.join();
-        }
+        self.0.stop();
     }
 }
 
-struct Worker {
+struct Rounds {
     broker: Arc<Broker>,
     runtime: Handle,
     stop: Arc<Stop>,
     throttle: Mutex<Throttle>,
 }
 
-impl Worker {
+impl Rounds {
     fn run(&self) {
         let delay_ms = self.broker.config.load().log.initial_task_delay_ms;
         let mut pause = Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0));
