@@ -99,15 +99,6 @@ pub struct Offsets {
     pub log_end: i64,
 }
 
-/// What the leader makes of a follower's fetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FollowerNoted {
-    /// What changed.
-    pub progress: FetchProgress,
-    /// The follower is a member of the ISR as the controller recorded it.
-    pub is_in_sync: bool,
-}
-
 /// Resolves when records are as safe as their producer wants them, or tells why they will not be.
 pub type CommitWait = oneshot::Receiver<Result<(), ErrorCode>>;
 
@@ -374,18 +365,21 @@ impl Replica {
         fetch: FollowerFetch,
         current_leader_epoch: i32,
         last_fetched_epoch: i32,
-    ) -> Result<FollowerNoted, ErrorCode> {
+    ) -> Result<FetchProgress, ErrorCode> {
         let state = self.state.lock();
         state.partition.check_leader(current_leader_epoch)?;
-        let is_in_sync = state.partition.image().isr.contains(&fetch.replica);
         let parted = state
             .partition
             .diverging_epoch(fetch.fetch_offset, last_fetched_epoch);
-        let progress = match parted {
-            Some(_) => FetchProgress::default(),
-            None => note_fetch(state, now, fetch)?,
-        };
-        Ok(FollowerNoted { progress, is_in_sync })
+        match parted {
+            Some(_) => Ok(FetchProgress::default()),
+            None => note_fetch(state, now, fetch),
+        }
+    }
+
+    /// True if the controller recorded that node as a member of the ISR, as far as this broker knows.
+    pub fn has_in_sync(&self, node: NodeId) -> bool {
+        self.with(|partition| partition.image().isr.contains(&node))
     }
 
     /// The leader said where the logs part. Returns the log end offset then; `None` if this replica does not follow that

@@ -349,13 +349,8 @@ impl Fetch {
             };
             let hosted = &watched.replica;
             match hosted.follower_asked(now, fetch, request.current_leader_epoch, last_fetched_epoch) {
-                Ok(noted) => {
-                    if noted.progress.may_expand {
-                        self.broker.isr.expand(hosted);
-                    }
-                    // Until it is a member again, every fetch may be the one that makes it so.
-                    target.stays_ready = !noted.is_in_sync;
-                }
+                Ok(progress) if progress.may_expand => self.broker.isr.expand(hosted),
+                Ok(_) => {}
                 // Who knows no epoch cannot be ahead of this leader: it is no replica.
                 Err(ErrorCode::UnknownLeaderEpoch) if request.current_leader_epoch < 0 => {
                     target.replica = Err(ErrorCode::NotLeaderOrFollower);
@@ -485,13 +480,22 @@ impl Fetch {
                 Ok(plan) => self.found(&slot.request, &slot.attached, plan),
                 Err(code) => self.refused(&slot.request, &slot.attached, code),
             };
-            let summary = summary(&answer, slot.attached.stays_ready);
+            let summary = summary(&answer, self.is_follower_out_of_sync(&slot.attached));
             if fetch.settle(id, summary) {
                 answers.push(answer);
             }
         }
         fetch.end_round();
         answers
+    }
+
+    /// Until a follower is a member of the ISR, every fetch may be the one that makes it so. It may have been one when this
+    /// fetch began.
+    fn is_follower_out_of_sync(&self, target: &Target) -> bool {
+        match (self.parameters.follower, &target.replica) {
+            (Some((follower, _)), Ok(watched)) => !watched.replica.has_in_sync(follower),
+            _ => false,
+        }
     }
 
     fn session_id(&self, session: &Session) -> i32 {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::replica::reading::{Isolation, ReadRequest};
 use crate::replica::watchers::Watcher;
-use crate::replica::{AppendRefusal, FollowerAppend, FollowerNoted, OutOfRange};
+use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
 use crate::watch::Watch;
 
 mod flushing;
@@ -260,15 +260,11 @@ fn a_fetch_of_another_epoch_or_of_a_parted_log_does_not_count() {
         replica.follower_asked(now, fetch, 1, 0),
         Err(ErrorCode::UnknownLeaderEpoch)
     );
-    let parted = FollowerNoted {
-        progress: FetchProgress::default(),
-        is_in_sync: false,
-    };
-    assert_eq!(replica.follower_asked(now, fetch, 0, 5), Ok(parted));
+    let parted = replica.follower_asked(now, fetch, 0, 5);
+    assert_eq!(parted, Ok(FetchProgress::default()));
     let progress = |replica: &Replica| replica.with(|p| p.followers().next().map(|(_, f)| f.log_end_offset));
     assert_eq!(progress(&replica), Some(-1));
-    let noted = replica.follower_asked(now, fetch, 0, 0).unwrap();
-    assert!(noted.progress.may_expand);
+    assert!(replica.follower_asked(now, fetch, 0, 0).unwrap().may_expand);
     assert_eq!(progress(&replica), Some(10));
 }
 

@@ -20,8 +20,6 @@ pub struct Target {
     pub(super) replica: Result<Watched, ErrorCode>,
     /// What was found when it was last looked at; taken when it is answered.
     pub(super) plan: Option<Result<ReadPlan, ErrorCode>>,
-    /// The next fetch must note the follower here, whatever has changed.
-    pub(super) stays_ready: bool,
 }
 
 impl Target {
@@ -38,7 +36,6 @@ impl Target {
             topic,
             replica,
             plan: None,
-            stays_ready: false,
         }
     }
 

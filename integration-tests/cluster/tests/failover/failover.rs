@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
+use kafka_protocol::messages::alter_partition_request::{
+    PartitionData as AlteredPartition, TopicData as AlteredTopic,
+};
 use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
+use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
-use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, OffsetCommitRequest, OffsetFetchRequest};
+use kafka_protocol::messages::{
+    AlterPartitionRequest, DescribeQuorumRequest, FindCoordinatorRequest, GroupId, OffsetCommitRequest,
+    OffsetFetchRequest,
+};
 use odradek_cluster_tests::asks::{OK, code, creatable, text, topic_name};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
@@ -310,4 +317,52 @@ async fn committed(cluster: &TestCluster, group: &str) -> i64 {
             .ok_or_else(|| format!("{group:?}"))
     })
     .await
+}
+
+/// The leader of a partition that nothing is written to takes a member back that lost its place while its fetch waited.
+///
+/// A broker that restarts fast is such a member: it fetches before the leader has heard that its old self is gone.
+#[tokio::test]
+async fn a_member_removed_while_its_fetch_waits_comes_back_without_new_records() {
+    let cluster = TestCluster::start(3, OVERRIDES).await;
+    let connection = cluster.connect(1).await;
+    create(&connection, "quiet", &[1, 2, 3], &[]).await;
+    connection.produce("quiet", 0, &batch(&["the only one"])).await;
+    isr_has(&connection, "quiet", 3).await;
+    let seen = connection.topic("quiet").await;
+    let quorum = TopicData::default()
+        .with_topic_name(topic_name("__cluster_metadata"))
+        .with_partitions(vec![PartitionData::default()]);
+    let asked = DescribeQuorumRequest::default().with_topics(vec![quorum]);
+    let active = connection.ask(asked).await.topics[0].partitions[0].leader_id.0;
+    let controller = format!("127.0.0.1:{}", cluster.node(active).controller_port);
+    let controller = Connection::open(&controller).await;
+    // Only the leader may take somebody out, so that the test speaks in its name.
+    let registered = cluster.node(1).log_text();
+    let (_, epoch) = registered
+        .split_once("broker registered, broker_epoch: ")
+        .expect("it is said");
+    let epoch = epoch.split_once(',').expect("more is said").0;
+    let alone = AlteredPartition::default()
+        .with_leader_epoch(seen.partitions[0].leader_epoch)
+        .with_new_isr(vec![1.into()]);
+    let topic = AlteredTopic::default()
+        .with_topic_id(seen.topic_id)
+        .with_partitions(vec![alone]);
+    let request = AlterPartitionRequest::default()
+        .with_broker_id(1.into())
+        .with_broker_epoch(epoch.parse().expect("a number"))
+        .with_topics(vec![topic]);
+    let taken_out = controller.ask_at(2, request).await;
+    assert_eq!(
+        (taken_out.error_code, taken_out.topics[0].partitions[0].error_code),
+        (OK, OK),
+        "{taken_out:?}"
+    );
+    eventually("the leader takes them back", LIMIT, async || {
+        let said = cluster.node(1).log_text();
+        holds(said.contains("ISR changed"), said)
+    })
+    .await;
+    isr_has(&connection, "quiet", 3).await;
 }
