@@ -13,7 +13,7 @@ use crate::scale::Scale;
 use crate::systems::{Cluster, Programs, Shape, System};
 use crate::workloads::topics::{self, Topic};
 use crate::workloads::{Group, Sharing, Workload, table};
-use crate::{machine, report, soak};
+use crate::{kernel_settings, report, soak};
 
 /// Seconds of writing between two looks at how much was written.
 const RECYCLE_SECONDS: f64 = 2.0;
@@ -79,7 +79,7 @@ fn all_rows() -> String {
 pub fn run(plan: &Plan, programs: &Programs, save: impl Fn(&RunFile) -> Result<()>) -> Result<RunFile> {
     let selection = plan.selection()?;
     let systems = present(&plan.systems, programs)?;
-    let _congestion_control = machine::same_congestion_control();
+    let _kernel_settings = kernel_settings::hold();
     let settings = Settings {
         pairs: plan.pairs,
         seconds: plan.scale.seconds,

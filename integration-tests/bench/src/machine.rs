@@ -7,12 +7,8 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel_settings::{self, CONGESTION_CONTROL, PAGE_REPORTING_ORDER};
 use crate::systems::Programs;
-
-/// Where the kernel says which congestion control new connections have.
-const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
-/// What all connections of a benchmark are to have: others halve loopback throughput.
-const CUBIC: &str = "cubic";
 
 /// The machine and the versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +29,9 @@ pub struct Machine {
     pub file_system: String,
     /// How TCP paces.
     pub congestion_control: String,
+    /// From which order on free blocks of pages go back to the host, if this is a virtual machine that gives any.
+    #[serde(default)]
+    pub page_reporting_order: Option<String>,
     /// Apache Kafka's version, if its jars are here.
     pub kafka: Option<String>,
     /// The JVM's version, if there is one.
@@ -56,7 +55,8 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
             memory_gib: kib >> 20,
             file_system: file_system(&mounts, &programs.data).unwrap_or_else(unknown),
-            congestion_control: read(CONGESTION_CONTROL),
+            congestion_control: kernel_settings::value(CONGESTION_CONTROL).unwrap_or_else(unknown),
+            page_reporting_order: kernel_settings::value(PAGE_REPORTING_ORDER),
             kafka: programs.jars.as_deref().and_then(kafka_version),
             jvm: programs.jars.as_ref().map(|_| jvm_version()),
         }
@@ -65,11 +65,15 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
+        write!(
             f,
-            "{} x {}, {} GiB, Linux {}, data on {}, TCP {}.",
+            "{} x {}, {} GiB, Linux {}, data on {}, TCP {}",
             self.cores, self.cpu, self.memory_gib, self.kernel, self.file_system, self.congestion_control
         )?;
+        match &self.page_reporting_order {
+            Some(order) => writeln!(f, ", page_reporting_order {order}.")?,
+            None => writeln!(f, ".")?,
+        }
         write!(f, "Odradek {}, {}", self.revision, self.rustc)?;
         if let (Some(kafka), Some(jvm)) = (&self.kafka, &self.jvm) {
             write!(f, "; Apache Kafka {kafka}, {jvm}")?;
@@ -137,29 +141,6 @@ fn file_system(mounts: &str, path: &Path) -> Option<String> {
     above
         .max_by_key(|(point, _)| point.components().count())
         .map(|(_, kind)| kind.to_owned())
-}
-
-/// The congestion control that was there before; it comes back when this is dropped.
-#[derive(Debug)]
-pub struct CongestionControl {
-    before: String,
-}
-
-/// Gives all connections from now on the same congestion control, if this user may; a run says which it was.
-pub fn same_congestion_control() -> Option<CongestionControl> {
-    let before = read(CONGESTION_CONTROL);
-    if before == CUBIC {
-        return None;
-    }
-    fs::write(CONGESTION_CONTROL, CUBIC).ok()?;
-    Some(CongestionControl { before })
-}
-
-impl Drop for CongestionControl {
-    fn drop(&mut self) {
-        // There is nobody to tell, and the machine works with either.
-        _ = fs::write(CONGESTION_CONTROL, &self.before);
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod calibrate;
 mod cli;
 mod clock;
 mod floor;
+mod kernel_settings;
 mod latency;
 mod load;
 mod machine;

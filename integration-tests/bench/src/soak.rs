@@ -16,8 +16,8 @@ use anyhow::{Result, anyhow, ensure};
 use crate::admin::{Admin, NewTopic};
 use crate::batches::BatchShape;
 use crate::clock::{self, Nanos, SECOND};
+use crate::kernel_settings;
 use crate::load::{self, ConsumeLoad, Load, ProduceLoad};
-use crate::machine;
 use crate::proc;
 use crate::protocol::fetch::FetchSettings;
 use crate::soak::curve::{Point, Soak};
@@ -104,7 +104,7 @@ pub fn run(system: System, minutes: f64, programs: &Programs) -> Result<Soak> {
     )?;
     Topic::single(1).create(&cluster, group_member::GROUP_TOPIC)?;
     let counts = Counts::default();
-    let _congestion_control = machine::same_congestion_control();
+    let _kernel_settings = kernel_settings::hold();
     let began = clock::now();
     let until = began + clock::seconds(minutes * 60.0);
     let stopped = AtomicBool::new(false);

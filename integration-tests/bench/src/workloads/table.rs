@@ -160,6 +160,13 @@ pub static GROUPS: &[Group] = &[
         workloads: TRANSACTIONS_REPLICATED,
     },
     Group {
+        name: "guarantees",
+        title: "What guarantees cost, one node",
+        nodes: 1,
+        sharing: Sharing::OneForAll,
+        workloads: GUARANTEES,
+    },
+    Group {
         name: "many",
         title: "Many topics, partitions, connections",
         nodes: 1,
@@ -493,12 +500,7 @@ const fn transactions_of(batches: u32, records: u32) -> TransactionLoad {
     }
 }
 
-const fn transactions(
-    row: &'static str,
-    title: &'static str,
-    topic: Topic,
-    load: TransactionLoad,
-) -> Workload {
+const fn committed(row: &'static str, topic: Topic, title: &'static str, load: TransactionLoad) -> Workload {
     Workload {
         row,
         title,
@@ -508,25 +510,39 @@ const fn transactions(
     }
 }
 
-const TRANSACTIONS: &[Workload] = &[
-    transactions(
-        "txn-1",
-        "transactions of 1 record of 100 B, latency of the commit",
-        Topic::single(6),
-        transactions_of(1, 1),
-    ),
-    transactions(
-        "txn-100",
-        "transactions of 100 records in 4 batches",
-        Topic::single(6),
-        transactions_of(4, 25),
-    ),
-    transactions(
-        "txn-10000",
-        "transactions of 10,000 records in 80 batches",
-        Topic::single(6),
-        transactions_of(80, 125),
-    ),
+/// Small, usual and large ones, on a topic.
+const fn transactions_on(topic: Topic, rows: [&'static str; 3]) -> [Workload; 3] {
+    let [small, usual, large] = rows;
+    [
+        committed(
+            small,
+            topic,
+            "transactions of 1 record of 100 B, latency of the commit",
+            transactions_of(1, 1),
+        ),
+        committed(
+            usual,
+            topic,
+            "transactions of 100 records in 4 batches",
+            transactions_of(4, 25),
+        ),
+        committed(
+            large,
+            topic,
+            "transactions of 10,000 records in 80 batches",
+            transactions_of(80, 125),
+        ),
+    ]
+}
+
+const TRANSACTIONS: &[Workload] = &transactions_on(Topic::single(6), ["txn-1", "txn-100", "txn-10000"]);
+
+const TRANSACTIONS_REPLICATED: &[Workload] = &transactions_on(
+    Topic::replicated(6),
+    ["txn-1-replicated", "txn-100-replicated", "txn-10000-replicated"],
+);
+
+const GUARANTEES: &[Workload] = &[
     Workload {
         row: "idempotent",
         title: "idempotent producers, 1 KB records, 16 KiB batches, 50,000 records/s",
@@ -541,27 +557,6 @@ const TRANSACTIONS: &[Workload] = &[
         shown: &[CpuOfPlain, CpuPerGb, Throughput],
         bounds: &[must(CpuOfPlain, 105.0)],
     },
-];
-
-const TRANSACTIONS_REPLICATED: &[Workload] = &[
-    transactions(
-        "txn-1-replicated",
-        "transactions of 1 record of 100 B, latency of the commit",
-        Topic::replicated(6),
-        transactions_of(1, 1),
-    ),
-    transactions(
-        "txn-100-replicated",
-        "transactions of 100 records in 4 batches",
-        Topic::replicated(6),
-        transactions_of(4, 25),
-    ),
-    transactions(
-        "txn-10000-replicated",
-        "transactions of 10,000 records in 80 batches",
-        Topic::replicated(6),
-        transactions_of(80, 125),
-    ),
 ];
 
 const fn at_least(metric: Metric, least: f64) -> Bound {
