@@ -119,7 +119,7 @@ impl MemoryBudget {
     }
 
     /// Whether `account` holds the overdraft.
-    pub(crate) fn is_overdrawn_by(&self, account: u64) -> bool {
+    fn is_overdrawn_by(&self, account: u64) -> bool {
         self.inner.overdraft.load(Ordering::Acquire) == account
     }
 

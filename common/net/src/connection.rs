@@ -6,6 +6,8 @@
 
 mod buffers;
 pub(crate) mod receive;
+#[cfg(test)]
+mod tests;
 pub(crate) mod transmit;
 
 use std::collections::VecDeque;
@@ -38,8 +40,10 @@ const SENT_BYTES_PER_TURN: usize = 1 << 20;
 const READ_AHEAD_BYTES: usize = 16 << 10;
 /// How long answers may still leave after the peer has closed its half.
 const HALF_CLOSE_GRACE: Duration = Duration::from_millis(100);
-/// How long a peer may hold the memory overdraft without sending a byte.
-const OVERDRAFT_STALL: Duration = Duration::from_secs(5);
+/// How long a request may take to arrive in the memory overdraft, however it trickles in: nobody else is read meanwhile. A request
+/// of 1 MiB, the most that producers send by default, needs 1.7 Mbit/s for it. The reference of `odradek.request.memory.max.bytes`
+/// names this limit.
+const OVERDRAFT_MAX: Duration = Duration::from_secs(5);
 /// A timer that nothing needs is set this far ahead.
 const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
@@ -324,7 +328,7 @@ impl<T: Transport> Connection<T> {
                 return Ok(false);
             }
         }
-        match self.receive.poll_fill(&mut self.transport, cx) {
+        match self.receive.poll_fill(&mut self.transport, cx, now) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(CloseReason::Io(error)),
             Poll::Ready(Ok(Filled::Bytes(received))) => {
@@ -392,7 +396,7 @@ impl<T: Transport> Connection<T> {
         }
         if self.overdraft_deadline().is_some_and(|deadline| now >= deadline) {
             return Some(CloseReason::Stalled(
-                "sent nothing while memory for requests is used up",
+                "took too long over a request while memory for requests is used up",
             ));
         }
         if self.idle_deadline().is_some_and(|deadline| now >= deadline) {
@@ -413,8 +417,7 @@ impl<T: Transport> Connection<T> {
     }
 
     fn overdraft_deadline(&self) -> Option<Instant> {
-        (self.receive.len() > 0 && self.context.budget.is_overdrawn_by(self.info.id))
-            .then(|| self.last_activity + OVERDRAFT_STALL)
+        Some(self.receive.overdrawn_since()? + OVERDRAFT_MAX)
     }
 
     /// Arms one timer for the earliest deadline; it may fire early, never late.

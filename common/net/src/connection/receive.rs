@@ -124,6 +124,8 @@ pub(crate) struct ReceiveBuffer {
     request_max_bytes: usize,
     /// What the empty rest of a kept buffer has taken from the budget.
     rest_bytes: usize,
+    /// Since when this account holds the budget's overdraft, if it does.
+    overdrawn_since: Option<Instant>,
     first_frame: bool,
 }
 
@@ -136,6 +138,7 @@ impl ReceiveBuffer {
             account,
             request_max_bytes,
             rest_bytes: 0,
+            overdrawn_since: None,
             first_frame: true,
         }
     }
@@ -143,6 +146,11 @@ impl ReceiveBuffer {
     /// Bytes that are here.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Since when the frame that is arriving keeps everybody else from memory.
+    pub(crate) fn overdrawn_since(&self) -> Option<Instant> {
+        self.overdrawn_since
     }
 
     /// The API key of the next frame if the whole frame is here.
@@ -156,10 +164,11 @@ impl ReceiveBuffer {
         &mut self,
         transport: &mut T,
         cx: &mut Context<'_>,
+        now: Instant,
     ) -> Poll<io::Result<Filled>> {
         self.budget.give_back(std::mem::take(&mut self.rest_bytes));
         let wanted = self.make_room();
-        let Some(granted) = self.grant(wanted, cx) else {
+        let Some(granted) = self.grant(wanted, cx, now) else {
             self.rest();
             return Poll::Ready(Ok(Filled::Exhausted));
         };
@@ -226,7 +235,7 @@ impl ReceiveBuffer {
             return Ok(None);
         };
         let lease = self.budget.lease(end);
-        self.budget.end_overdraft(self.account);
+        self.end_overdraft();
         self.first_frame = false;
         let frame = self.bytes.split_to(end);
         let overlaps = self.frame_overlaps(service, &frame);
@@ -308,21 +317,23 @@ impl ReceiveBuffer {
         self.bytes.capacity() - length
     }
 
-    fn grant(&mut self, wanted: usize, cx: &Context<'_>) -> Option<usize> {
+    fn grant(&mut self, wanted: usize, cx: &Context<'_>, now: Instant) -> Option<usize> {
         let least = wanted.min(READ_BYTES_MIN);
-        if let Some(granted) = self.try_grant(least, wanted) {
+        if let Some(granted) = self.try_grant(least, wanted, now) {
             return Some(granted);
         }
         self.budget.wait(self.account, cx.waker());
         // Bytes may have come back before the waker was known.
-        let granted = self.try_grant(least, wanted)?;
+        let granted = self.try_grant(least, wanted, now)?;
         self.budget.stop_waiting(self.account);
         Some(granted)
     }
 
-    fn try_grant(&self, least: usize, most: usize) -> Option<usize> {
+    fn try_grant(&mut self, least: usize, most: usize, now: Instant) -> Option<usize> {
         let granted = self.budget.take(least, most);
         if granted > 0 {
+            // There is memory again.
+            self.end_overdraft();
             return Some(granted);
         }
         let missing = self
@@ -331,7 +342,17 @@ impl ReceiveBuffer {
         let granted = self
             .budget
             .overdraw(self.account, most.min(missing.max(LENGTH_BYTES)));
-        (granted > 0).then_some(granted)
+        if granted == 0 {
+            return None;
+        }
+        self.overdrawn_since.get_or_insert(now);
+        Some(granted)
+    }
+
+    fn end_overdraft(&mut self) {
+        if self.overdrawn_since.take().is_some() {
+            self.budget.end_overdraft(self.account);
+        }
     }
 
     /// Nothing is read now: an idle connection holds no buffer and no overdraft, one with a piece of a frame holds little more
@@ -343,7 +364,7 @@ impl ReceiveBuffer {
         let length = self.bytes.len();
         let spare = self.bytes.capacity() - length;
         if length == 0 {
-            self.budget.end_overdraft(self.account);
+            self.end_overdraft();
         } else if spare == 0 {
             return;
         } else if length >= KEPT_BYTES_MIN {
@@ -361,7 +382,7 @@ impl Drop for ReceiveBuffer {
     fn drop(&mut self) {
         self.budget.stop_waiting(self.account);
         self.budget.give_back(self.bytes.len() + self.rest_bytes);
-        self.budget.end_overdraft(self.account);
+        self.end_overdraft();
         buffers::give(std::mem::take(&mut self.bytes));
     }
 }

@@ -1,0 +1,210 @@
+//! A connection whose time the test tells.
+
+use std::io::IoSlice;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use odradek_common::metadata::SecurityProtocol;
+use tokio::io::ReadBuf;
+
+use super::*;
+use crate::sendfile::FileRange;
+use crate::service::NoObserver;
+use crate::wire::raw_response;
+
+const ECHO: i16 = 10_001;
+const BUDGET_BYTES: usize = 64 << 10;
+
+/// Answers every request with its body.
+struct Echo;
+
+impl Service for Echo {
+    fn supports(&self, api_key: i16, _: i16) -> bool {
+        api_key == ECHO
+    }
+
+    fn call(&self, _: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
+        let answer = raw_response(
+            request.api_key,
+            request.api_version,
+            request.correlation_id,
+            request.body.clone(),
+        );
+        Reply::Done(Response::Frame(answer))
+    }
+}
+
+/// What the peer has sent, and what it was sent.
+#[derive(Default)]
+struct Pipe {
+    sent: BytesMut,
+    received: BytesMut,
+}
+
+impl Transport for Pipe {
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.sent.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        target: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let readable = self.poll_readable(cx);
+        let bytes = self.sent.len().min(target.remaining());
+        target.put_slice(&self.sent.split_to(bytes));
+        readable
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.received.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Outlet for Pipe {
+    fn poll_send(&mut self, _: &mut Context<'_>, slices: &[IoSlice<'_>], _: bool) -> Poll<io::Result<usize>> {
+        slices
+            .iter()
+            .for_each(|slice| self.received.extend_from_slice(slice));
+        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+    }
+
+    fn poll_send_file(&mut self, _: &mut Context<'_>, _: &FileRange) -> Poll<io::Result<usize>> {
+        unreachable!("answers come from memory here")
+    }
+}
+
+fn connect(id: u64, budget: &MemoryBudget) -> Connection<Pipe> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let info = ConnectionInfo::new(id, address, "TEST".into(), SecurityProtocol::Plaintext);
+    let context = ConnectionContext {
+        service: Arc::new(Echo),
+        observer: Arc::new(NoObserver),
+        budget: budget.clone(),
+        request_max_bytes: 100 << 20,
+        max_idle: None,
+    };
+    Connection::new(Pipe::default(), Arc::new(info), context)
+}
+
+impl Connection<Pipe> {
+    /// Takes what the peer sends at a moment; why the connection ends, if it does.
+    fn deliver(&mut self, now: Instant, bytes: &[u8]) -> Option<CloseReason> {
+        self.transport.sent.extend_from_slice(bytes);
+        self.sent_in_turn = 0;
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        loop {
+            if let Some(reason) = self.expired(now) {
+                return Some(reason);
+            }
+            match self.step(&mut cx, now) {
+                Err(reason) => return Some(reason),
+                Ok(true) => {}
+                Ok(false) => return self.finished(),
+            }
+        }
+    }
+
+    /// The correlation ids of the answers that have left.
+    fn answers(&mut self) -> Vec<i32> {
+        let mut ids = Vec::new();
+        while self.transport.received.has_remaining() {
+            let size = self.transport.received.get_i32();
+            let frame = self.transport.received.split_to(usize::try_from(size).unwrap());
+            ids.push(frame.clone().get_i32());
+        }
+        ids
+    }
+}
+
+fn request(correlation_id: i32, body_bytes: usize) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_i16(ECHO);
+    frame.put_i16(0);
+    frame.put_i32(correlation_id);
+    frame.put_i16(-1);
+    frame.put_u8(0);
+    frame.put_bytes(7, body_bytes);
+    let mut whole = BytesMut::new();
+    whole.put_i32(i32::try_from(frame.len()).unwrap());
+    whole.extend_from_slice(&frame);
+    whole.freeze()
+}
+
+#[tokio::test]
+async fn a_request_that_trickles_in_does_not_keep_everybody_else_from_memory() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let begin = Instant::now();
+    let mut trickling = connect(1, &budget);
+    let mut other = connect(2, &budget);
+    let mut rest = request(1, 16 * BUDGET_BYTES);
+    let first = rest.split_to(2 * BUDGET_BYTES);
+    assert!(trickling.deliver(begin, &first).is_none());
+    assert!(other.deliver(begin, &request(2, 100)).is_none());
+    assert!(other.answers().is_empty(), "memory is used up");
+    let second = Duration::from_secs(1);
+    let ended = (1..60).find_map(|seconds| {
+        let now = begin + second * seconds;
+        let reason = trickling.deliver(now, &rest.split_to(1));
+        reason.map(|reason| (now, reason))
+    });
+    let (now, reason) = ended.expect("it does not last for ever");
+    assert!(matches!(reason, CloseReason::Stalled(_)), "{reason:?}");
+    assert!(now <= begin + OVERDRAFT_MAX, "{:?}", now - begin);
+    drop(trickling);
+    assert!(other.deliver(now, &[]).is_none());
+    assert_eq!(other.answers(), [2]);
+}
+
+#[tokio::test]
+async fn each_request_has_its_own_time_in_the_memory_overdraft() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let mut now = Instant::now();
+    let mut slow = connect(1, &budget);
+    for id in 0..5 {
+        let mut rest = request(id, 4 * BUDGET_BYTES);
+        let first = rest.split_to(2 * BUDGET_BYTES);
+        assert!(slow.deliver(now, &first).is_none());
+        assert!(budget.used() > BUDGET_BYTES, "in the overdraft");
+        now += OVERDRAFT_MAX - Duration::from_secs(1);
+        assert!(slow.deliver(now, &rest).is_none(), "request {id} came in time");
+        assert_eq!(slow.answers(), [id]);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_request_is_at_leisure_once_there_is_memory_again() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let mut now = Instant::now();
+    let mut other = connect(1, &budget);
+    let mut slow = connect(2, &budget);
+    let begun = request(1, BUDGET_BYTES).slice(..BUDGET_BYTES);
+    assert!(other.deliver(now, &begun).is_none());
+    let mut rest = request(2, BUDGET_BYTES);
+    assert!(slow.deliver(now, &rest.split_to(1_000)).is_none());
+    assert!(budget.used() > BUDGET_BYTES, "in the overdraft");
+    drop(other);
+    for _ in 0..60 {
+        now += Duration::from_secs(1);
+        assert!(slow.deliver(now, &rest.split_to(1)).is_none());
+    }
+    assert!(slow.deliver(now, &rest).is_none());
+    assert_eq!(slow.answers(), [2]);
+}
