@@ -69,7 +69,8 @@ pub(crate) struct Ground {
     pub(crate) workers: Arc<WorkerPool>,
     pub(crate) context: ListenerContext,
     pub(crate) connections: Arc<Connections>,
-    pub(crate) budget: MemoryBudget,
+    /// Memory for requests to the controller: clients that use up the broker's do not silence the quorum.
+    pub(crate) controller_budget: MemoryBudget,
     /// How many files may be open at once.
     pub(crate) files_max: u64,
 }
@@ -107,7 +108,7 @@ impl Node {
                 broker: broker.as_ref().map(BrokerParts::exposed),
                 controller: controller.as_ref().map(|parts| parts.handle.clone()),
                 connections: ground.connections.clone(),
-                budget: ground.budget.clone(),
+                budgets: [ground.context.budget.clone(), ground.controller_budget.clone()],
             };
             exposition.serve(socket, &ground.log);
         }
@@ -214,12 +215,12 @@ impl Ground {
             .map_err(|error| ServerError::because("cannot start worker threads", &error))?;
         let workers = Arc::new(workers);
         let connections = Arc::new(Connections::default());
-        let budget =
-            MemoryBudget::new(usize::try_from(config.odradek.request_memory_bytes_max).unwrap_or(usize::MAX));
+        let request_memory_bytes =
+            usize::try_from(config.odradek.request_memory_bytes_max).unwrap_or(usize::MAX);
         let quotas = ConnectionQuotas::unlimited();
         apply_connection_limits(&quotas, &config, &log);
         let context = ListenerContext {
-            budget: budget.clone(),
+            budget: MemoryBudget::new(request_memory_bytes),
             quotas,
             observer: connections.clone(),
             ..ListenerContext::new(workers.clone(), log.clone())
@@ -230,7 +231,7 @@ impl Ground {
             workers,
             context,
             connections,
-            budget,
+            controller_budget: MemoryBudget::new(request_memory_bytes),
             files_max,
         })
     }
@@ -241,10 +242,14 @@ impl Ground {
         bound: Vec<(String, BoundListener)>,
         service: &Arc<dyn Service>,
     ) -> Vec<Listener> {
-        bound
-            .into_iter()
-            .map(|(_, bound)| bound.start(&self.context, service.clone()))
-            .collect()
+        let start = |(name, bound): (String, BoundListener)| {
+            let mut context = self.context.clone();
+            if self.config.listeners.is_controller(&name) {
+                context.budget = self.controller_budget.clone();
+            }
+            bound.start(&context, service.clone())
+        };
+        bound.into_iter().map(start).collect()
     }
 }
 
@@ -275,4 +280,65 @@ fn controller_addresses(config: &ServerConfig) -> Vec<String> {
     known
         .chain(config.quorum.bootstrap_servers.iter().map(ToString::to_string))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use odradek_net::service::{ConnectionInfo, Reply, RequestFrame, Response};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    struct Silent;
+
+    impl Service for Silent {
+        fn supports(&self, _: i16, _: i16) -> bool {
+            true
+        }
+
+        fn call(&self, _: &Arc<ConnectionInfo>, _: RequestFrame) -> Reply {
+            Reply::Done(Response::NoAnswer)
+        }
+    }
+
+    /// Begins a request and leaves it unfinished.
+    async fn begin_request(listener: &Listener, bytes: usize) -> TcpStream {
+        let mut stream = TcpStream::connect(listener.local_addr()).await.unwrap();
+        let mut frame = vec![0; bytes];
+        frame[..4].copy_from_slice(&(1_i32 << 20).to_be_bytes());
+        stream.write_all(&frame).await.unwrap();
+        stream
+    }
+
+    async fn until_used(budget: &MemoryBudget, bytes: usize) {
+        let used = async {
+            while budget.used() != bytes {
+                tokio::task::yield_now().await;
+            }
+        };
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, used).await.expect("the bytes arrive");
+    }
+
+    #[tokio::test]
+    async fn requests_to_the_controller_do_not_share_memory_with_those_of_clients() {
+        let (config, _) = ServerConfig::load(None, std::iter::empty(), &[]).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let ground = Ground::new(Arc::new(config), log).unwrap();
+        let bind = |name: &str| {
+            let bound = BoundListener::bind(ListenerSettings::new(name, "127.0.0.1", 0)).unwrap();
+            (name.to_owned(), bound)
+        };
+        let service: Arc<dyn Service> = Arc::new(Silent);
+        let listeners = ground.serve(vec![bind("PLAINTEXT"), bind("CONTROLLER")], &service);
+        let client = begin_request(&listeners[0], 1_000).await;
+        until_used(&ground.context.budget, 1_000).await;
+        assert_eq!(ground.controller_budget.used(), 0);
+        let controller = begin_request(&listeners[1], 300).await;
+        until_used(&ground.controller_budget, 300).await;
+        assert_eq!(ground.context.budget.used(), 1_000);
+        drop((client, controller));
+        ground.workers.stop();
+    }
 }

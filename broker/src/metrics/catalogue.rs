@@ -103,7 +103,7 @@ metrics! {
     CONNECTIONS = Gauge "odradek_connections" [] "Open client connections.";
     CONNECTIONS_OPENED = Counter "odradek_connections_opened_total" [] "Connections that were accepted.";
     CONNECTIONS_REFUSED = Counter "odradek_connections_refused_total" ["reason"] "Connections that were refused or thrown out.";
-    REQUEST_MEMORY = Gauge "odradek_request_memory_bytes" [] "Bytes of requests in work, of odradek.request.memory.max.bytes.";
+    REQUEST_MEMORY = Gauge "odradek_request_memory_bytes" [] "Bytes of requests in work, of odradek.request.memory.max.bytes for each role.";
     CPU_SECONDS = Counter "process_cpu_seconds_total" [] "CPU seconds of the process, user and system.";
     RESIDENT_MEMORY = Gauge "process_resident_memory_bytes" [] "Resident memory of the process.";
     OPEN_FDS = Gauge "process_open_fds" [] "Open file descriptors of the process.";

@@ -34,7 +34,8 @@ pub(crate) struct NodeExposition {
     pub(crate) broker: Option<ExposedBroker>,
     pub(crate) controller: Option<ControllerHandle>,
     pub(crate) connections: Arc<Connections>,
-    pub(crate) budget: MemoryBudget,
+    /// Memory for requests, of each role.
+    pub(crate) budgets: [MemoryBudget; 2],
 }
 
 /// Makes the Prometheus recorder the process's.
@@ -92,7 +93,8 @@ impl Exposition for NodeExposition {
         let mut exporter = Exporter::after(self.recorder.render());
         requests::render(&mut exporter);
         scrape::process(&mut exporter);
-        exporter.sample(catalogue::REQUEST_MEMORY, &[], self.budget.used() as f64);
+        let request_bytes: usize = self.budgets.iter().map(MemoryBudget::used).sum();
+        exporter.sample(catalogue::REQUEST_MEMORY, &[], request_bytes as f64);
         if let Some(exposed) = &self.broker {
             scrape::broker(&mut exporter, &exposed.broker, &self.connections);
         }

@@ -9,7 +9,8 @@ keys! { ODRADEK: Broker;
     "odradek.metrics.listener": String = "127.0.0.1:9404", Any, ReadOnly, Used;
     /// Threads that serve connections; 0 starts one for each core.
     "odradek.broker.workers": Int = "0", AtLeast(0), ReadOnly, Used;
-    /// Memory that requests may take up together while they are read and processed.
+    /// Memory that requests to the broker may take up together while they are read and processed, and those to the controller as much
+    /// again. While it is used up, one request at a time is read beyond it, and has 5 s to arrive.
     "odradek.request.memory.max.bytes": Long = "268435456", AtLeast(1_048_576), ReadOnly, Used;
     /// Bytes of a log directory's disk that records of clients do not get: produces are refused, and followers stand still,
     /// while less is free; at most a twentieth of the disk. The rest is for what makes room again: retention, deletions, the index, the metadata log.
