@@ -129,15 +129,8 @@ impl Verifier {
             partitions: partitions.clone(),
             answer,
         };
-        {
-            let mut nodes = self.nodes.lock();
-            let queue = nodes.entry(node).or_default();
-            if queue.waiting.len() < WAITING_MAX {
-                queue.waiting.push_back(waiting);
-                if !std::mem::replace(&mut queue.is_served, true) {
-                    self.runtime.spawn(self.clone().serve(broker.clone(), node));
-                }
-            }
+        if self.enqueue(node, waiting) {
+            self.runtime.spawn(self.clone().serve(broker.clone(), node));
         }
         // Without an answer the queue was full, or the node stops.
         let refused = answered
@@ -145,6 +138,17 @@ impl Verifier {
             .unwrap_or_else(|_| refuse_all(partitions, ErrorCode::NetworkException));
         self.count(begin_ms, &refused);
         refused
+    }
+
+    /// Lets an asker wait for a node, or drops it if too many do, which tells it; true if a task must be started for them.
+    fn enqueue(&self, node: NodeId, waiting: Waiting) -> bool {
+        let mut nodes = self.nodes.lock();
+        let queue = nodes.entry(node).or_default();
+        if queue.waiting.len() >= WAITING_MAX {
+            return false;
+        }
+        queue.waiting.push_back(waiting);
+        !std::mem::replace(&mut queue.is_served, true)
     }
 
     async fn serve(self: Arc<Self>, broker: Arc<Broker>, node: NodeId) {
@@ -298,6 +302,7 @@ mod tests {
     use kafka_protocol::messages::add_partitions_to_txn_response::{
         AddPartitionsToTxnPartitionResult, AddPartitionsToTxnResult, AddPartitionsToTxnTopicResult,
     };
+    use tokio::sync::oneshot::error::TryRecvError;
 
     use super::*;
     use crate::names::text;
@@ -338,6 +343,26 @@ mod tests {
             .into_iter()
             .map(|(id, epoch)| (&*id.leak(), epoch))
             .collect()
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_room_to_wait_is_told() {
+        let (config, _) = ServerConfig::load(None, std::iter::empty(), &[]).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let verifier = Verifier::new(Handle::current(), 1, &config, log);
+        let enqueue = || {
+            let (waiting, answered) = waiting("a", 0, Operation::Add, &[("t", 0)]);
+            (verifier.enqueue(2, waiting), answered)
+        };
+        let mut answers: Vec<_> = (0..=WAITING_MAX).map(|_| enqueue()).collect();
+        let starts = answers.iter().filter(|(starts, _)| *starts).count();
+        assert_eq!(starts, 1, "one task serves all");
+        let (_, mut without_room) = answers.pop().unwrap();
+        assert_eq!(without_room.try_recv(), Err(TryRecvError::Closed));
+        let waits = |(_, answered): &mut (bool, oneshot::Receiver<Refused>)| {
+            answered.try_recv() == Err(TryRecvError::Empty)
+        };
+        assert!(answers.iter_mut().all(waits));
     }
 
     #[test]
