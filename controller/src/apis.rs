@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::handle::{ControllerCall, DispatchError, Shared};
 use crate::node::command::{Deciding, Job};
+use crate::senders::Sender;
 
 /// A request that was decoded.
 pub(crate) enum Prepared {
@@ -218,11 +219,12 @@ fn controller_registration(
     let (key, version) = (call.api_key, call.api_version);
     let node_id = request.controller_id;
     let own = node_id == shared.settings.node_id;
-    let sent = shared.directories.lock().get(&node_id).copied();
+    let said = |sender: &Sender| sender.directory_id;
+    let said = shared.senders.lock().get(node_id).map(said);
     let directory_id = if own {
         Some(shared.settings.directory_id)
     } else {
-        sent
+        said
     };
     Ok(Prepared::Job(Job::Decide(Box::new(move |deciding| {
         let known = deciding

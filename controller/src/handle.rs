@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::apis::{self, Prepared};
 use crate::metrics::QuorumMetrics;
 use crate::node::command::{Command, QueuedCall};
+use crate::senders::{Sender, Senders};
 use crate::settings::NodeSettings;
 use crate::status::{Leadership, Observer, QuorumStatus};
 use crate::update::{MetadataLog, MetadataReceiver, MetadataUpdate};
@@ -108,10 +109,8 @@ pub(crate) struct Shared {
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) metrics: Arc<QuorumMetrics>,
     pub(crate) observers: Mutex<BTreeMap<NodeId, Observer>>,
-    /// Metadata directories of the nodes that sent raft messages.
-    pub(crate) directories: Mutex<BTreeMap<NodeId, Uuid>>,
-    /// Where the nodes that sent raft messages listen.
-    pub(crate) addresses: Mutex<BTreeMap<NodeId, String>>,
+    /// The nodes that sent raft messages.
+    pub(crate) senders: Mutex<Senders>,
     /// The process stops: nothing is waited for any more.
     pub(crate) stops: AtomicBool,
     /// Why the node's thread ended, once it has.
@@ -123,9 +122,31 @@ impl Shared {
         *self.leadership.borrow()
     }
 
+    /// Remembers what a sender of raft messages said of itself.
+    pub(crate) fn note_sender(&self, node_id: NodeId, sender: Sender) {
+        let is_stranger = !self.knows(node_id);
+        self.senders.lock().note(node_id, sender, is_stranger);
+    }
+
+    /// Whether a node may be sent messages: it is known here, or has spoken lately.
+    pub(crate) fn remembers(&self, node_id: NodeId) -> bool {
+        self.knows(node_id) || self.senders.lock().get(node_id).is_some()
+    }
+
+    /// Whether a node is in the quorum, has registered as a controller, or is configured as a voter.
+    fn knows(&self, node_id: NodeId) -> bool {
+        let status = self.status.lock().clone();
+        let membership = &status.membership;
+        membership.voters.contains(&node_id)
+            || membership.learners.contains(&node_id)
+            || self.log.image().controllers.contains_key(&node_id)
+            || self.settings.voters.iter().any(|(id, _, _)| *id == node_id)
+    }
+
     /// Where a controller listens: as it last said itself, else as it registered, else as it was configured.
     pub(crate) fn address(&self, node_id: NodeId) -> Option<String> {
-        let said = self.addresses.lock().get(&node_id).cloned();
+        let said = |sender: &Sender| sender.address.clone();
+        let said = self.senders.lock().get(node_id).and_then(said);
         said.or_else(|| controller_address(&self.log.image(), node_id))
             .or_else(|| {
                 let configured = self.settings.voters.iter().find(|(id, _, _)| *id == node_id);

@@ -13,6 +13,7 @@ pub mod node;
 mod probe;
 pub mod proto;
 mod registration;
+mod senders;
 pub mod service;
 pub mod settings;
 pub mod status;

@@ -16,6 +16,7 @@ use prost::Message;
 use slog::{Logger, debug, info, o, warn};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::handle::Shared;
 use crate::meta_properties;
@@ -42,10 +43,9 @@ const REDIAL_PAUSE: Duration = Duration::from_millis(30);
 
 pub(crate) struct Transport {
     shared: Arc<Shared>,
-    pool: Arc<ClientPool>,
     runtime: Handle,
     logger: Logger,
-    peers: BTreeMap<NodeId, mpsc::Sender<Outgoing>>,
+    peers: BTreeMap<NodeId, PeerTask>,
     lost: BTreeSet<NodeId>,
 }
 
@@ -53,7 +53,6 @@ impl Transport {
     pub(crate) fn new(shared: &Arc<Shared>, runtime: &Handle, logger: &Logger) -> Self {
         Self {
             shared: shared.clone(),
-            pool: ClientPool::new(client_settings(shared.settings.node_id)),
             runtime: runtime.clone(),
             logger: logger.clone(),
             peers: BTreeMap::new(),
@@ -65,24 +64,33 @@ impl Transport {
     pub(crate) fn send(&mut self, messages: Vec<Outgoing>) {
         for message in messages {
             let to = message.to;
-            let queue = self.peers.entry(to).or_insert_with(|| {
-                let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-                let peer = Peer {
-                    id: to,
-                    shared: self.shared.clone(),
-                    pool: self.pool.clone(),
-                    logger: self.logger.new(o!("peer" => to)),
-                    client: None,
-                    reachable: true,
-                };
-                self.runtime.spawn(peer.run(receiver));
-                queue
-            });
-            if queue.try_send(message).is_err() {
+            if self.peer(to).queue.try_send(message).is_err() {
                 QuorumMetrics::count(&self.shared.metrics.messages_failed, 1);
                 self.lost.insert(to);
             }
         }
+    }
+
+    /// The task of a peer. Whoever sent a message may be answered, so a new one ends those of forgotten strangers.
+    fn peer(&mut self, id: NodeId) -> &PeerTask {
+        if !self.peers.contains_key(&id) {
+            let forgotten = self.peers.extract_if(.., |peer, _| !self.shared.remembers(*peer));
+            forgotten.for_each(|(_, task)| task.end.abort());
+        }
+        self.peers.entry(id).or_insert_with(|| {
+            let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+            let peer = Peer {
+                id,
+                shared: self.shared.clone(),
+                pool: ClientPool::new(client_settings(self.shared.settings.node_id)),
+                logger: self.logger.new(o!("peer" => id)),
+                address: None,
+                client: None,
+                reachable: true,
+            };
+            let end = self.runtime.spawn(peer.run(receiver)).abort_handle();
+            PeerTask { queue, end }
+        })
     }
 
     /// Peers that messages were lost to since the last call.
@@ -118,12 +126,20 @@ pub(crate) fn is_refused(error: &ClientError) -> bool {
     reason.contains("refused")
 }
 
+/// The way to a peer's task.
+struct PeerTask {
+    queue: mpsc::Sender<Outgoing>,
+    end: AbortHandle,
+}
+
 /// The sending side of one peer.
 struct Peer {
     id: NodeId,
     shared: Arc<Shared>,
     pool: Arc<ClientPool>,
     logger: Logger,
+    /// Where it was dialled last.
+    address: Option<String>,
     client: Option<Arc<Client>>,
     reachable: bool,
 }
@@ -246,6 +262,11 @@ impl Peer {
             .shared
             .address(self.id)
             .ok_or(ClientError::UnknownNode(self.id))?;
+        if let Some(before) = self.address.replace(address.clone())
+            && before != address
+        {
+            self.pool.remove(&before);
+        }
         let client = self.pool.try_get(&address).await?;
         self.client = Some(client.clone());
         Ok(client)
@@ -307,5 +328,97 @@ fn fill(batch: &mut Vec<Outgoing>, first: Outgoing, queue: &mut mpsc::Receiver<O
         let Ok(message) = queue.try_recv() else { return };
         size_bytes += message.bytes.len();
         batch.push(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use odradek_common::metadata::{Endpoint, SecurityProtocol};
+    use odradek_controller_core::controller::{ControllerSettings, PermissiveConfigs};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::format::{Format, InitialVoter, format};
+    use crate::handle::ControllerHandle;
+    use crate::node::ControllerNode;
+    use crate::senders::{STRANGERS_MAX, Sender};
+    use crate::settings::NodeSettings;
+
+    const CONFIGURED: NodeId = 7;
+
+    /// Node 0, the only voter, though it is configured with another one.
+    fn start(directory: &std::path::Path, logger: &Logger) -> ControllerHandle {
+        let endpoint = Endpoint {
+            listener: "CONTROLLER".into(),
+            host: "127.0.0.1".into(),
+            port: 1,
+            security_protocol: SecurityProtocol::Plaintext,
+        };
+        let properties = format(&Format {
+            log_dirs: &[directory.to_owned()],
+            metadata_log_dir: directory,
+            cluster_id: "test-cluster",
+            node_id: 0,
+            controller: true,
+            initial_voters: &[InitialVoter {
+                node_id: 0,
+                directory_id: Uuid::nil(),
+                endpoint: endpoint.clone(),
+            }],
+            ignore_formatted: false,
+        });
+        let properties = properties.expect("formats");
+        let settings = NodeSettings {
+            node_id: 0,
+            cluster_id: properties.cluster_id,
+            directory_id: properties.directory_id,
+            metadata_log_dir: directory.to_owned(),
+            endpoints: vec![endpoint],
+            voters: vec![(CONFIGURED, "127.0.0.1".to_owned(), 1)],
+            bootstrap_servers: Vec::new(),
+            auto_join: false,
+            election_timeout_ms: 1_000,
+            snapshot_after_bytes: 20 << 20,
+            snapshot_after_ms: u64::MAX,
+            fetch_bytes_max: 1 << 20,
+            quorum_request_timeout: ANSWER,
+            fencing_probe: false,
+            request_timeout: ANSWER,
+            controller: ControllerSettings::default(),
+            configs: Arc::new(PermissiveConfigs),
+        };
+        ControllerNode::start(settings, logger).expect("starts")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn strangers_are_answered_and_only_the_last_ones_have_a_task() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let logger = Logger::root(slog::Discard, o!());
+        let handle = start(directory.path(), &logger);
+        let shared = &handle.shared;
+        let mut transport = Transport::new(shared, &Handle::current(), &logger);
+        let sender = |id: NodeId| Sender {
+            directory_id: Uuid::nil(),
+            address: Some(format!("127.0.{}.{}:1", id / 256, id % 256)),
+        };
+        let answer = |to| Outgoing {
+            to,
+            bytes: Bytes::new(),
+            snapshot: false,
+        };
+        shared.note_sender(CONFIGURED, sender(1));
+        transport.send(vec![answer(CONFIGURED)]);
+        let task = transport.peers[&CONFIGURED].end.clone();
+        for id in 1_000..2_000 {
+            shared.note_sender(id, sender(id));
+            transport.send(vec![answer(id)]);
+            assert!(transport.peers.contains_key(&id), "it has a task");
+            assert_eq!(shared.address(id), sender(id).address);
+        }
+        assert!(transport.lost.is_empty());
+        assert!(!task.is_finished(), "the voter's goes on");
+        assert_eq!(shared.address(CONFIGURED), sender(1).address);
+        assert_eq!(transport.peers.len(), 1 + STRANGERS_MAX);
+        handle.shutdown().await;
     }
 }

@@ -376,6 +376,73 @@ fn messages_that_would_stop_raft_are_refused() {
 }
 
 #[test]
+fn a_term_that_is_no_leader_epoch_is_refused() {
+    let mut world = World::new(31, &[0, 1, 2]);
+    let term = {
+        let leader = world.wait_for_leader();
+        world.quorum(leader).view().role.term
+    };
+    world.run(500);
+    world.rejected.clear();
+    let varint = |mut value: u64| {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    };
+    let (append, snapshot) = (3, 7);
+    // A message of a kind from node 1 to node 0: kind, receiver, sender, term.
+    let message = |kind: u8, term: u64| [vec![8, kind, 16, 1, 24, 2, 32], varint(term)].concat();
+    // Its field 9, a snapshot, with metadata (2) of index 5 (2) and a term (3).
+    let taken_in = |term: u64| {
+        let metadata = [vec![16, 5, 24], varint(term)].concat();
+        let length = metadata.len() as u8;
+        [vec![74, length + 2, 18, length], metadata].concat()
+    };
+    let hostile = [
+        message(append, 1 << 31),
+        message(append, u64::MAX),
+        [message(snapshot, term), taken_in(1 << 31)].concat(),
+    ];
+    for bytes in hostile {
+        let bytes = Bytes::from(bytes);
+        world.input(0, QuorumInput::Message { from: 1, bytes });
+    }
+    let no_term = "of a term that no leader can have";
+    assert_eq!(world.rejected, [no_term, no_term, "a snapshot of a later term"]);
+    assert_eq!(world.quorum(0).view().role.term, term);
+}
+
+#[test]
+fn a_voter_that_was_away_follows_a_leader_it_has_never_heard_of() {
+    let mut world = World::new(37, &[0, 1, 2]);
+    let old = world.wait_for_leader();
+    let away = (old + 1) % 3;
+    world.crash(away);
+    world.add_empty(3);
+    world.change(old, VoterChange::AddLearner(3));
+    world.run_until("the learner has all", 10_000, |world| {
+        world.quorum(3).view().membership.learners == [3]
+    });
+    world.change(old, VoterChange::Promote(3));
+    world.run_until("it votes", 5_000, |world| {
+        world.quorum(3).view().membership.voters == [0, 1, 2, 3]
+    });
+    world.input(old, QuorumInput::TransferLeadership { to: Some(3) });
+    world.run_until("it leads", 5_000, |world| world.leader() == Some(3));
+    world.start(away);
+    assert_eq!(world.quorum(away).view().membership.voters, [0, 1, 2]);
+    assert!(world.propose(3, "after"));
+    world.run_until("the one that was away has it", 10_000, |world| {
+        world.has(away, "after")
+    });
+    assert_eq!(world.quorum(away).view().role.leader, Some(3));
+}
+
+#[test]
 fn a_voter_that_lost_its_log_is_not_believed() {
     let mut world = World::new(29, &[0, 1, 2]);
     let leader = world.wait_for_leader();

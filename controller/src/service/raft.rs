@@ -13,6 +13,10 @@ use uuid::Uuid;
 use crate::handle::{ControllerHandle, DispatchError, Shared};
 use crate::node::command::{Command, Job, QueuedCall, VoterJob, VoterJobKind};
 use crate::proto::{JoinQuorumRequest, JoinQuorumResponse, RaftMessagesRequest, RaftMessagesResponse};
+use crate::senders::Sender;
+
+/// The longest name of a host.
+const HOST_BYTES_MAX: usize = 255;
 
 /// Hands messages to the node's thread; the answer says whether it took them.
 pub(super) fn messages(handle: &ControllerHandle, request: &RequestFrame) -> Response {
@@ -32,13 +36,15 @@ fn take(shared: &Shared, request: RaftMessagesRequest) -> Result<(), String> {
     }
     let directory_id = uuid(&request.directory_id);
     check_directory(shared, request.from, directory_id)?;
-    shared.directories.lock().insert(request.from, directory_id);
-    if let Some(port) = u16::try_from(request.port).ok().filter(|port| *port != 0) {
-        shared
-            .addresses
-            .lock()
-            .insert(request.from, join_address(&request.host, port));
+    if request.host.len() > HOST_BYTES_MAX {
+        return Err("its host is no host name".to_owned());
     }
+    let port = u16::try_from(request.port).ok().filter(|port| *port != 0);
+    let sender = Sender {
+        directory_id,
+        address: port.map(|port| join_address(&request.host, port)),
+    };
+    shared.note_sender(request.from, sender);
     let command = Command::Raft {
         from: request.from,
         messages: request.messages,

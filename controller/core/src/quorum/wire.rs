@@ -5,6 +5,9 @@ use odradek_common::ids::NodeId;
 use protobuf::Message as _;
 use raft::eraftpb::{EntryType, Message, MessageType};
 
+/// The last term: metadata carries it as a leader epoch, which has 31 bits.
+const TERM_MAX: u64 = i32::MAX as u64;
+
 /// A node's number as raft-rs knows it: 0 means "nobody" there, and is a valid `node.id` here.
 pub(super) fn raft_id(node: NodeId) -> u64 {
     u64::try_from(node).expect("node ids are not negative") + 1
@@ -40,13 +43,16 @@ pub(super) fn decode(from: NodeId, to: u64, bytes: &[u8]) -> Result<Message, &'s
     if message.term == 0 {
         return Err("without a term");
     }
+    if message.term > TERM_MAX {
+        return Err("of a term that no leader can have");
+    }
     let kind = MessageType::from_i32(message.msg_type).ok_or("unknown message type")?;
     if !may_come_from_a_peer(kind) {
         return Err("of a type that peers do not send");
     }
     check_entries(&message)?;
-    if kind == MessageType::MsgSnapshot && message.get_snapshot().get_metadata().index == 0 {
-        return Err("an empty snapshot");
+    if kind == MessageType::MsgSnapshot {
+        check_snapshot(&message)?;
     }
     Ok(message)
 }
@@ -84,6 +90,17 @@ fn check_entries(message: &Message) -> Result<(), &'static str> {
         if entry.index != expected || entry.term == 0 || entry.term > message.term {
             return Err("entries out of order");
         }
+    }
+    Ok(())
+}
+
+fn check_snapshot(message: &Message) -> Result<(), &'static str> {
+    let metadata = message.get_snapshot().get_metadata();
+    if metadata.index == 0 {
+        return Err("an empty snapshot");
+    }
+    if metadata.term > message.term {
+        return Err("a snapshot of a later term");
     }
     Ok(())
 }
