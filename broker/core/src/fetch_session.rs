@@ -5,8 +5,8 @@
 //! *ready* while it must be looked at: the request named it, somebody marked it because it changed, or its last answer
 //! carried something that the client may not have taken yet.
 //!
-//! Bounded: at most `slots` sessions; a new one takes the place of the one that has been idle longest, if that is idle for
-//! [`EVICTION_MS`]; otherwise the client goes on without a session.
+//! Bounded: at most `slots` sessions. A new one takes the place of one that has been idle for [`EVICTION_MS`], or that of a
+//! consumer if it is a follower's; otherwise the client goes on without a session.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -284,7 +284,7 @@ pub struct SessionRequest {
     pub epoch: i32,
     /// True from Fetch v13 on.
     pub uses_ids: bool,
-    /// True for a follower: its session is the last to be evicted.
+    /// True for a follower: its session stays while it is used, and takes the place of a consumer's.
     pub follower: bool,
 }
 
@@ -381,8 +381,11 @@ impl<S: Clone> FetchSessions<S> {
 
     /// Keeps what a full request named. Returns the id of the new session, 0 if there is no room for it.
     pub fn open(&mut self, now: Now, request: SessionRequest, session: S) -> i32 {
-        if !self.make_room(now) {
-            return NO_SESSION;
+        if self.sessions.len() >= self.slots {
+            let Some(evicted) = self.evictable(now, request.follower) else {
+                return NO_SESSION;
+            };
+            self.close(evicted);
         }
         let id = self.next_id;
         self.next_id = if id == i32::MAX { 1 } else { id + 1 };
@@ -398,18 +401,16 @@ impl<S: Clone> FetchSessions<S> {
         id
     }
 
-    fn make_room(&mut self, now: Now) -> bool {
-        if self.sessions.len() < self.slots {
-            return true;
-        }
-        let Some(&(_, last_used_ms, id)) = self.by_age.first() else {
-            return false;
+    /// The session that gives its place to a new one.
+    fn evictable(&self, now: Now, for_follower: bool) -> Option<i32> {
+        let of_consumers = self.by_age.first().filter(|(privileged, ..)| !privileged);
+        let of_followers = self.by_age.range((true, 0, 0)..).next();
+        let is_stale = |(_, last_used_ms, _): &&(bool, u64, i32)| {
+            now.mono_ms.saturating_sub(*last_used_ms) > EVICTION_MS
         };
-        if now.mono_ms.saturating_sub(last_used_ms) <= EVICTION_MS {
-            return false;
-        }
-        self.close(id);
-        true
+        let stale = of_consumers.into_iter().chain(of_followers).find(is_stale);
+        let evictable = stale.or(of_consumers.filter(|_| for_follower));
+        evictable.map(|(_, _, id)| *id)
     }
 
     /// Ends a session, if there is one of this id.
@@ -557,9 +558,17 @@ mod tests {
     }
 
     fn open(sessions: &mut FetchSessions<&'static str>, ms: u64) -> i32 {
+        open_for(sessions, ms, false)
+    }
+
+    fn open_for(sessions: &mut FetchSessions<&'static str>, ms: u64, follower: bool) -> i32 {
         let now = Now::new(ms, 0);
-        assert_eq!(sessions.begin(now, request(0, 0)), Ok(FetchContext::Full));
-        sessions.open(now, request(0, 0), "session")
+        let request = SessionRequest {
+            follower,
+            ..request(0, 0)
+        };
+        assert_eq!(sessions.begin(now, request), Ok(FetchContext::Full));
+        sessions.open(now, request, "session")
     }
 
     #[test]
@@ -608,5 +617,39 @@ mod tests {
         let second = open(&mut sessions, EVICTION_MS + 1);
         assert!(second != 0 && second != first);
         assert_eq!(sessions.len(), 1);
+    }
+
+    #[test]
+    fn a_follower_that_went_away_makes_room_beside_consumers_that_did_not() {
+        let mut sessions = FetchSessions::new(2, 1);
+        let follower = open_for(&mut sessions, 0, true);
+        let consumer = open(&mut sessions, 0);
+        let now = Now::new(EVICTION_MS + 1, 0);
+        assert!(sessions.begin(now, request(consumer, 1)).is_ok());
+        assert_ne!(open(&mut sessions, now.mono_ms), 0);
+        assert_eq!(
+            sessions.begin(now, request(follower, 1)),
+            Err(ErrorCode::FetchSessionIdNotFound)
+        );
+        assert!(sessions.begin(now, request(consumer, 2)).is_ok());
+    }
+
+    #[test]
+    fn a_follower_takes_the_place_of_a_consumer_and_of_no_other_follower() {
+        let mut sessions = FetchSessions::new(2, 1);
+        let consumer = open(&mut sessions, 0);
+        let follower = open_for(&mut sessions, 0, true);
+        assert_eq!(open(&mut sessions, 1), 0);
+        assert_ne!(open_for(&mut sessions, 1, true), 0);
+        assert_eq!(open_for(&mut sessions, 1, true), 0);
+        let begin = |id| SessionRequest {
+            follower: id == follower,
+            ..request(id, 1)
+        };
+        assert!(sessions.begin(Now::new(1, 0), begin(follower)).is_ok());
+        assert_eq!(
+            sessions.begin(Now::new(1, 0), begin(consumer)),
+            Err(ErrorCode::FetchSessionIdNotFound)
+        );
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
 use kafka_protocol::messages::{BrokerId, FetchRequest};
+use odradek_common::error::ErrorCode;
 use odradek_common::ids::NodeId;
 use uuid::Uuid;
 
@@ -39,7 +40,9 @@ pub struct Limits {
 /// One session with one leader: what is wanted of it, and what of that it has not been told.
 #[derive(Default)]
 pub struct FetcherSession {
+    /// 0 if the leader keeps none.
     id: i32,
+    /// 0 if the next request opens a session.
     epoch: i32,
     wanted: BTreeMap<Key, Position>,
     changed: BTreeSet<Key>,
@@ -91,7 +94,7 @@ impl FetcherSession {
         for key in std::mem::take(&mut self.forgotten) {
             forgotten.entry(key.0).or_default().push(key.1);
         }
-        if self.id == 0 {
+        if self.epoch == 0 {
             forgotten.clear();
             self.wanted.iter().for_each(|(key, position)| ask(key, position));
         } else {
@@ -124,20 +127,26 @@ impl FetcherSession {
 
     /// The leader answered under this session id.
     pub fn answered(&mut self, session_id: i32) {
-        if session_id == 0 {
-            self.reset();
-            return;
-        }
         if self.id != session_id {
             self.id = session_id;
             self.epoch = 0;
         }
+        if session_id == 0 {
+            return;
+        }
         self.epoch = if self.epoch == i32::MAX { 1 } else { self.epoch + 1 };
     }
 
-    /// The next request opens a new session.
+    /// The leader refused the request as a whole.
+    pub fn refused(&mut self, error_code: i16) {
+        if error_code == ErrorCode::FetchSessionIdNotFound.code() {
+            self.id = 0;
+        }
+        self.reset();
+    }
+
+    /// The next request opens a new session. It names the one before, so that the leader does not keep that as well.
     pub fn reset(&mut self) {
-        self.id = 0;
         self.epoch = 0;
     }
 }
@@ -214,10 +223,32 @@ mod tests {
         session.forget(key(1));
         session.reset();
         let full = request(&mut session);
-        assert_eq!((full.session_id, partitions(&full)), (0, vec![0, 2]));
+        assert_eq!(partitions(&full), [0, 2]);
         assert!(full.forgotten_topics_data.is_empty());
         session.answered(78);
         assert_eq!(partitions(&request(&mut session)), [0; 0]);
+    }
+
+    #[test]
+    fn a_new_session_names_the_one_that_it_takes_the_place_of() {
+        let mut session = FetcherSession::default();
+        session.want(key(0), at(0));
+        let next = |session: &mut FetcherSession| {
+            let request = request(session);
+            (request.session_id, request.session_epoch, partitions(&request))
+        };
+        next(&mut session);
+        session.answered(77);
+        session.reset();
+        assert_eq!(next(&mut session), (77, 0, vec![0]));
+        session.answered(78);
+        assert_eq!(next(&mut session), (78, 1, vec![]));
+        session.refused(ErrorCode::InvalidFetchSessionEpoch.code());
+        assert_eq!(next(&mut session), (78, 0, vec![0]));
+        session.refused(ErrorCode::FetchSessionIdNotFound.code());
+        assert_eq!(next(&mut session), (0, 0, vec![0]), "the leader keeps none");
+        session.answered(0);
+        assert_eq!(next(&mut session), (0, 0, vec![0]), "it had no room");
     }
 
     #[test]

@@ -327,7 +327,7 @@ impl Fetcher {
     async fn answered(&mut self, broker: &Arc<Broker>, client: &mut Exchange, response: FetchResponse) {
         if response.error_code != 0 {
             slog::debug!(self.log, "fetch session refused"; "error" => response.error_code);
-            self.session.reset();
+            self.session.refused(response.error_code);
             return;
         }
         self.session.answered(response.session_id);
