@@ -4,6 +4,8 @@
 
 mod session;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

@@ -1,10 +1,20 @@
-//! Metadata for unit tests.
+//! Metadata for unit tests, and a broker that has no cluster but what a test tells it.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
 use odradek_common::ids::NodeId;
-use odradek_common::metadata::{BrokerImage, Endpoint, SecurityProtocol};
+use odradek_common::metadata::{
+    BrokerImage, Endpoint, MetadataDelta, MetadataImage, PartitionImage, SecurityProtocol, TopicImage,
+};
+use odradek_config::ServerConfig;
+use slog::Logger;
 use uuid::Uuid;
+
+use crate::broker::Broker;
+use crate::data_directory::DataDirectory;
+use crate::replicas::RoleEvent;
 
 /// A broker that can be reached on one listener, at `broker-<id>:9092`.
 pub fn broker(id: NodeId, listener: &str, fenced: bool) -> Arc<BrokerImage> {
@@ -25,4 +35,49 @@ pub fn broker(id: NodeId, listener: &str, fenced: bool) -> Arc<BrokerImage> {
         in_controlled_shutdown: false,
         log_dirs: Vec::new(),
     })
+}
+
+/// A broker, and the metadata that its test writes by hand.
+pub struct LoneBroker {
+    pub broker: Arc<Broker>,
+    pub image: MetadataImage,
+}
+
+impl LoneBroker {
+    pub const NODE: NodeId = 1;
+
+    /// With one log directory. Needs a runtime.
+    pub fn at(folder: &Path) -> Self {
+        let overrides = [("node.id".to_owned(), Self::NODE.to_string())];
+        let (config, _) = ServerConfig::load(None, std::iter::empty(), &overrides).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let logs = LogDirectory::open(folder, LogDirectoryOptions::default(), log.clone()).unwrap();
+        let directory = DataDirectory::new(Uuid::from_u128(1), logs);
+        Self {
+            broker: Broker::new(&Arc::new(config), &log, vec![directory], None),
+            image: MetadataImage::default(),
+        }
+    }
+
+    /// A topic of one partition, here and at its leader: what has changed, and what the replicas made of it.
+    pub fn create(&mut self, name: &str, leader: NodeId) -> (MetadataDelta, Vec<RoleEvent>) {
+        let before = self.image.clone();
+        let partition = PartitionImage {
+            replicas: vec![Self::NODE, leader],
+            isr: vec![leader],
+            leader,
+            ..PartitionImage::default()
+        };
+        let topic = TopicImage {
+            name: name.into(),
+            id: Uuid::new_v4(),
+            partitions: vec![Arc::new(partition)],
+        };
+        self.image.topic_names.insert(topic.id, name.into());
+        self.image.topics.insert(name.into(), Arc::new(topic));
+        let delta = MetadataDelta::between(&before, &self.image);
+        let config = self.broker.config.load();
+        let events = self.broker.replicas.publish(&delta, &self.image, &config, true);
+        (delta, events)
+    }
 }

@@ -67,6 +67,7 @@ pub(super) async fn run(
         session: FetcherSession::default(),
         client: None,
         reconnect_pause: RECONNECT_PAUSE_MIN,
+        was_interrupted: false,
         flushes: Vec::new(),
     };
     loop {
@@ -103,6 +104,8 @@ struct Fetcher {
     session: FetcherSession,
     client: Option<Exchange>,
     reconnect_pause: Duration,
+    /// The last fetch was given up for another assignment. The next is not, so that records come however often that changes.
+    was_interrupted: bool,
     /// Flushes that the records of the last answer wait for.
     flushes: Vec<CommitWait>,
 }
@@ -191,13 +194,14 @@ impl Fetcher {
         let response = tokio::select! {
             biased;
             response = client.send(FETCH_VERSION, &request) => response,
-            // What changed must not wait until this fetch has: a new partition's first acks=all produce waits for us.
-            woken = woken.recv() => {
+            interruption = self.interruption(woken) => {
                 self.session.reset();
-                return if woken.is_some() { Round::Again } else { Round::Ended };
+                self.was_interrupted = true;
+                return interruption;
             }
         };
         match response {
+        self.was_interrupted = false;
             Ok(response) => {
                 broker.lost_leaders.found(self.leader);
                 self.answered(&broker, &mut client, response).await;
@@ -216,6 +220,18 @@ impl Fetcher {
     }
 
     fn take_assignment(&mut self) {
+    /// Waits for what a fetch must not keep waiting: a new partition's first acks=all produce waits for us.
+    async fn interruption(&self, woken: &mut mpsc::Receiver<()>) -> Round {
+        while woken.recv().await.is_some() {
+            // A wake-up may come after what it tells of was seen.
+            let is_news = self.shared.assignment.lock().version != self.version;
+            if is_news && !self.was_interrupted {
+                return Round::Again;
+            }
+        }
+        Round::Ended
+    }
+
         let assignment = self.shared.assignment.lock();
         if assignment.version == self.version {
             return;
@@ -303,10 +319,14 @@ impl Fetcher {
         self.session.want(key, position);
     }
 
-    /// A fetch that waits for records of other partitions must not keep a paused one waiting beyond its pause.
+    /// A fetch that waits for records of other partitions must not keep a paused one waiting beyond its pause, and one that is
+    /// not interrupted does not wait.
     fn limits(&self, broker: &Broker) -> Limits {
         let mut limits = limits(broker);
         if !self.paused.is_empty() {
+        if self.was_interrupted {
+            limits.max_wait_ms = 0;
+        }
             let resume_ms = i32::try_from(self.next_resume().as_millis()).unwrap_or(i32::MAX);
             limits.max_wait_ms = limits.max_wait_ms.min(resume_ms.saturating_add(1));
         }

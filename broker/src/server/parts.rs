@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use odradek_broker_core::fetch_session::FetchSessions;
 use odradek_broker_log::directory::LogDirectory;
+use odradek_config::ServerConfig;
 use odradek_controller::client::{MetadataReader, OtherCluster, RemoteMetadata};
 use odradek_controller::handle::ControllerHandle;
 use odradek_controller::node::ControllerNode;
@@ -151,7 +152,7 @@ impl BrokerParts {
         let noted = clean_stop::take(open.map(LogDirectory::path))
             .map_err(|error| ServerError::because("cannot read the note of the last clean stop", &error))?;
         let previous_epoch = if clean { noted } else { -1 };
-        let broker = new_broker(ground, directories, local.clone());
+        let broker = Broker::new(config, &ground.log, directories, local.clone());
         let runtime = tokio::runtime::Handle::current();
         let fetchers = Fetchers::new(
             runtime.clone(),
@@ -306,55 +307,62 @@ fn close_logs(broker: &Broker, log: &Logger) {
     }
 }
 
-fn new_broker(
-    ground: &Ground,
-    directories: Vec<DataDirectory>,
-    local: Option<ControllerHandle>,
-) -> Arc<Broker> {
-    let config = &ground.config;
-    let node_id = config.node.node_id;
-    let log = ground.log.new(o!("broker" => node_id));
-    let image: Arc<ImageCell> = Arc::default();
-    let metrics = Metrics::new();
-    let settings = ClientSettings {
-        client_id: format!("broker-{node_id}"),
-        request_timeout: CONTROLLER_REQUEST_TIMEOUT,
-        connect_timeout: connect_timeout(config),
-        negotiate: false,
-        ..ClientSettings::default()
-    };
-    let controller = ControllerChannel::new(
-        local,
-        &settings,
-        controller_addresses(config),
-        image.clone(),
-        format!("broker-{node_id}"),
-    );
-    let slots = usize::try_from(config.socket.fetch_session_cache_slots).unwrap_or(0);
-    Arc::new(Broker {
-        node_id,
-        config: ArcSwap::new(config.clone()),
-        client_listener: config.listeners.inter_broker_listener_name.as_str().into(),
-        fetch_max_bytes: usize::try_from(config.socket.fetch_bytes_max).unwrap_or(usize::MAX),
-        replicas: Replicas::new(node_id, directories, metrics.clone(), image.clone(), log.clone()),
-        controller,
-        fetch_memory: MemoryBudget::new(FETCH_MEMORY_BYTES),
-        sessions: Mutex::new(FetchSessions::new(slots, rand::random_range(1..i32::MAX / 2))),
-        groups: GroupCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
-        transactions: TransactionCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
-        isr: Arc::new(IsrUpdates::default()),
-        verifier: Verifier::new(tokio::runtime::Handle::current(), node_id, config, log.clone()),
-        producer_ids: ProducerIds::default(),
-        topic_creation: TopicCreation::default(),
-        lost_leaders: LostLeaders::default(),
-        cleaning: Cleaning::default(),
-        metrics,
-        image,
-        broker_epoch: Arc::new(AtomicI64::new(-1)),
-        registered: tokio::sync::Notify::new(),
-        stopping: AtomicBool::new(false),
-        log,
-    })
+impl Broker {
+    /// A broker that nobody has told of the cluster yet. Needs a runtime, which it runs its tasks on.
+    pub(crate) fn new(
+        config: &Arc<ServerConfig>,
+        log: &Logger,
+        directories: Vec<DataDirectory>,
+        local: Option<ControllerHandle>,
+    ) -> Arc<Self> {
+        let node_id = config.node.node_id;
+        let log = log.new(o!("broker" => node_id));
+        let image: Arc<ImageCell> = Arc::default();
+        let metrics = Metrics::new();
+        let settings = ClientSettings {
+            client_id: format!("broker-{node_id}"),
+            request_timeout: CONTROLLER_REQUEST_TIMEOUT,
+            connect_timeout: connect_timeout(config),
+            negotiate: false,
+            ..ClientSettings::default()
+        };
+        let controller = ControllerChannel::new(
+            local,
+            &settings,
+            controller_addresses(config),
+            image.clone(),
+            format!("broker-{node_id}"),
+        );
+        let slots = usize::try_from(config.socket.fetch_session_cache_slots).unwrap_or(0);
+        Arc::new(Self {
+            node_id,
+            config: ArcSwap::new(config.clone()),
+            client_listener: config.listeners.inter_broker_listener_name.as_str().into(),
+            fetch_max_bytes: usize::try_from(config.socket.fetch_bytes_max).unwrap_or(usize::MAX),
+            replicas: Replicas::new(node_id, directories, metrics.clone(), image.clone(), log.clone()),
+            controller,
+            fetch_memory: MemoryBudget::new(FETCH_MEMORY_BYTES),
+            sessions: Mutex::new(FetchSessions::new(slots, rand::random_range(1..i32::MAX / 2))),
+            groups: GroupCoordinators::new(tokio::runtime::Handle::current(), config, log.clone()),
+            transactions: TransactionCoordinators::new(
+                tokio::runtime::Handle::current(),
+                config,
+                log.clone(),
+            ),
+            isr: Arc::new(IsrUpdates::default()),
+            verifier: Verifier::new(tokio::runtime::Handle::current(), node_id, config, log.clone()),
+            producer_ids: ProducerIds::default(),
+            topic_creation: TopicCreation::default(),
+            lost_leaders: LostLeaders::default(),
+            cleaning: Cleaning::default(),
+            metrics,
+            image,
+            broker_epoch: Arc::new(AtomicI64::new(-1)),
+            registered: tokio::sync::Notify::new(),
+            stopping: AtomicBool::new(false),
+            log,
+        })
+    }
 }
 
 /// Metadata flows from its source to a thread of its own, which opens logs and so may block.
