@@ -3,6 +3,8 @@
 //! Promises that a change is never missed: it is marked whether or not somebody waits, and whoever waits is woken once, when
 //! so many bytes may have come that the wait is over, or at once when there is something else to tell. Does not know what
 //! changed; whoever is woken looks at the partitions that are marked, and at no others.
+//!
+//! One round waits, the one that was begun last: whoever waits for an earlier one is woken, and waits no more.
 
 use std::task::{Context, Poll, Waker};
 
@@ -17,6 +19,7 @@ pub struct Watch {
 
 #[derive(Default)]
 struct State {
+    round: u64,
     marked: Vec<SlotId>,
     /// By slot, so that a partition is marked once however often it changes.
     is_marked: Vec<bool>,
@@ -52,27 +55,38 @@ impl Watch {
         }
     }
 
-    /// Moves the marked partitions to `into`, which is empty; they can be marked again.
-    pub fn take(&self, into: &mut Vec<SlotId>) {
-        let mut state = self.state.lock();
-        std::mem::swap(&mut state.marked, into);
-        for slot in into.iter() {
-            state.is_marked[*slot as usize] = false;
+    /// Begins a round: whoever waits for an earlier one is woken. Moves the marked partitions as [`Watch::take`] does.
+    pub fn begin_round(&self, round: u64, into: &mut Vec<SlotId>) {
+        let superseded = {
+            let mut state = self.state.lock();
+            state.round = round;
+            state.take(into)
+        };
+        if let Some(waker) = superseded {
+            waker.wake();
         }
-        state.is_urgent = false;
     }
 
-    /// Begins to wait for so many bytes; false if something changed since [`Watch::take`].
-    pub fn park(&self, missing_bytes: usize) -> bool {
+    /// Moves the marked partitions to `into`, which is empty; they can be marked again.
+    pub fn take(&self, into: &mut Vec<SlotId>) {
+        // Of the round itself, which does not wait while it takes.
+        let _waker = self.state.lock().take(into);
+    }
+
+    /// Begins to wait for so many bytes; false if something changed since [`Watch::take`], or a later round has begun.
+    pub fn park(&self, round: u64, missing_bytes: usize) -> bool {
         let mut state = self.state.lock();
+        if state.round != round {
+            return false;
+        }
         state.missing_bytes = missing_bytes.max(1);
         state.marked.is_empty()
     }
 
-    /// Ready when the wait is over.
-    pub fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the wait is over, or a later round has begun.
+    pub fn poll_over(&self, round: u64, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if state.is_over() {
+        if state.round != round || state.is_over() {
             return Poll::Ready(());
         }
         match &mut state.waker {
@@ -93,6 +107,16 @@ impl State {
             self.is_marked[at] = true;
             self.marked.push(slot);
         }
+    }
+
+    /// Whoever is registered waits no more.
+    fn take(&mut self, into: &mut Vec<SlotId>) -> Option<Waker> {
+        std::mem::swap(&mut self.marked, into);
+        for slot in into.iter() {
+            self.is_marked[*slot as usize] = false;
+        }
+        self.is_urgent = false;
+        self.waker.take()
     }
 
     fn is_over(&self) -> bool {
@@ -117,6 +141,15 @@ mod tests {
         }
     }
 
+    impl Wakes {
+        fn count(&self) -> usize {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    /// Without a session there is one round.
+    const ROUND: u64 = 0;
+
     struct Waiting {
         watch: Watch,
         wakes: Arc<Wakes>,
@@ -128,18 +161,17 @@ mod tests {
                 watch: Watch::default(),
                 wakes: Arc::default(),
             };
-            assert!(waiting.watch.park(bytes));
+            assert!(waiting.watch.park(ROUND, bytes));
             assert!(!waiting.is_over());
             waiting
         }
 
         fn is_over(&self) -> bool {
-            let waker = self.wakes.clone().into();
-            self.watch.poll_over(&mut Context::from_waker(&waker)).is_ready()
+            is_over(&self.watch, ROUND, &self.wakes)
         }
 
         fn wakes(&self) -> usize {
-            self.wakes.0.load(Ordering::SeqCst)
+            self.wakes.count()
         }
 
         fn marked(&self) -> Vec<SlotId> {
@@ -147,6 +179,12 @@ mod tests {
             self.watch.take(&mut marked);
             marked
         }
+    }
+
+    fn is_over(watch: &Watch, round: u64, wakes: &Arc<Wakes>) -> bool {
+        let waker = wakes.clone().into();
+        let mut context = Context::from_waker(&waker);
+        watch.poll_over(round, &mut context).is_ready()
     }
 
     #[test]
@@ -171,7 +209,7 @@ mod tests {
         waiting.watch.mark(0, Change::Urgent);
         assert_eq!(waiting.wakes(), 1);
         assert_eq!(waiting.marked(), [0]);
-        assert!(waiting.watch.park(1));
+        assert!(waiting.watch.park(ROUND, 1));
         assert!(!waiting.is_over(), "it was told once");
     }
 
@@ -179,8 +217,39 @@ mod tests {
     fn nobody_waits_over_a_change_that_came_before() {
         let watch = Watch::default();
         watch.mark(0, Change::Readable(5));
-        assert!(!watch.park(10));
+        assert!(!watch.park(ROUND, 10));
         watch.take(&mut Vec::new());
-        assert!(watch.park(10));
+        assert!(watch.park(ROUND, 10));
+    }
+
+    #[test]
+    fn a_round_wakes_the_one_before_and_is_not_disturbed_by_it() {
+        let watch = Watch::default();
+        let (first, second) = (Arc::<Wakes>::default(), Arc::<Wakes>::default());
+        let mut marked = Vec::new();
+        watch.begin_round(1, &mut marked);
+        assert!(watch.park(1, 100));
+        assert!(!is_over(&watch, 1, &first));
+        watch.begin_round(2, &mut marked);
+        assert_eq!(first.count(), 1);
+        assert!(watch.park(2, 10));
+        assert!(!is_over(&watch, 2, &second));
+        assert!(!watch.park(1, 100));
+        assert!(is_over(&watch, 1, &first));
+        watch.mark(0, Change::Readable(10));
+        assert_eq!((first.count(), second.count()), (1, 1));
+        assert!(is_over(&watch, 2, &second));
+    }
+
+    #[test]
+    fn nobody_is_woken_whose_wait_is_over() {
+        let watch = Watch::default();
+        let wakes = Arc::<Wakes>::default();
+        assert!(watch.park(ROUND, 1));
+        assert!(!is_over(&watch, ROUND, &wakes));
+        // Its time is up.
+        watch.take(&mut Vec::new());
+        watch.begin_round(ROUND + 1, &mut Vec::new());
+        assert_eq!(wakes.count(), 0);
     }
 }

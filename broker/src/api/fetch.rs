@@ -249,29 +249,31 @@ impl Fetch {
     fn begin(broker: Arc<Broker>, parameters: Parameters, request: FetchRequest) -> Result<Self, Response> {
         let begun = broker.sessions.lock().begin(clock::now(), parameters.session);
         let context = begun.map_err(|code| parameters.refuse(&broker, code))?;
-        let watch = Arc::<Watch>::default();
-        let attach = |watch: &Arc<Watch>, slot, p: &FetchPartition| Target::new(&broker, watch, slot, p);
-        let named = partitions(&parameters, &request.topics);
         let (context, session) = match context {
-            FetchContext::Sessionless => {
-                let fetch = FetchSession::once(named, |slot, p| attach(&watch, slot, p));
-                (FetchContext::Sessionless, Session::new(fetch, watch))
-            }
-            FetchContext::Full => {
-                let mut fetch = FetchSession::default();
-                fetch.update(named, |slot, p| attach(&watch, slot, p));
-                (FetchContext::Full, Session::new(fetch, watch))
-            }
-            FetchContext::Incremental(session) => {
-                let mut locked = session.lock();
-                let Session { fetch, watch, .. } = &mut *locked;
-                fetch.update(named, |slot, p| attach(watch, slot, p));
-                fetch.forget(forgotten(&parameters, &request));
-                drop(locked);
-                (FetchContext::Incremental(()), session)
-            }
+            FetchContext::Sessionless => (FetchContext::Sessionless, SharedSession::default()),
+            FetchContext::Full => (FetchContext::Full, SharedSession::default()),
+            FetchContext::Incremental(session) => (FetchContext::Incremental(()), session),
         };
-        Ok(Self::start(broker, parameters, context, session))
+        let mut locked = session.lock();
+        let Session { fetch, watch, .. } = &mut *locked;
+        let attach = |slot, p: &FetchPartition| Target::new(&broker, watch, slot, p);
+        let named = partitions(&parameters, &request.topics);
+        match context {
+            FetchContext::Sessionless => *fetch = FetchSession::once(named, attach),
+            FetchContext::Full => fetch.update(named, attach),
+            FetchContext::Incremental(()) => {
+                fetch.update(named, attach);
+                fetch.forget(forgotten(&parameters, &request));
+            }
+        }
+        // Under the same lock: the fetch that this one supersedes must not come upon what it has not looked at.
+        Ok(Self::start(
+            broker,
+            parameters,
+            context,
+            session.clone(),
+            &mut locked,
+        ))
     }
 
     fn start(
@@ -279,13 +281,13 @@ impl Fetch {
         parameters: Parameters,
         context: FetchContext<()>,
         session: SharedSession,
+        locked: &mut Session,
     ) -> Self {
-        let mut locked = session.lock();
         let mut fetch = Self {
-            session: session.clone(),
+            session,
             watch: locked.watch.clone(),
             context,
-            round: locked.fetch.begin_round(),
+            round: locked.begin_round(),
             deadline: Instant::now() + parameters.max_wait,
             has_partitions: !locked.fetch.is_empty(),
             bytes: 0,
@@ -295,12 +297,9 @@ impl Fetch {
             broker,
             parameters,
         };
-        locked.take_changes();
-        locked.slots_of_round();
-        fetch.refresh(&mut locked);
-        fetch.note_follower(&mut locked);
-        fetch.look(&mut locked);
-        drop(locked);
+        fetch.refresh(locked);
+        fetch.note_follower(locked);
+        fetch.look(locked);
         fetch
     }
 
@@ -397,8 +396,11 @@ impl Fetch {
             let timed_out = if let Some(cold) = self.cold.take() {
                 self.read_cold(cold).await;
                 false
-            } else if self.watch.park(self.parameters.min_bytes - self.bytes) {
-                let over = poll_fn(|cx| self.watch.poll_over(cx));
+            } else if self
+                .watch
+                .park(self.round, self.parameters.min_bytes - self.bytes)
+            {
+                let over = poll_fn(|cx| self.watch.poll_over(self.round, cx));
                 tokio::time::timeout_at(self.deadline, over).await.is_err()
             } else {
                 false
@@ -598,18 +600,24 @@ impl Fetch {
 struct Superseded;
 
 impl Session {
-    fn new(fetch: FetchSession<Target>, watch: Arc<Watch>) -> SharedSession {
-        Arc::new(Mutex::new(Self {
-            fetch,
-            watch,
-            slots: Vec::new(),
-        }))
+    /// Whoever waits for an earlier request is superseded. `slots` are all that this one must look at.
+    fn begin_round(&mut self) -> u64 {
+        let round = self.fetch.begin_round();
+        self.slots.clear();
+        self.watch.begin_round(round, &mut self.slots);
+        self.mark_slots();
+        self.slots_of_round();
+        round
     }
 
     /// `slots` are those that changed since they were last looked at.
     fn take_changes(&mut self) {
         self.slots.clear();
         self.watch.take(&mut self.slots);
+        self.mark_slots();
+    }
+
+    fn mark_slots(&mut self) {
         // A mark may come late, of a partition that has left.
         self.slots.retain(|id| self.fetch.mark(*id));
     }

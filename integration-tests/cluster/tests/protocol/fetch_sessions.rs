@@ -1,5 +1,7 @@
 //! Incremental fetch sessions (KIP-227).
 
+use std::time::Duration;
+
 use kafka_protocol::messages::fetch_request::{FetchTopic, ForgottenTopic};
 use kafka_protocol::messages::{FetchRequest, FetchResponse};
 use odradek_cluster_tests::asks::{
@@ -8,6 +10,7 @@ use odradek_cluster_tests::asks::{
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::records::{batch, texts};
 use odradek_cluster_tests::shared::single;
+use odradek_cluster_tests::wait::eventually;
 use odradek_common::error::ErrorCode;
 
 /// A client with a session.
@@ -125,6 +128,39 @@ async fn a_wrong_epoch_and_an_unknown_session_are_named() {
     assert_eq!(
         session.next(nothing_new()).await.error_code,
         code(ErrorCode::FetchSessionIdNotFound)
+    );
+}
+
+/// 53
+#[tokio::test]
+async fn the_next_request_of_a_session_ends_the_wait_of_the_one_before() {
+    let connection = with_topic("sessions-superseded", 1).await;
+    let (session, _) = Session::begin(&connection, fetch_request("sessions-superseded", 0, 0)).await;
+    let request = |epoch, max_wait: Duration| {
+        fetch_request("sessions-superseded", 0, 0)
+            .with_session_id(session.id)
+            .with_session_epoch(epoch)
+            .with_max_wait_ms(max_wait.as_millis() as i32)
+    };
+    let longer_than_the_test = request(1, Duration::from_secs(600));
+    let waiting = tokio::spawn(async move { connection.ask_at(FETCH_BY_NAME, longer_than_the_test).await });
+    let other = single().await.connect().await;
+    eventually(
+        "the request that waits has begun",
+        Duration::from_secs(15),
+        async || {
+            let next = other.ask_at(FETCH_BY_NAME, request(2, Duration::ZERO)).await;
+            if next.error_code == OK {
+                Ok(())
+            } else {
+                Err(format!("error {}", next.error_code))
+            }
+        },
+    )
+    .await;
+    assert_eq!(
+        waiting.await.unwrap().error_code,
+        code(ErrorCode::InvalidFetchSessionEpoch)
     );
 }
 
