@@ -53,8 +53,11 @@ impl FlushQueue {
         }
     }
 
-    fn pause(&self) {
-        self.wake.wait_for(&mut self.state.lock(), RETRY_PAUSE);
+    /// Waits for so long, or until there is something to do.
+    fn pause(&self, at_most: Duration) {
+        let mut state = self.state.lock();
+        let is_idle = |state: &mut Queue| state.due.is_empty() && !state.stopping;
+        self.wake.wait_while_for(&mut state, is_idle, at_most);
     }
 
     fn stop(&self) {
@@ -133,7 +136,50 @@ pub(crate) fn round(replicas: &Replicas, directory: &DataDirectory, due: Vec<Arc
         }
     }
     if !again.is_empty() {
-        directory.flushes.pause();
+        directory.flushes.pause(RETRY_PAUSE);
         again.iter().for_each(|replica| replica.queue_flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::fixtures::LoneBroker;
+
+    /// Longer than a test takes.
+    const FOR_EVER: Duration = Duration::from_secs(3_600);
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn pauses_no_longer(queue: &Arc<FlushQueue>) {
+        let (done, is_done) = mpsc::channel();
+        let queue = queue.clone();
+        let pause = std::thread::spawn(move || {
+            queue.pause(FOR_EVER);
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(LIMIT).expect("nobody waits for the pause");
+        pause.join().unwrap();
+    }
+
+    #[test]
+    fn a_stop_that_came_before_the_pause_is_not_missed() {
+        let queue = Arc::<FlushQueue>::default();
+        queue.stop();
+        pauses_no_longer(&queue);
+    }
+
+    #[tokio::test]
+    async fn whoever_was_added_before_the_pause_does_not_wait_for_it() {
+        let folder = TempDir::new().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        let (_, events) = lone.create("t", LoneBroker::NODE);
+        assert_eq!(events.len(), 1);
+        let queue = Arc::<FlushQueue>::default();
+        queue.add(lone.broker.replicas.get("t", 0).unwrap());
+        pauses_no_longer(&queue);
     }
 }
