@@ -22,6 +22,8 @@ pub(crate) struct Persistence {
     pub(crate) recovery_point: i64,
     /// The recovery point that was written down.
     pub(crate) checkpointed: Option<i64>,
+    /// Whether it was lowered since the index was flushed: a power loss may bring back the one before.
+    pub(crate) lowered: bool,
     /// Offset of the producer snapshot that belongs to it.
     pub(crate) snapshot: Option<i64>,
     /// Abort markers below this offset are written down.
@@ -56,6 +58,7 @@ impl Persistence {
         Self {
             recovery_point: state.map_or(0, |state| state.recovery_point),
             checkpointed: state.map(|state| state.recovery_point),
+            lowered: false,
             snapshot: state
                 .filter(|state| state.has_producers)
                 .map(|state| state.recovery_point),

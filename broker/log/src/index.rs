@@ -25,7 +25,7 @@ pub(crate) struct IndexEntry {
 }
 
 /// The index of one segment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SparseIndex {
     /// Entries that RocksDB does not have, or has in an incomplete chunk, ascending.
     pending: Vec<IndexEntry>,

@@ -423,9 +423,9 @@ impl Opening {
         log.persistence.recovery_point = log.persistence.recovery_point.min(log.log_end_offset);
         let high_watermark = persisted.high_watermark.unwrap_or(log.log_start_offset);
         log.high_watermark = high_watermark.clamp(log.log_start_offset, log.log_end_offset);
-        if self.scanned {
-            log.epochs.truncate_from_end(log.log_end_offset);
-        }
+        // An epoch without records begins at the end at most: one above was cut off, and the index lost that.
+        let beyond_end = log.log_end_offset + i64::from(!self.scanned);
+        log.epochs.truncate_from_end(beyond_end);
         log.epochs.truncate_from_start(log.log_start_offset);
         Ok(())
     }

@@ -6,6 +6,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+#[cfg(test)]
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, Direction, ErrorKind, IteratorMode, LogLevel, Options, ReadOptions,
@@ -131,6 +133,9 @@ impl Batch {
 pub(crate) struct Store {
     db: DB,
     directory: PathBuf,
+    /// So many flushes find no room.
+    #[cfg(test)]
+    pub(crate) failing_flushes: AtomicU32,
 }
 
 const NAMES_PREFIX: [u8; 21] = directory_prefix(b'n');
@@ -150,6 +155,8 @@ impl Store {
         Ok(Self {
             db,
             directory: directory.to_owned(),
+            #[cfg(test)]
+            failing_flushes: AtomicU32::default(),
         })
     }
 
@@ -191,6 +198,15 @@ impl Store {
 
     /// Makes everything written so far survive a power loss.
     pub(crate) fn flush(&self) -> Result<(), LogError> {
+        #[cfg(test)]
+        if self
+            .failing_flushes
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok()
+        {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(LogError::io(&self.directory, "flush the index", full));
+        }
         self.db
             .flush()
             .map_err(|error| self.failed("flush the index", error))

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use odradek_broker_core::producer_state::AppendOrigin;
@@ -103,6 +104,12 @@ impl Fixture {
         let path = self.path.with_file_name(Uuid::new_v4().to_string());
         copy(&self.path, &path);
         Self::at(self._temporary.clone(), path, self.config.clone())
+    }
+
+    /// So many flushes of the index find no room.
+    fn fail_flushes(&self, flushes: u32) {
+        let store = &self.log.directory.store;
+        store.failing_flushes.store(flushes, Ordering::SeqCst);
     }
 
     /// Stops cleanly and starts again.

@@ -1,12 +1,16 @@
 //! Cutting a log: its end, when a new leader's log differs, and its start, when records are deleted.
+//!
+//! Promises of the end that a disk without room leaves the log as it was, so that the cut can be tried again.
 
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 
+use odradek_broker_core::leader_epochs::LeaderEpochs;
 use odradek_common::time::Now;
 
 use crate::checkpoint::State;
 use crate::error::{LogError, ReadError};
+use crate::index::SparseIndex;
 use crate::log::Log;
 use crate::segment::{Footer, Segment, segment_path};
 use crate::store::{Batch, Kind, Survive};
@@ -39,7 +43,8 @@ impl Log {
             .range(base_offset + 1..)
             .map(|(base, _)| *base)
             .collect();
-        self.write_truncation(base_offset, footer, end_offset, &later)?;
+        self.lower_bounds(base_offset, footer, end_offset)?;
+        let index = self.write_truncation(base_offset, footer, end_offset, &later)?;
 
         // The last one first: a crash must not leave a gap.
         for base in later.iter().rev() {
@@ -52,9 +57,14 @@ impl Log {
             .get_mut(&base_offset)
             .expect("the segment was found above");
         segment.footer = footer;
+        segment.index = index;
+        segment
+            .damage
+            .take_if(|damage| damage.positions.start >= footer.size_bytes);
         segment.flushed_bytes = segment.flushed_bytes.min(footer.size_bytes);
         segment.reserved_bytes = 0;
         self.recent.clear();
+        self.epochs.truncate_from_end(end_offset);
         self.log_end_offset = end_offset;
         self.log_start_offset = self.log_start_offset.min(end_offset);
         self.high_watermark = self.high_watermark.min(end_offset);
@@ -79,9 +89,6 @@ impl Log {
         if self.compacted_until > 0 {
             self.set_compacted_until(0)?;
         }
-        self.epochs.clear();
-        self.producers.clear();
-        self.aborted.truncate_from_end(0);
         let state = State {
             recovery_point: offset,
             active_base_offset: -1,
@@ -97,11 +104,17 @@ impl Log {
         ] {
             batch.delete_range(&self.key, kind, &[0], None);
         }
-        batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
+        batch.put(
+            self.key.key(Kind::LeaderEpochs, &[]),
+            LeaderEpochs::new().encode(),
+        );
         batch.put(self.key.key(Kind::LogStart, &[]), offset.to_be_bytes());
         batch.put(self.key.key(Kind::State, &[]), state.encode());
         self.directory.store.write(batch, Survive::Nothing)?;
         self.directory.store.flush()?;
+        self.epochs.clear();
+        self.producers.clear();
+        self.aborted.truncate_from_end(0);
 
         let bases: Vec<i64> = self.segments.keys().rev().copied().collect();
         for base in bases {
@@ -218,64 +231,66 @@ impl Log {
         Ok((footer, end_offset))
     }
 
+    /// Writes down a recovery point and a log start that are not above the cut, if they are, and makes that safe: the old
+    /// recovery point must not be believed once other records stand below it, nor the old log start, which would hide them.
+    /// Both are true of the log before the cut as well.
+    fn lower_bounds(&mut self, base_offset: i64, footer: Footer, end_offset: i64) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        let moves_start = self.log_start_offset > end_offset;
+        if moves_start {
+            batch.put(self.key.key(Kind::LogStart, &[]), end_offset.to_be_bytes());
+        }
+        let is_below_checkpoint = self.persistence.checkpointed > Some(end_offset);
+        if is_below_checkpoint {
+            let state = State {
+                recovery_point: end_offset,
+                active_base_offset: base_offset,
+                footer,
+                has_producers: !self.producers.is_empty(),
+            };
+            batch.put(self.key.key(Kind::State, &[]), state.encode());
+        }
+        self.directory.store.write(batch, Survive::Nothing)?;
+        if is_below_checkpoint {
+            self.persistence.checkpointed = Some(end_offset);
+            self.persistence.snapshot = None;
+            self.persistence.lowered = true;
+        }
+        if self.persistence.lowered || moves_start {
+            self.directory.store.flush()?;
+            self.persistence.lowered = false;
+        }
+        Ok(())
+    }
+
+    /// Makes the index forget what is cut; returns that of the segment that is cut.
     fn write_truncation(
-        &mut self,
+        &self,
         base_offset: i64,
         footer: Footer,
         end_offset: i64,
         later: &[i64],
-    ) -> Result<(), LogError> {
+    ) -> Result<SparseIndex, LogError> {
         let mut batch = Batch::default();
         for base in later {
             self.forget_segment(*base, &mut batch);
         }
         batch.delete_range(&self.key, Kind::ProducerSnapshot, &[end_offset + 1], None);
-        self.epochs.truncate_from_end(end_offset);
-        batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
-        let moves_start = self.log_start_offset > end_offset;
-        if moves_start {
-            batch.put(self.key.key(Kind::LogStart, &[]), end_offset.to_be_bytes());
-        }
-        let is_below_checkpoint = self
-            .persistence
-            .checkpointed
-            .is_some_and(|checkpointed| checkpointed > end_offset);
-        if is_below_checkpoint {
-            let has_producers = !self.producers.is_empty();
-            let state = State {
-                recovery_point: end_offset,
-                active_base_offset: base_offset,
-                footer,
-                has_producers,
-            };
-            batch.put(self.key.key(Kind::State, &[]), state.encode());
-            self.persistence.checkpointed = Some(end_offset);
-            self.persistence.snapshot = None;
-        }
-        let mut segment = self
-            .segments
-            .remove(&base_offset)
-            .expect("the caller found the segment");
+        let mut epochs = self.epochs.clone();
+        epochs.truncate_from_end(end_offset);
+        batch.put(self.key.key(Kind::LeaderEpochs, &[]), epochs.encode());
+        let segment = &self.segments[&base_offset];
         if segment
             .damage
             .as_ref()
             .is_some_and(|damage| damage.positions.start >= footer.size_bytes)
         {
-            segment.damage = None;
             batch.delete(self.key.damage(base_offset));
         }
-        let truncated = segment
-            .index
-            .truncate(&self.place(base_offset), footer.size_bytes, &mut batch);
-        self.segments.insert(base_offset, segment);
-        truncated?;
+        let mut index = segment.index.clone();
+        index.truncate(&self.place(base_offset), footer.size_bytes, &mut batch)?;
         self.directory.store.write(batch, Survive::Nothing)?;
-        if is_below_checkpoint || moves_start {
-            // The old recovery point must not be believed once other records stand below it, nor the old log start, which
-            // would hide them.
-            self.directory.store.flush()?;
-        }
-        Ok(())
+        Ok(index)
     }
 
     fn cut_file(&self, base_offset: i64, size_bytes: u64) -> Result<(), LogError> {

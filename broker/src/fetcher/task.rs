@@ -12,6 +12,7 @@ use kafka_protocol::messages::fetch_response::{EpochEndOffset, PartitionData};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::{BrokerId, FetchResponse, ListOffsetsRequest};
 use odradek_broker_core::fetch_session::SlotId;
+use odradek_broker_log::error::LogError;
 use odradek_broker_log::log::Log;
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::{NodeId, TopicPartition};
@@ -66,8 +67,8 @@ pub(super) async fn run(
         changes: Changes::default(),
         session: FetcherSession::default(),
         client: None,
-        reconnect_pause: RECONNECT_PAUSE_MIN,
         was_interrupted: false,
+        reconnect_pause: RECONNECT_PAUSE_MIN,
         flushes: Vec::new(),
     };
     loop {
@@ -103,9 +104,9 @@ struct Fetcher {
     changes: Changes,
     session: FetcherSession,
     client: Option<Exchange>,
-    reconnect_pause: Duration,
     /// The last fetch was given up for another assignment. The next is not, so that records come however often that changes.
     was_interrupted: bool,
+    reconnect_pause: Duration,
     /// Flushes that the records of the last answer wait for.
     flushes: Vec<CommitWait>,
 }
@@ -200,8 +201,8 @@ impl Fetcher {
                 return interruption;
             }
         };
-        match response {
         self.was_interrupted = false;
+        match response {
             Ok(response) => {
                 broker.lost_leaders.found(self.leader);
                 self.answered(&broker, &mut client, response).await;
@@ -219,7 +220,6 @@ impl Fetcher {
         }
     }
 
-    fn take_assignment(&mut self) {
     /// Waits for what a fetch must not keep waiting: a new partition's first acks=all produce waits for us.
     async fn interruption(&self, woken: &mut mpsc::Receiver<()>) -> Round {
         while woken.recv().await.is_some() {
@@ -232,6 +232,7 @@ impl Fetcher {
         Round::Ended
     }
 
+    fn take_assignment(&mut self) {
         let assignment = self.shared.assignment.lock();
         if assignment.version == self.version {
             return;
@@ -323,10 +324,10 @@ impl Fetcher {
     /// not interrupted does not wait.
     fn limits(&self, broker: &Broker) -> Limits {
         let mut limits = limits(broker);
-        if !self.paused.is_empty() {
         if self.was_interrupted {
             limits.max_wait_ms = 0;
         }
+        if !self.paused.is_empty() {
             let resume_ms = i32::try_from(self.next_resume().as_millis()).unwrap_or(i32::MAX);
             limits.max_wait_ms = limits.max_wait_ms.min(resume_ms.saturating_add(1));
         }
@@ -384,7 +385,7 @@ impl Fetcher {
         data: PartitionData,
     ) {
         if data.error_code == ErrorCode::OffsetOutOfRange.code() {
-            if let Err(reason) = self.out_of_range(broker, client, followed).await {
+            if let Err(reason) = self.out_of_range(broker, client, key, followed).await {
                 slog::warn!(self.log, "cannot find the leader's offsets";
                     "partition" => %followed.replica.id, "reason" => reason);
                 self.pause(broker, key);
@@ -398,7 +399,7 @@ impl Fetcher {
             return;
         }
         if data.diverging_epoch != EpochEndOffset::default() {
-            self.truncate(broker, followed, &data.diverging_epoch);
+            self.truncate(broker, key, followed, &data.diverging_epoch);
             return;
         }
         let records = data.records.unwrap_or_default();
@@ -432,15 +433,17 @@ impl Fetcher {
                     "partition" => %followed.replica.id, "error" => %error);
                 self.pause(broker, key);
             }
-            Err(AppendRefusal::Log(error)) => {
-                broker.replicas.log_failed(&followed.replica, &error);
-                // A full disk is no reason to fetch the same records over and over.
-                self.pause_for(key, fetch_backoff(broker));
-            }
+            Err(AppendRefusal::Log(error)) => self.log_failed(broker, key, followed, &error),
         }
     }
 
-    fn truncate(&self, broker: &Broker, followed: &Followed, leader: &EpochEndOffset) {
+    fn log_failed(&mut self, broker: &Broker, key: Key, followed: &Followed, error: &LogError) {
+        broker.replicas.log_failed(&followed.replica, error);
+        // A full disk is no reason to ask the same over and over.
+        self.pause_for(key, fetch_backoff(broker));
+    }
+
+    fn truncate(&mut self, broker: &Broker, key: Key, followed: &Followed, leader: &EpochEndOffset) {
         let before = followed.replica.offsets().log_end;
         let follows = (self.leader, followed.leader_epoch);
         let parts_at = (leader.epoch, leader.end_offset);
@@ -452,15 +455,16 @@ impl Fetcher {
             Ok(Some(end)) => slog::info!(self.log, "log truncated to the leader's";
                 "partition" => %followed.replica.id, "from" => before, "to" => end,
                 "leader_epoch" => leader.epoch, "leader_end" => leader.end_offset),
-            Err(error) => broker.replicas.log_failed(&followed.replica, &error),
+            Err(error) => self.log_failed(broker, key, followed, &error),
         }
     }
 
     /// The leader does not hold our log end offset: either our log is longer than its own, or it starts later.
     async fn out_of_range(
-        &self,
+        &mut self,
         broker: &Broker,
         client: &mut Exchange,
+        key: Key,
         followed: &Followed,
     ) -> Result<(), String> {
         let id = &followed.replica.id;
@@ -491,7 +495,7 @@ impl Fetcher {
             Ok(None) => {}
             Ok(Some(to)) => slog::warn!(self.log, "log was out of the leader's range";
                 "partition" => %id, "from" => offsets.log_end, "to" => to),
-            Err(error) => broker.replicas.log_failed(&followed.replica, &error),
+            Err(error) => self.log_failed(broker, key, followed, &error),
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Cutting the end of a log.
 
+use odradek_broker_core::leader_epochs::LeaderEpochs;
+
 use super::*;
 
 #[test]
@@ -136,4 +138,68 @@ fn the_old_log_start_is_not_believed_after_the_log_has_grown_over_it() {
         (5, 15)
     );
     assert_eq!(killed.contents(), fixture.contents());
+}
+
+/// What a log knows of itself.
+fn knows(log: &Log) -> (i64, i64, LeaderEpochs, usize) {
+    let (start, end) = (log.log_start_offset(), log.log_end_offset());
+    (start, end, log.epochs().clone(), log.producers().len())
+}
+
+#[test]
+fn a_cut_that_finds_no_room_changes_nothing_and_is_as_safe_when_it_is_tried_again() {
+    let mut fixture = Fixture::with(small_segments());
+    for sequence in 0..60 {
+        fixture.append_batch(sequence / 20, producer_batch(7, 0, sequence, false));
+    }
+    fixture.log.checkpoint(NOW).unwrap();
+    let (before, whole) = (knows(&fixture.log), fixture.contents());
+    for _ in 0..2 {
+        // The old recovery point must be gone for good before anything is cut, however often that is tried.
+        fixture.fail_flushes(1);
+        let refused = fixture.log.truncate_to(NOW, 33).unwrap_err();
+        assert!(refused.is_disk_full(), "{refused}");
+        assert_eq!(knows(&fixture.log), before);
+        assert_eq!(fixture.contents(), whole);
+    }
+    let killed = fixture.kill();
+    fixture.directory.flush_index().unwrap();
+    for fixture in [killed, fixture.kill(), fixture.restart()] {
+        assert_eq!(
+            knows(&fixture.log),
+            before,
+            "whoever stops in between has lost nothing"
+        );
+        assert_eq!(fixture.contents(), whole);
+    }
+}
+
+#[test]
+fn a_cut_goes_on_once_there_is_room() {
+    let mut fixture = Fixture::with(small_segments());
+    for epoch in 0..60 {
+        fixture.append_batch(epoch / 20, batch(1_000, 1));
+    }
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.fail_flushes(1);
+    fixture.log.truncate_to(NOW, 33).unwrap_err();
+    assert_eq!(fixture.log.truncate_to(NOW, 33).unwrap(), 33);
+    for fixture in [fixture.kill(), fixture.restart()] {
+        assert_eq!(fixture.log.log_end_offset(), 33);
+        assert_eq!(fixture.log.epochs().latest_epoch(), Some(1));
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_emptied_for_want_of_room_knows_what_it_holds() {
+    let mut fixture = Fixture::with(small_segments());
+    for sequence in 0..30 {
+        fixture.append_batch(1, producer_batch(7, 0, sequence, false));
+    }
+    let before = knows(&fixture.log);
+    fixture.fail_flushes(1);
+    fixture.log.truncate_fully_and_start_at(NOW, 700).unwrap_err();
+    assert_eq!(knows(&fixture.log), before);
+    fixture.log.truncate_fully_and_start_at(NOW, 700).unwrap();
+    assert_eq!(knows(&fixture.log), (700, 700, LeaderEpochs::new(), 0));
 }
