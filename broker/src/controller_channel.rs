@@ -1,7 +1,8 @@
 //! The way to the active controller: in-process if it is this node, else an Envelope on its controller listener.
 //!
 //! Calls are retried until they are answered or their time is up; a controller that moved is found again by asking the next
-//! voter.
+//! voter. A controller that is silent loses its connection: what it still does is unknown. A node with a controller of its own
+//! is told by that one who leads; one without cannot tell silence from work, so no voter gets more than half of a call's time.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -154,7 +155,7 @@ impl ControllerChannel {
             let attempt = tokio::time::timeout_at(deadline, async {
                 tokio::select! {
                     biased;
-                    attempt = self.attempt(pool, &call, &body) => attempt,
+                    attempt = self.attempt(pool, &call, &body, deadline) => attempt,
                     // A controller that stopped without closing its connections answers nothing any more.
                     () = self.leader_changed() => Attempt::Retry("another controller was elected".to_owned()),
                 }
@@ -189,13 +190,19 @@ impl ControllerChannel {
         std::future::pending().await
     }
 
-    async fn attempt(&self, pool: &ClientPool, call: &ControllerCall, body: &Bytes) -> Attempt {
+    async fn attempt(
+        &self,
+        pool: &ClientPool,
+        call: &ControllerCall,
+        body: &Bytes,
+        deadline: Instant,
+    ) -> Attempt {
         if let Some(local) = &self.local {
             match local.dispatch(call.clone(), body.clone()).await {
                 Ok(answer) => return Attempt::Answered(answer),
                 Err(DispatchError::NotController { leader: Some(leader) }) => {
                     if let Some(address) = self.address_of(leader) {
-                        return attempt_remote(pool, &address, call, body).await;
+                        return attempt_until(deadline, pool, &address, call, body).await;
                     }
                     return Attempt::Retry(format!("controller {leader} has not registered its address yet"));
                 }
@@ -206,13 +213,18 @@ impl ControllerChannel {
             }
         }
         let addresses = self.addresses();
-        let at = self.next.load(Ordering::Relaxed) % addresses.len().max(1);
-        let Some(address) = addresses.get(at) else {
+        let next = self.next.load(Ordering::Relaxed);
+        let Some(address) = addresses.get(next % addresses.len().max(1)) else {
             return Attempt::Retry("no controller is known".to_owned());
         };
-        let attempt = attempt_remote(pool, address, call, body).await;
+        let now = Instant::now();
+        let half_way = now + (deadline - now) / 2;
+        let attempt = attempt_until(half_way, pool, address, call, body).await;
         if matches!(attempt, Attempt::Retry(_)) {
-            self.next.fetch_add(1, Ordering::Relaxed);
+            // One step for all the calls that failed there: each with a step of its own might lead back to it.
+            let _moved =
+                self.next
+                    .compare_exchange(next, next.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
         }
         attempt
     }
@@ -233,6 +245,23 @@ impl ControllerChannel {
             }
         }
         addresses
+    }
+}
+
+/// Asks the controller at an address, which loses its connection if it has not answered by then.
+async fn attempt_until(
+    until: Instant,
+    pool: &ClientPool,
+    address: &str,
+    call: &ControllerCall,
+    body: &Bytes,
+) -> Attempt {
+    match tokio::time::timeout_at(until, attempt_remote(pool, address, call, body)).await {
+        Ok(attempt) => attempt,
+        Err(_) => {
+            pool.remove(address);
+            Attempt::Retry(format!("{address} did not answer"))
+        }
     }
 }
 
@@ -294,4 +323,94 @@ fn envelope(call: &ControllerCall, body: &Bytes) -> Result<EnvelopeRequest, Cont
         .with_request_data(data.freeze())
         .with_request_principal(Some(Bytes::from(call.principal.clone().into_bytes())))
         .with_client_host_address(address.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::{BrokerHeartbeatRequest, BrokerHeartbeatResponse, EnvelopeResponse};
+    use odradek_net::listener::{BoundListener, ListenerContext, ListenerSettings};
+    use odradek_net::service::{ConnectionInfo, Reply, RequestFrame, Response, Service};
+    use odradek_net::worker::WorkerPool;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const HEARTBEAT_VERSION: i16 = 1;
+    /// Of one call; half of it goes to a controller that hangs.
+    const CALL: Duration = Duration::from_secs(2);
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Answers every envelope as the active controller does a heartbeat.
+    struct ActiveController;
+
+    impl Service for ActiveController {
+        fn supports(&self, api_key: i16, _: i16) -> bool {
+            api_key == ApiKey::Envelope as i16
+        }
+
+        fn call(&self, _: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
+            // A header of version 1: the correlation id and no tagged fields.
+            let mut data = BytesMut::from(&[0; 5][..]);
+            BrokerHeartbeatResponse::default()
+                .encode(&mut data, HEARTBEAT_VERSION)
+                .expect("encodes");
+            let response = EnvelopeResponse::default().with_response_data(Some(data.freeze()));
+            let frame = wire::encode_response(
+                request.api_key,
+                request.api_version,
+                request.correlation_id,
+                &response,
+            );
+            Reply::Done(Response::Frame(frame.expect("encodes")))
+        }
+    }
+
+    async fn heartbeat(channel: &ControllerChannel) {
+        let beat = async {
+            let request = BrokerHeartbeatRequest::default();
+            while let Err(error) = channel.send(HEARTBEAT_VERSION, &request, CALL).await {
+                assert!(matches!(error, ControllerError::TimedOut(..)), "{error}");
+            }
+        };
+        tokio::time::timeout(LIMIT, beat)
+            .await
+            .expect("the other controller is asked");
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_hangs_is_left_for_the_next() {
+        let hangs = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let hangs_at = hangs.local_addr().expect("is bound").to_string();
+        let left = tokio::spawn(async move {
+            let (mut stream, _) = hangs.accept().await.expect("somebody calls");
+            let mut received = Vec::new();
+            stream
+                .read_to_end(&mut received)
+                .await
+                .expect("the caller closes");
+        });
+        let workers = Arc::new(WorkerPool::start(1, "controller").expect("a worker"));
+        let bound = BoundListener::bind(ListenerSettings::new("CONTROLLER", "127.0.0.1", 0)).expect("a port");
+        let lives_at = bound.local_addr().to_string();
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let _listener = bound.start(
+            &ListenerContext::new(workers.clone(), log),
+            Arc::new(ActiveController),
+        );
+
+        let settings = ClientSettings {
+            negotiate: false,
+            ..ClientSettings::default()
+        };
+        let voters = vec![hangs_at, lives_at];
+        let channel = ControllerChannel::new(None, &settings, voters, Arc::default(), "broker-0".to_owned());
+        // Two at a time: both fail at the first controller, and neither may take the other back to it.
+        tokio::join!(heartbeat(&channel), heartbeat(&channel));
+        tokio::time::timeout(LIMIT, left)
+            .await
+            .expect("its connection is closed")
+            .expect("nothing failed");
+        workers.stop();
+    }
 }
