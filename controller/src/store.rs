@@ -167,22 +167,36 @@ impl QuorumStore {
     /// # Errors
     /// The disk fails. The caller must stop, because what is stored is unknown then, or ask for the same again.
     pub fn persist(&mut self, persist: &Persist) -> Result<(), StoreError> {
+        let (batch, end) = self.batch(persist);
+        let mut write = WriteOptions::default();
+        write.set_sync(persist.must_sync);
+        self.db
+            .write_opt(batch, &write)
+            .map_err(|source| self.failed("write", source))?;
+        // Not before: a write that failed is asked for again, and has the same entries to delete then.
+        self.end = end;
+        Ok(())
+    }
+
+    /// What is to be written, and the index after the last entry once it is.
+    fn batch(&self, persist: &Persist) -> (WriteBatch, u64) {
         let mut batch = WriteBatch::default();
-        if persist.reset_log && self.end > 0 {
-            batch.delete_range(entry_key(0), entry_key(self.end));
-            self.end = 0;
+        let mut end = self.end;
+        if persist.reset_log && end > 0 {
+            batch.delete_range(entry_key(0), entry_key(end));
+            end = 0;
         }
         if let Some(first_kept) = persist.first_kept {
             batch.delete_range(entry_key(0), entry_key(first_kept));
         }
         if let Some(first) = persist.entries.first()
-            && first.index < self.end
+            && first.index < end
         {
-            batch.delete_range(entry_key(first.index), entry_key(self.end));
+            batch.delete_range(entry_key(first.index), entry_key(end));
         }
         for entry in &persist.entries {
             batch.put(entry_key(entry.index), &entry.bytes);
-            self.end = entry.index + 1;
+            end = entry.index + 1;
         }
         if let Some(hard_state) = &persist.hard_state {
             batch.put(KEY_HARD_STATE, hard_state);
@@ -195,11 +209,7 @@ impl QuorumStore {
             batch.put(KEY_SNAPSHOT, header);
             batch.put(KEY_SNAPSHOT_DATA, &snapshot.data);
         }
-        let mut write = WriteOptions::default();
-        write.set_sync(persist.must_sync);
-        self.db
-            .write_opt(batch, &write)
-            .map_err(|source| self.failed("write", source))
+        (batch, end)
     }
 
     fn snapshot(&self) -> Result<Option<StoredSnapshot>, StoreError> {
@@ -384,6 +394,45 @@ mod tests {
         let restored = reopened(directory.path());
         assert_eq!(restored.state.entries, ["c 9", "c 10"].map(Bytes::from));
         assert_eq!(restored.snapshot, Some(snapshot));
+    }
+
+    /// The first attempt finds a store that takes no writes, as on a full disk.
+    fn persist_at_second_attempt(store: &mut QuorumStore, persist: &Persist) {
+        let directory = store.directory.clone();
+        store.db = DB::open_for_read_only(&options(), &directory, false).expect("opens");
+        store.persist(persist).expect_err("it takes no writes");
+        store.db = DB::open(&options(), &directory).expect("opens");
+        store.persist(persist).expect("writes");
+    }
+
+    #[test]
+    fn a_write_that_failed_deletes_as_much_when_it_is_tried_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut store = QuorumStore::open(directory.path()).expect("opens");
+        store.persist(&entries(2..10, "a")).expect("writes");
+        persist_at_second_attempt(&mut store, &entries(4..6, "b"));
+        assert_eq!(
+            store.restore().expect("reads").state.entries,
+            ["a 2", "a 3", "b 4", "b 5"].map(Bytes::from)
+        );
+        let snapshot = StoredSnapshot {
+            index: 20,
+            term: 3,
+            conf_state: Bytes::new(),
+            data: Bytes::from("image"),
+        };
+        let from_leader = Persist {
+            reset_log: true,
+            snapshot: Some(snapshot),
+            ..Persist::default()
+        };
+        persist_at_second_attempt(&mut store, &from_leader);
+        store.persist(&entries(21..22, "c")).expect("writes");
+        drop(store);
+        assert_eq!(
+            reopened(directory.path()).state.entries,
+            ["c 21"].map(Bytes::from)
+        );
     }
 
     #[test]
