@@ -391,7 +391,12 @@ impl Reader {
             }));
         }
         let response = served(server, response)?;
-        *self.known.lock() = info_of(&response);
+        let info = info_of(&response);
+        if info.leader.is_none() && response.entries.is_empty() && self.servers().len() > 1 {
+            // Cut off from the other controllers, or let in by none yet: it may never have news, and others may.
+            return Err(format!("{server} knows no leader"));
+        }
+        *self.known.lock() = info;
         for entry in response.entries {
             self.take(entry).map_err(|error| format!("{server}: {error}"))?;
         }
@@ -425,5 +430,97 @@ impl Reader {
             image,
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use odradek_common::ids::NO_NODE;
+    use odradek_common::metadata::batch_bytes;
+    use odradek_net::listener::{BoundListener, Listener, ListenerContext, ListenerSettings};
+    use odradek_net::service::{ConnectionInfo, Reply, RequestFrame, Response, Service};
+    use odradek_net::wire::raw_response;
+    use odradek_net::worker::WorkerPool;
+    use slog::o;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// A controller that says the same to everybody.
+    struct FixedController {
+        leader: NodeId,
+        /// Of a snapshot that it has.
+        offset: Option<i64>,
+    }
+
+    impl FixedController {
+        fn listen(self, workers: &Arc<WorkerPool>) -> Listener {
+            let bound = BoundListener::bind(ListenerSettings::new("CONTROLLER", "127.0.0.1", 0));
+            let log = Logger::root(slog::Discard, o!());
+            let context = ListenerContext::new(workers.clone(), log);
+            bound.expect("a free port").start(&context, Arc::new(self))
+        }
+    }
+
+    impl Service for FixedController {
+        fn supports(&self, api_key: i16, _: i16) -> bool {
+            api_key == FETCH_METADATA_KEY
+        }
+
+        fn call(&self, _: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
+            let fetch = FetchMetadataRequest::decode(request.body.clone()).expect("decodes");
+            let news = self.offset.filter(|offset| *offset > fetch.after_offset);
+            let entry = |offset| MetadataEntry {
+                offset,
+                epoch: 1,
+                batch: batch_bytes(Vec::new()),
+                snapshot: true,
+            };
+            let response = FetchMetadataResponse {
+                leader: self.leader,
+                entries: news.into_iter().map(entry).collect(),
+                ..FetchMetadataResponse::default()
+            };
+            let (key, version, id) = (request.api_key, request.api_version, request.correlation_id);
+            let body = Bytes::from(response.encode_to_vec());
+            Reply::Done(Response::Frame(raw_response(key, version, id, body)))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_knows_no_leader_is_left_for_another() {
+        let workers = Arc::new(WorkerPool::start(1, "controllers").expect("a worker"));
+        let cut_off = FixedController {
+            leader: NO_NODE,
+            offset: Some(5),
+        };
+        let leads = FixedController {
+            leader: 2,
+            offset: Some(10),
+        };
+        let (cut_off, leads) = (cut_off.listen(&workers), leads.listen(&workers));
+        let reader = MetadataReader {
+            node_id: 9,
+            directory_id: Uuid::from_u128(9),
+            cluster_id: String::new(),
+        };
+        let addresses = [&cut_off, &leads].map(|listener| listener.local_addr().to_string());
+        let log = Logger::root(slog::Discard, o!());
+        let remote = RemoteMetadata::start(reader, addresses.to_vec(), &log);
+        let mut updates = remote.log().subscribe();
+        let newest = async {
+            while let Some(update) = updates.recv().await {
+                if update.offset == 10 {
+                    return;
+                }
+            }
+            panic!("the reading ended");
+        };
+        tokio::time::timeout(LIMIT, newest)
+            .await
+            .expect("the other one is read");
+        assert_eq!(remote.cluster().leader, Some(2));
+        workers.stop();
     }
 }
