@@ -75,6 +75,8 @@ pub struct Controller {
     settings: ControllerSettings,
     configs: Arc<dyn ConfigValidator>,
     sessions: Sessions,
+    /// The newest entry with records that was there when this controller began to lead.
+    inherited_offset: i64,
     timers: tick::Timers,
     rng: StdRng,
     logger: Logger,
@@ -94,6 +96,7 @@ impl Controller {
             settings,
             configs,
             sessions,
+            inherited_offset: 0,
             timers: tick::Timers::default(),
             rng: StdRng::seed_from_u64(seed),
             logger,
@@ -101,8 +104,10 @@ impl Controller {
     }
 
     /// Starts a term as the active controller: every unfenced broker gets a whole session timeout to show itself.
-    pub fn on_leadership(&mut self, image: &MetadataImage, now: Now) {
+    /// `newest_offset` is that of the newest entry with records: brokers never say that they have applied an empty one.
+    pub fn on_leadership(&mut self, image: &MetadataImage, now: Now, newest_offset: i64) {
         self.sessions.reset(image, now);
+        self.inherited_offset = newest_offset;
         self.timers = tick::Timers::starting(&self.settings, now);
     }
 

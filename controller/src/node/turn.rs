@@ -397,7 +397,8 @@ impl ControllerNode {
             );
         }
         if let Some(active) = &self.active {
-            self.controller.on_leadership(&active.latest, now);
+            let newest_offset = self.shared.log.newest();
+            self.controller.on_leadership(&active.latest, now, newest_offset);
         }
         self.suspect_all();
     }

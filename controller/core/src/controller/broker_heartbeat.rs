@@ -57,8 +57,8 @@ impl Controller {
         let session = self.sessions.touch(broker_id, broker.broker_epoch, now);
         session.metadata_offset = request.current_metadata_offset;
         if broker.in_controlled_shutdown && !broker.fenced {
-            // Unknown after a change of the active controller: whoever has the whole log knows of the shutdown.
-            session.shutdown_offset.get_or_insert(image.offset);
+            // Unknown if another controller began it: whoever has all that was written before this one led knows of it.
+            session.shutdown_offset.get_or_insert(self.inherited_offset);
         }
         let next = self.next_state(image, broker, request);
         let mut draft = Draft::new(image);

@@ -101,7 +101,7 @@ fn a_second_process_with_a_live_brokers_id_is_refused_until_the_first_is_gone() 
 #[test]
 fn a_new_controller_does_not_take_unheard_brokers_for_live_processes() {
     let mut world = World::of_brokers(2);
-    world.controller.on_leadership(&world.image, world.now);
+    world.lead();
     assert_eq!(world.register(&registration(0, 1)).error_code, 0);
     world.heartbeat(1);
     assert_eq!(
@@ -155,7 +155,7 @@ fn silence_fences_and_moves_leaders() {
 fn a_new_controller_gives_everybody_a_whole_session() {
     let mut world = World::of_brokers(2);
     world.pass(8_000);
-    world.controller.on_leadership(&world.image, world.now);
+    world.lead();
     world.pass(9_000);
     assert_eq!(world.tick(), 0);
     world.pass(1);
@@ -175,7 +175,7 @@ fn suspects_are_those_not_heard() {
     world.heartbeat(0);
     world.pass(1);
     assert_eq!(world.controller.suspects(&world.image, world.now), [1]);
-    world.controller.on_leadership(&world.image, world.now);
+    world.lead();
     world.heartbeat(1);
     world.pass(250);
     assert_eq!(
@@ -242,12 +242,34 @@ fn controlled_shutdown_survives_a_change_of_the_controller() {
     world.create_on("t", &[0, 1]);
     let stopping = world.heartbeat_request(0).with_want_shut_down(true);
     world.send_heartbeat(&stopping);
-    world.controller.on_leadership(&world.image, world.now);
+    world.lead();
     assert!(
         !world.send_heartbeat(&stopping).should_shut_down,
         "broker 1 has not been heard"
     );
     world.heartbeat(1);
+    assert!(world.send_heartbeat(&stopping).should_shut_down);
+}
+
+#[test]
+fn controlled_shutdown_waits_for_nobody_to_apply_a_new_controllers_empty_entry() {
+    let mut world = World::of_brokers(2);
+    world.create_on("t", &[0, 1]);
+    let stopping = world.heartbeat_request(0).with_want_shut_down(true);
+    world.send_heartbeat(&stopping);
+    let begun_at = world.image.offset;
+    world.image.offset += 1;
+    world.controller.on_leadership(&world.image, world.now, begun_at);
+    let behind = world
+        .heartbeat_request(1)
+        .with_current_metadata_offset(begun_at - 1);
+    world.send_heartbeat(&behind);
+    assert!(
+        !world.send_heartbeat(&stopping).should_shut_down,
+        "broker 1 does not know of it"
+    );
+    let knows = world.heartbeat_request(1).with_current_metadata_offset(begun_at);
+    world.send_heartbeat(&knows);
     assert!(world.send_heartbeat(&stopping).should_shut_down);
 }
 

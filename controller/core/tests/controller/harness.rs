@@ -65,8 +65,14 @@ impl World {
             now,
         };
         world.commit(Controller::bootstrap_records(CLUSTER));
-        world.controller.on_leadership(&world.image, world.now);
+        world.lead();
         world
+    }
+
+    /// Another controller becomes the active one.
+    pub fn lead(&mut self) {
+        self.controller
+            .on_leadership(&self.image, self.now, self.image.offset);
     }
 
     /// A world with brokers 0 to `count` - 1, all unfenced.

@@ -163,7 +163,7 @@ fn run_on_cluster(world: &mut World, step: &Step) {
             world.pass(*ms);
             world.tick();
         }
-        Step::Failover => world.controller.on_leadership(&world.image, world.now),
+        Step::Failover => world.lead(),
         Step::Elect { unclean } => {
             let request = ElectLeadersRequest::default().with_election_type(i8::from(*unclean));
             let decision =

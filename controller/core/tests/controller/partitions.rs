@@ -193,7 +193,7 @@ fn after_everybody_lost_records_the_last_leader_leads_again() {
 fn restarted_brokers_after_kill_of_all_keep_their_partitions_led() {
     let mut world = World::of_brokers(3);
     world.create_on("t", &[0, 1, 2]);
-    world.controller.on_leadership(&world.image, world.now);
+    world.lead();
     for id in 0..3 {
         world.start(id, 1);
     }

@@ -303,7 +303,9 @@ impl ControllerNode {
             self.propose(env, Controller::bootstrap_records(CLUSTER_ID), None);
         }
         if let Some(active) = &self.active {
-            self.controller.on_leadership(&active.latest, env.now);
+            let newest_offset = self.committed.offset;
+            self.controller
+                .on_leadership(&active.latest, env.now, newest_offset);
         }
         true
     }
