@@ -111,6 +111,12 @@ impl Controller {
         self.timers = tick::Timers::starting(&self.settings, now);
     }
 
+    /// The caller is about to take in what has arrived, as it does many times within a session. If it could not for long,
+    /// because the whole process stood still, that was no broker's silence.
+    pub fn begin_turn(&mut self, now: Now) {
+        self.sessions.begin_turn(now);
+    }
+
     /// The settings it was made with.
     #[must_use]
     pub fn settings(&self) -> &ControllerSettings {

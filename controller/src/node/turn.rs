@@ -36,6 +36,7 @@ impl ControllerNode {
     /// Takes what arrived, decides, and brings everything to rest: when it returns nothing waits for the disk.
     pub(super) fn turn(&mut self, batch: &mut Vec<Command>) -> Result<(), NodeError> {
         let now = self.now();
+        self.controller.begin_turn(now);
         let mut inputs = Vec::with_capacity(batch.len() + 1);
         inputs.extend(
             self.transport

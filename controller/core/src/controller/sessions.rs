@@ -9,6 +9,9 @@ use odradek_common::time::Now;
 /// A live broker speaks to a new active controller sooner than this; one that died together with the last does not.
 const UNHEARD_MS: u64 = 250;
 
+/// Turns that lie further apart than this part of the timeout do so because the process stood still.
+const STANDSTILL_PART: u64 = 3;
+
 /// What is known of one broker beside the image.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
@@ -38,6 +41,7 @@ impl Session {
 pub(super) struct Sessions {
     timeout_ms: u64,
     by_broker: BTreeMap<NodeId, Session>,
+    last_turn_ms: u64,
 }
 
 impl Sessions {
@@ -45,12 +49,25 @@ impl Sessions {
         Self {
             timeout_ms,
             by_broker: BTreeMap::new(),
+            last_turn_ms: 0,
         }
     }
 
     pub(super) fn reset(&mut self, image: &MetadataImage, now: Now) {
         self.by_broker.clear();
+        self.last_turn_ms = now.mono_ms;
         self.adopt(image, now);
+    }
+
+    /// What brokers sent while nobody took it in has yet to be read: their sessions last as much longer.
+    pub(super) fn begin_turn(&mut self, now: Now) {
+        let since_ms = now.mono_ms.saturating_sub(self.last_turn_ms);
+        self.last_turn_ms = now.mono_ms;
+        if since_ms > self.timeout_ms / STANDSTILL_PART {
+            for session in self.by_broker.values_mut() {
+                session.last_contact_ms = (session.last_contact_ms + since_ms).min(now.mono_ms);
+            }
+        }
     }
 
     /// Every unfenced broker has a session, so that none is beyond the timeout.

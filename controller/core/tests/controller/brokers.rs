@@ -152,6 +152,23 @@ fn silence_fences_and_moves_leaders() {
 }
 
 #[test]
+fn time_in_which_the_whole_process_stood_still_is_nobodys_silence() {
+    let mut world = World::of_brokers(3);
+    world.controller.begin_turn(world.now);
+    world.pass(60_000);
+    world.controller.begin_turn(world.now);
+    assert_eq!(world.tick(), 0, "what they sent meanwhile is yet to be read");
+    for _ in 0..9 {
+        world.pass(1_000);
+        world.controller.begin_turn(world.now);
+        assert_eq!(world.tick(), 0, "a session lasts its whole timeout");
+    }
+    world.pass(1);
+    world.controller.begin_turn(world.now);
+    assert_eq!(world.tick(), 3);
+}
+
+#[test]
 fn a_new_controller_gives_everybody_a_whole_session() {
     let mut world = World::of_brokers(2);
     world.pass(8_000);

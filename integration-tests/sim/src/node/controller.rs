@@ -416,6 +416,7 @@ impl ControllerNode {
 
     /// Time passed.
     pub fn step(&mut self, env: &mut Env) {
+        self.controller.begin_turn(env.now);
         let due = |deadline: u64| deadline <= env.now.mono_ms;
         if let Some(active) = &self.active
             && self.controller.next_deadline(&active.latest).is_some_and(due)
