@@ -572,6 +572,37 @@ fn a_broker_whose_port_refuses_is_fenced_at_once() {
 }
 
 #[test]
+fn a_broker_of_many_partitions_is_fenced_in_several_entries() {
+    let cluster = Cluster::new(1);
+    let broker = bind();
+    cluster.wait_for_active();
+    let handle = &cluster.node(0).handle;
+    wait_until("it registered itself", || {
+        handle.image().controllers.contains_key(&0)
+    });
+    let proposals = || {
+        handle
+            .metrics()
+            .proposals
+            .load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let before = proposals();
+    block_on(async {
+        join_broker(&cluster, 0, 7, &broker).await;
+        let mut request = create_topic("a");
+        request.topics[0].num_partitions = 1_000;
+        let created = cluster.call(0, 7, &request).await;
+        assert_eq!(created.topics[0].error_code, 0, "{created:?}");
+    });
+    drop(broker);
+    wait_until("it is fenced", || handle.image().brokers[&7].fenced);
+    // It was registered, unfenced and given the topic; then its partitions left it, and it was fenced.
+    assert!(proposals() >= before + 5);
+    let topic = handle.image().topic("a").expect("is there").clone();
+    assert!(topic.partitions.iter().all(|partition| partition.leader == -1));
+}
+
+#[test]
 fn a_node_joins_and_leaves_the_quorum() {
     let mut cluster = Cluster::new(2);
     let leader = cluster.wait_for_active().id;

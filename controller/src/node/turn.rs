@@ -27,6 +27,8 @@ use crate::update::{MetadataContent, MetadataUpdate};
 
 /// How often brokers that have been silent for a while are dialled.
 const SUSPECTS_INTERVAL_MS: u64 = 500;
+/// Records in one entry of what the controller does unasked; fencing a broker changes every partition that it is in.
+const OWN_RECORDS_PER_ENTRY_MAX: usize = 1_000;
 const REJECTED_TOLD_INTERVAL: Duration = Duration::from_secs(10);
 /// A disk without room is tried again after this, and told of this often.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(200);
@@ -110,7 +112,9 @@ impl ControllerNode {
         };
         match decide(&mut deciding) {
             Ok((records, answer)) if records.is_empty() => active.answer(reply, answer),
-            Ok((records, answer)) => self.propose(records, Some((reply, answer))),
+            Ok((records, answer)) => {
+                self.propose(records, Some((reply, answer)));
+            }
             Err(error) => {
                 let _gone = reply.send(Err(error));
             }
@@ -121,19 +125,33 @@ impl ControllerNode {
         i64::try_from(self.quorum.last_index() + 1).expect("an index fits 63 bits")
     }
 
-    /// Gives records to the quorum as one entry; a refused proposal changes nothing here.
-    pub(super) fn propose(&mut self, records: Vec<MetadataRecord>, reply: Option<(Reply, Bytes)>) {
-        let Some(active) = &mut self.active else { return };
+    /// Gives records to the quorum as one entry and says whether it took them; a refused proposal changes nothing here.
+    pub(super) fn propose(&mut self, records: Vec<MetadataRecord>, reply: Option<(Reply, Bytes)>) -> bool {
+        let Some(active) = &mut self.active else {
+            return false;
+        };
         match self.quorum.propose(batch_bytes(records.clone())) {
             Ok(at) => {
                 QuorumMetrics::count(&self.shared.metrics.proposals, 1);
                 active.proposed(at, &records, reply);
+                true
             }
             Err(error) => {
                 warn!(self.logger, "the quorum takes no records"; "error" => %error, "records" => records.len());
                 if let Some((reply, _)) = reply {
                     let _gone = reply.send(Err(refusal(error, self.role.leader)));
                 }
+                false
+            }
+        }
+    }
+
+    /// Proposes what nobody asked for, in as many entries as it takes. Each stands without those after it: a broker is fenced
+    /// by the last record about it, and is found due again if that one was not taken.
+    fn propose_own(&mut self, records: &[MetadataRecord]) {
+        for entry in records.chunks(OWN_RECORDS_PER_ENTRY_MAX) {
+            if !self.propose(entry.to_vec(), None) {
+                return;
             }
         }
     }
@@ -147,9 +165,7 @@ impl ControllerNode {
             .is_some_and(|due| due <= now.mono_ms)
         {
             let records = self.controller.tick(&active.latest, now);
-            if !records.is_empty() {
-                self.propose(records, None);
-            }
+            self.propose_own(&records);
         }
         if let Some(active) = self
             .active
@@ -208,9 +224,7 @@ impl ControllerNode {
             .is_some_and(|b| b.broker_epoch == broker_epoch);
         if same {
             let records = self.controller.session_dropped(&active.latest, now, broker_id);
-            if !records.is_empty() {
-                self.propose(records, None);
-            }
+            self.propose_own(&records);
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) enum Departure {
 impl Controller {
     /// The connection to an unfenced broker broke and its port refuses: it is fenced at once.
     pub fn session_dropped(
-        &mut self,
+        &self,
         image: &MetadataImage,
         _now: Now,
         broker_id: NodeId,
@@ -38,13 +38,12 @@ impl Controller {
     }
 
     /// Moves the broker out of its ISRs and leaderships, then fences it.
-    pub(super) fn fence(&mut self, draft: &mut Draft, broker_id: NodeId) {
+    pub(super) fn fence(&self, draft: &mut Draft, broker_id: NodeId) {
         self.leave_partitions(draft, broker_id, Departure::Leaving);
         let Some(broker) = draft.image.brokers.get(&broker_id).cloned() else {
             return;
         };
         draft.push(broker_change(&broker, Some(true), None));
-        self.sessions.remove(broker_id);
     }
 
     /// Unfences the broker, and lets it lead what nobody else could.

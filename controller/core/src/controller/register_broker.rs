@@ -75,7 +75,6 @@ impl Controller {
                     .map_or(0, |b| b.broker_epoch + 1)
                     .max(next_offset);
                 self.leave_as_previous_incarnation(&mut draft, existing, request);
-                self.sessions.remove(broker_id);
             }
         }
         info!(self.logger, "registering a broker"; "broker" => broker_id, "epoch" => broker.broker_epoch,

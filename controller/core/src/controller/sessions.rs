@@ -70,8 +70,10 @@ impl Sessions {
         }
     }
 
-    /// Every unfenced broker has a session, so that none is beyond the timeout.
+    /// Every unfenced broker has a session, so that none is beyond the timeout. A session outlives fencing, because the records
+    /// that fence may yet be refused: only a broker that is no longer registered loses it.
     pub(super) fn adopt(&mut self, image: &MetadataImage, now: Now) {
+        self.by_broker.retain(|id, _| image.brokers.contains_key(id));
         for (id, broker) in image.brokers.iter().filter(|(_, broker)| !broker.fenced) {
             self.by_broker
                 .entry(*id)
@@ -89,10 +91,6 @@ impl Sessions {
         session.last_contact_ms = now.mono_ms;
         session.heard = true;
         session
-    }
-
-    pub(super) fn remove(&mut self, broker: NodeId) {
-        self.by_broker.remove(&broker);
     }
 
     pub(super) fn get(&self, broker: NodeId) -> Option<&Session> {

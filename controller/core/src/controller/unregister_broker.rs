@@ -36,7 +36,6 @@ impl Controller {
             broker_epoch: broker.broker_epoch,
         };
         draft.push(record(Record::UnregisterBroker(gone)));
-        self.sessions.remove(broker_id);
         Decision {
             records: draft.records,
             response: UnregisterBrokerResponse::default().with_error_message(None),

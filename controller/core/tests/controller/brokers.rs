@@ -152,6 +152,19 @@ fn silence_fences_and_moves_leaders() {
 }
 
 #[test]
+fn a_broker_is_fenced_in_the_end_if_the_records_are_refused_at_first() {
+    let mut world = World::of_brokers(2);
+    world.create_on("t", &[0, 1]);
+    world.pass(9_001);
+    world.heartbeat(1);
+    let refused = world.controller.tick(&world.image, world.now);
+    assert_eq!(refused.len(), 2);
+    assert_eq!(world.tick(), 2);
+    assert!(world.image.brokers[&0].fenced);
+    assert_eq!(world.tick(), 0);
+}
+
+#[test]
 fn time_in_which_the_whole_process_stood_still_is_nobodys_silence() {
     let mut world = World::of_brokers(3);
     world.controller.begin_turn(world.now);
