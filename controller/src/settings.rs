@@ -40,6 +40,8 @@ pub struct NodeSettings {
     pub quorum_request_timeout: Duration,
     /// `odradek.fencing.probe.enable`: whether brokers that may be dead are dialled.
     pub fencing_probe: bool,
+    /// How long a node that is to vote may take to catch up; one that has not even answered by then is let go.
+    pub join_max: Duration,
     /// How long a request may wait for the quorum.
     pub request_timeout: Duration,
     /// The active controller's settings.

@@ -383,6 +383,7 @@ mod tests {
             fetch_bytes_max: 1 << 20,
             quorum_request_timeout: ANSWER,
             fencing_probe: false,
+            join_max: ANSWER,
             request_timeout: ANSWER,
             controller: ControllerSettings::default(),
             configs: Arc::new(PermissiveConfigs),

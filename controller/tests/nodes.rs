@@ -9,15 +9,16 @@ use kafka_protocol::messages::broker_registration_request::Listener as BrokerLis
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use kafka_protocol::messages::{
-    ApiVersionsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, CreateTopicsRequest,
-    DescribeClusterRequest, DescribeQuorumRequest, DescribeQuorumResponse, RemoveRaftVoterRequest, TopicName,
+    AddRaftVoterRequest, ApiVersionsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
+    CreateTopicsRequest, DescribeClusterRequest, DescribeQuorumRequest, DescribeQuorumResponse,
+    RemoveRaftVoterRequest, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::{Endpoint, SecurityProtocol};
 use odradek_controller::client::{ControllerClient, MetadataReader, RemoteMetadata, ask_cluster};
 use odradek_controller::format::{Format, InitialVoter, format};
-use odradek_controller::handle::{ControllerCall, ControllerHandle};
+use odradek_controller::handle::{ControllerCall, ControllerHandle, DispatchError};
 use odradek_controller::meta_properties::{MetaProperties, random_uuid};
 use odradek_controller::node::ControllerNode;
 use odradek_controller::service::ControllerService;
@@ -51,6 +52,7 @@ struct Cluster {
     voters: Vec<InitialVoter>,
     nodes: Vec<Node>,
     spare: Vec<BoundListener>,
+    join_max: Duration,
 }
 
 fn bind() -> BoundListener {
@@ -68,6 +70,10 @@ fn endpoint(listener: &BoundListener) -> Endpoint {
 
 impl Cluster {
     fn new(size: NodeId) -> Self {
+        Self::with_join_max(size, LIMIT)
+    }
+
+    fn with_join_max(size: NodeId, join_max: Duration) -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let spare: Vec<BoundListener> = (0..size).map(|_| bind()).collect();
         let voters = (0..size)
@@ -83,6 +89,7 @@ impl Cluster {
             voters,
             nodes: Vec::new(),
             spare,
+            join_max,
         };
         for id in 0..size {
             let dir = cluster.directory(id);
@@ -130,6 +137,7 @@ impl Cluster {
             fetch_bytes_max: 1 << 20,
             quorum_request_timeout: Duration::from_secs(2),
             fencing_probe: true,
+            join_max: self.join_max,
             request_timeout: LIMIT,
             controller: ControllerSettings {
                 node_id: id,
@@ -645,6 +653,31 @@ fn a_node_joins_and_leaves_the_quorum() {
     });
     wait_until("it is out", || {
         cluster.node(leader).handle.status().membership.voters == vec![0, 1]
+    });
+}
+
+#[test]
+fn a_voter_that_never_comes_is_let_go() {
+    use kafka_protocol::messages::add_raft_voter_request::Listener;
+    let cluster = Cluster::with_join_max(1, Duration::from_millis(300));
+    let handle = cluster.wait_for_active().handle.clone();
+    let listener = Listener::default()
+        .with_name(text("CONTROLLER"))
+        .with_host(text("127.0.0.1"))
+        .with_port(bind().local_addr().port());
+    let request = AddRaftVoterRequest::default()
+        .with_cluster_id(None)
+        .with_voter_id(9)
+        .with_voter_directory_id(random_uuid())
+        .with_listeners(vec![listener]);
+    let mut body = BytesMut::new();
+    request.encode(&mut body, 0).expect("encodes");
+    let call = ControllerCall::own(AddRaftVoterRequest::KEY, 0);
+    let refused = block_on(handle.dispatch(call, body.freeze()));
+    assert!(matches!(refused, Err(DispatchError::TimedOut)), "{refused:?}");
+    wait_until("it is neither learner nor registered", || {
+        let membership = handle.status().membership.clone();
+        membership.learners.is_empty() && !handle.image().controllers.contains_key(&9)
     });
 }
 

@@ -53,6 +53,8 @@ use crate::verification::Verifier;
 
 /// Time for one request to the controller.
 const CONTROLLER_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for a controller that is to vote to catch up.
+const JOIN_MAX: Duration = Duration::from_secs(60);
 /// A broker that the controller does not let go stops all the same after this.
 const CONTROLLED_SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
@@ -97,6 +99,7 @@ impl ControllerParts {
             fetch_bytes_max: usize::try_from(config.quorum.fetch_bytes_max).unwrap_or(usize::MAX),
             quorum_request_timeout: Duration::from_millis(config.quorum.request_timeout_ms.into()),
             fencing_probe: config.controller.fencing_probe,
+            join_max: JOIN_MAX,
             request_timeout: CONTROLLER_REQUEST_TIMEOUT,
             controller: (&**config).into(),
             configs: Arc::new(ServerConfigs(config.clone())),

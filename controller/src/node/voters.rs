@@ -7,7 +7,7 @@ use odradek_common::metadata::proto::UnregisterControllerRecord;
 use odradek_common::metadata::{ControllerImage, Endpoint, Record, record};
 use odradek_controller_core::quorum::{Membership, ProposeError, QuorumInput, VoterChange};
 use slog::{info, warn};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use uuid::Uuid;
 
 use super::ControllerNode;
@@ -17,8 +17,6 @@ use crate::handle::DispatchError;
 
 /// A learner this close to the end of the log gets its vote.
 const PROMOTE_LAG_MAX: u64 = 64;
-/// A node that has not caught up by then stays a learner.
-const JOIN_MAX: Duration = Duration::from_secs(60);
 
 /// A node that is being let in.
 pub(crate) struct Joining {
@@ -110,10 +108,7 @@ impl ControllerNode {
         }
         // Before the change: a leader that removes itself takes no records after it.
         if registered.is_some() {
-            let gone = record(Record::UnregisterController(UnregisterControllerRecord {
-                node_id,
-            }));
-            self.propose(vec![gone], None);
+            self.unregister(node_id);
         }
         match self.quorum.change_voters(VoterChange::Remove(node_id)) {
             Ok(at) => {
@@ -133,6 +128,7 @@ impl ControllerNode {
         }
         let view = self.quorum.view();
         let mut joining = std::mem::take(&mut self.joining);
+        let mut let_go = Vec::new();
         joining.retain_mut(|node| {
             if view.membership.voters.contains(&node.node_id) {
                 for (reply, done) in node.answers.drain(..) {
@@ -140,17 +136,27 @@ impl ControllerNode {
                 }
                 return false;
             }
-            if node.since.elapsed() > JOIN_MAX {
-                warn!(self.logger, "a node did not catch up and stays without a vote"; "joiner" => node.node_id);
+            let learns = view.membership.learners.contains(&node.node_id);
+            let peer = view.peers.iter().find(|peer| peer.node == node.node_id);
+            let matched = peer.map_or(0, |peer| peer.matched);
+            if node.since.elapsed() > self.shared.settings.join_max {
                 for (reply, _) in node.answers.drain(..) {
                     let _gone = reply.send(Err(DispatchError::TimedOut));
                 }
+                if matched > 0 {
+                    warn!(self.logger, "a node did not catch up and stays without a vote"; "joiner" => node.node_id);
+                    return false;
+                }
+                if learns && self.quorum.change_voters(VoterChange::Remove(node.node_id)).is_err() {
+                    return true;
+                }
+                warn!(self.logger, "a node that was to vote did not answer and is let go"; "joiner" => node.node_id);
+                let_go.push(node.node_id);
                 return false;
             }
-            let matched = view.peers.iter().find(|peer| peer.node == node.node_id).map(|peer| peer.matched);
-            let change = if !view.membership.learners.contains(&node.node_id) {
+            let change = if !learns {
                 Some(VoterChange::AddLearner(node.node_id))
-            } else if matched.is_some_and(|matched| matched > 0 && matched + PROMOTE_LAG_MAX >= view.last) {
+            } else if matched > 0 && matched + PROMOTE_LAG_MAX >= view.last {
                 Some(VoterChange::Promote(node.node_id))
             } else {
                 None
@@ -164,6 +170,16 @@ impl ControllerNode {
             true
         });
         self.joining = joining;
+        for node_id in let_go {
+            self.unregister(node_id);
+        }
+    }
+
+    fn unregister(&mut self, node_id: NodeId) {
+        let gone = record(Record::UnregisterController(UnregisterControllerRecord {
+            node_id,
+        }));
+        self.propose(vec![gone], None);
     }
 
     pub(super) fn abandon_joining(&mut self) {

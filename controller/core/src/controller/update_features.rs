@@ -1,6 +1,7 @@
 //! UpdateFeatures: an operator finalises feature levels, or goes back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::update_features_response::UpdatableFeatureResult;
@@ -8,7 +9,9 @@ use kafka_protocol::messages::{UpdateFeaturesRequest, UpdateFeaturesResponse};
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::metadata::features::{self, ELR_VERSION, KRAFT_VERSION, METADATA_VERSION};
 use odradek_common::metadata::proto::{ClusterIdRecord, FeatureLevelRecord};
-use odradek_common::metadata::{FeatureRange, MetadataImage, MetadataRecord, Record, record};
+use odradek_common::metadata::{
+    ControllerImage, FeatureRange, MetadataImage, MetadataRecord, Record, record,
+};
 use odradek_common::time::Now;
 use slog::{info, warn};
 
@@ -195,7 +198,9 @@ fn check_update(image: &MetadataImage, name: &str, level: i16, downgrade: bool) 
             level,
         )?;
     }
-    for controller in image.controllers.values() {
+    // A voter that was added and has never been there runs nothing yet.
+    let seen = |controller: &&Arc<ControllerImage>| !controller.incarnation_id.is_nil();
+    for controller in image.controllers.values().filter(seen) {
         check_supported(
             &format!("controller {}", controller.node_id),
             &controller.features,

@@ -4,9 +4,11 @@ use kafka_protocol::ResponseError as Code;
 use kafka_protocol::messages::UpdateFeaturesRequest;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use odradek_common::ids::NO_NODE;
+use odradek_common::metadata::ControllerImage;
 use odradek_common::metadata::features::{
     ELR_VERSION, FEATURES, KRAFT_VERSION, METADATA_VERSION, TRANSACTION_VERSION,
 };
+use uuid::Uuid;
 
 use super::harness::{World, text};
 
@@ -115,6 +117,26 @@ fn a_level_that_a_registered_node_cannot_run_is_refused_by_name() {
         .update_features(&world.image, world.now, 2, &request);
     assert_eq!(decision.response.error_code, Code::InvalidUpdateVersion.code());
     assert!(decision.response.error_message.unwrap().contains("broker 5"));
+}
+
+#[test]
+fn a_voter_that_was_never_there_has_no_say_in_levels() {
+    let mut world = World::of_brokers(1);
+    let added = |incarnation_id| ControllerImage {
+        node_id: 9,
+        directory_id: Uuid::from_u128(1_000),
+        incarnation_id,
+        endpoints: Vec::new(),
+        features: Vec::new(),
+    };
+    world.commit(vec![added(Uuid::nil()).to_record()]);
+    assert_eq!(finalise(&mut world, vec![update(METADATA_VERSION, 26, 2)]), 0);
+    world.commit(vec![added(Uuid::from_u128(1)).to_record()]);
+    assert_eq!(
+        finalise(&mut world, vec![update(METADATA_VERSION, 27, 1)]),
+        Code::InvalidUpdateVersion.code(),
+        "one that was there and names no feature has none"
+    );
 }
 
 #[test]
