@@ -21,8 +21,8 @@ use crate::coordinator::transactions::TransactionCoordinators;
 use crate::fetcher::Fetchers;
 use crate::replicas::RoleEvent;
 
-/// How long a log that could not be opened is left alone.
-const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a partition that could not be opened or led is left alone.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Publishes updates to one broker.
 pub struct MetadataLoader {
@@ -66,15 +66,15 @@ impl MetadataLoader {
                 () = broker.registered.notified() => {
                     self.hand_on(&MetadataDelta::default(), &Arc::new(self.image.clone()));
                 }
-                () = tokio::time::sleep(REOPEN_INTERVAL), if self.broker.replicas.failures().unopened() > 0 => {
-                    self.reopen();
+                () = tokio::time::sleep(RETRY_INTERVAL), if self.broker.replicas.failures().unapplied() > 0 => {
+                    self.try_again();
                 }
             }
         }
     }
 
-    /// Tries again to open what could not be opened, for example for want of room.
-    fn reopen(&self) {
+    /// Tries again to open and lead what could not be, for example for want of room.
+    fn try_again(&self) {
         let delta = self.broker.replicas.failures().again(&self.image);
         self.hand_on(&delta, &Arc::new(self.image.clone()));
     }

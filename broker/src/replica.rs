@@ -183,7 +183,7 @@ impl Replica {
     /// Takes over the controller's decision.
     ///
     /// # Errors
-    /// The log cannot record a new epoch.
+    /// The log cannot record a new epoch. The decision is not taken over, and can be applied again.
     pub fn apply_image(&self, now: Now, image: &Arc<PartitionImage>) -> Result<RoleChange, LogError> {
         let mut state = self.state.lock();
         let change = state.partition.apply_image(now, image)?;

@@ -401,7 +401,7 @@ impl Replicas {
             }
             Ok(RoleChange::BecameIdle) => events.push(RoleEvent::Stops(replica.id.clone(), epoch)),
             Ok(RoleChange::Unchanged) => {}
-            Err(error) => self.log_failed(replica, &error),
+            Err(error) => self.not_led(replica, &error),
         }
     }
 

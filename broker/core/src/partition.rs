@@ -197,7 +197,7 @@ impl<L: ReplicaLog> Partition<L> {
     /// Takes over what the controller decided. An image older than the one held changes nothing.
     ///
     /// # Errors
-    /// The log cannot record the new epoch.
+    /// The log cannot record the new epoch. The image is not taken over, and can be applied again.
     pub fn apply_image(&mut self, now: Now, image: &Arc<PartitionImage>) -> Result<RoleChange, L::Error> {
         let first = self.image.replicas.is_empty();
         // The same image again must not clear a proposal whose outcome is open.
@@ -206,22 +206,28 @@ impl<L: ReplicaLog> Partition<L> {
         }
         let known = matches!(self.role, Role::Leader(_) | Role::Follower);
         let new_epoch = !known || image.leader_epoch > self.image.leader_epoch;
-        self.image = image.clone();
         // After a restart the metadata log is read from its beginning: to lead in an epoch that the log has left behind
         // would forget where the later ones began, and followers would truncate what is committed.
         let is_history = self
             .log
             .latest_epoch()
             .is_some_and(|latest| latest > image.leader_epoch);
-        if image.leader == self.node_id && is_history {
+        let is_named = image.leader == self.node_id;
+        let begins_to_lead = is_named && !is_history && (new_epoch || !self.is_leader());
+        if begins_to_lead {
+            // KAFKA-7415: the epoch is persisted when leadership begins, not at the first append.
+            self.log.assign_epoch(image.leader_epoch)?;
+        }
+        self.image = image.clone();
+        if begins_to_lead {
+            self.lead(now);
+            return Ok(RoleChange::BecameLeader);
+        }
+        if is_named && is_history {
             self.role = Role::Idle;
             return Ok(RoleChange::BecameIdle);
         }
-        if image.leader == self.node_id {
-            if new_epoch || !self.is_leader() {
-                self.lead(now)?;
-                return Ok(RoleChange::BecameLeader);
-            }
+        if is_named {
             self.adopt_isr(now);
             return Ok(RoleChange::Unchanged);
         }
@@ -236,9 +242,7 @@ impl<L: ReplicaLog> Partition<L> {
         Ok(RoleChange::Unchanged)
     }
 
-    fn lead(&mut self, now: Now) -> Result<(), L::Error> {
-        // KAFKA-7415: the epoch is persisted when leadership begins, not at the first append.
-        self.log.assign_epoch(self.image.leader_epoch)?;
+    fn lead(&mut self, now: Now) {
         let followers = self
             .image
             .replicas
@@ -259,7 +263,6 @@ impl<L: ReplicaLog> Partition<L> {
             proposal: None,
         });
         self.advance_high_watermark(now);
-        Ok(())
     }
 
     /// The controller committed an ISR or other replicas in the same leader epoch.

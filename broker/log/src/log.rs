@@ -219,13 +219,15 @@ impl Log {
         self.producers.expire(now, self.config.producer_id_expiration_ms)
     }
 
-    /// Notes that `epoch` begins at the log end, as on becoming leader, and persists it.
+    /// Notes that `epoch` begins at the log end, as on becoming leader, and persists it. After an error it has not begun.
     pub fn assign_epoch(&mut self, epoch: i32) -> Result<(), LogError> {
         self.check_open()?;
-        if self.epochs.assign(epoch, self.log_end_offset) {
-            self.persist_epochs(Survive::Kill)?;
+        let before = self.epochs.clone();
+        if !self.epochs.assign(epoch, self.log_end_offset) {
+            return Ok(());
         }
-        Ok(())
+        self.persist_epochs(Survive::Kill)
+            .inspect_err(|_| self.epochs = before)
     }
 
     /// Makes sure of an active segment that can take the batches; returns whether it rolled.

@@ -1,7 +1,7 @@
 //! What goes wrong with logs, and how far it reaches: a partition, a log directory, or nobody for long.
 //!
-//! It remembers what may mend by itself, partitions that could not be opened and disks without room; opening again is the
-//! metadata thread's.
+//! It remembers what may mend by itself, partitions that could not be opened or led and disks without room; trying again is
+//! the metadata thread's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,32 +22,33 @@ const FULL_TOLD: Duration = Duration::from_secs(10);
 /// Failures of one broker's logs.
 #[derive(Debug, Default)]
 pub struct LogFailures {
-    unopened: Mutex<BTreeSet<(Uuid, i32)>>,
+    /// Partitions for which the controller's decision could not be carried out.
+    unapplied: Mutex<BTreeSet<(Uuid, i32)>>,
     full_told: Mutex<BTreeMap<PathBuf, Instant>>,
 }
 
 impl LogFailures {
-    /// A partition could not be opened; true if that is news.
-    pub fn not_opened(&self, topic_id: Uuid, partition: i32) -> bool {
-        self.unopened.lock().insert((topic_id, partition))
+    /// A partition could not be opened or led; true if that is news.
+    pub fn not_applied(&self, topic_id: Uuid, partition: i32) -> bool {
+        self.unapplied.lock().insert((topic_id, partition))
     }
 
     /// A partition is open, or has left this broker.
     pub fn settled(&self, topic_id: Uuid, partition: i32) {
-        self.unopened.lock().remove(&(topic_id, partition));
+        self.unapplied.lock().remove(&(topic_id, partition));
     }
 
-    /// How many partitions could not be opened and are still wanted.
+    /// How many partitions could not be opened or led and are still wanted.
     #[must_use]
-    pub fn unopened(&self) -> usize {
-        self.unopened.lock().len()
+    pub fn unapplied(&self) -> usize {
+        self.unapplied.lock().len()
     }
 
-    /// The unopened partitions as if they were new, so that publishing them opens them; topics that are gone are forgotten.
+    /// Those partitions as if they were new, so that publishing them tries again; topics that are gone are forgotten.
     #[must_use]
     pub fn again(&self, image: &MetadataImage) -> MetadataDelta {
         let mut delta = MetadataDelta::default();
-        self.unopened.lock().retain(|(topic_id, index)| {
+        self.unapplied.lock().retain(|(topic_id, index)| {
             let topic = image.topic_by_id(topic_id);
             let at = usize::try_from(*index).unwrap_or(usize::MAX);
             let Some((topic, partition)) = topic.and_then(|topic| Some((topic, topic.partitions.get(at)?)))
@@ -126,9 +127,17 @@ impl Replicas {
         }
     }
 
+    /// A replica could not begin to lead; unless its log failed for good, it is tried again later.
+    pub(super) fn not_led(&self, replica: &Replica, error: &LogError) {
+        self.log_failed(replica, error);
+        if !replica.is_offline() {
+            self.failures.not_applied(replica.topic_id, replica.id.partition);
+        }
+    }
+
     /// A partition's log could not be opened; it is tried again later.
     pub(super) fn not_opened(&self, topic: &TopicImage, index: i32, error: &LogError) {
-        let is_news = self.failures.not_opened(topic.id, index);
+        let is_news = self.failures.not_applied(topic.id, index);
         let partition = format!("{}-{index}", topic.name);
         let error_text = error_chain(error);
         match error {

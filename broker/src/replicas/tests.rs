@@ -118,6 +118,14 @@ impl Node {
     }
 }
 
+fn disk_error() -> LogError {
+    LogError::Directory {
+        path: "d".into(),
+        attempt: "flush segment 0".to_owned(),
+        source: std::io::Error::from_raw_os_error(5),
+    }
+}
+
 fn batch(base_offset: i64, records: usize) -> Bytes {
     let mut builder = BatchBuilder::new(base_offset);
     for _ in 0..records {
@@ -285,17 +293,30 @@ fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
     let mut node = Node::new();
     let replica = node.create("t", OTHER).unwrap();
     assert!(!node.replicas.directories()[0].is_offline());
-    let error = LogError::Directory {
-        path: "d".into(),
-        attempt: "flush segment 0".to_owned(),
-        source: std::io::Error::from_raw_os_error(5),
-    };
-    node.replicas.log_failed(&replica, &error);
+    node.replicas.log_failed(&replica, &disk_error());
     assert!(replica.is_offline());
     assert!(node.replicas.directories()[0].is_offline());
     node.replicas.close_clean();
     let logs = node.replicas.directories()[0].logs().unwrap();
     assert!(!logs.close_clean().unwrap(), "the next start must recover");
+}
+
+#[test]
+fn a_leadership_that_found_no_room_is_tried_again() {
+    let mut node = Node::new();
+    let replica = node.create("t", OTHER).unwrap();
+    let (path, detail) = (replica.directory().path().to_owned(), "full".to_owned());
+    node.replicas
+        .not_led(&replica, &LogError::NoRoom { path, detail });
+    assert!(!replica.is_offline());
+    assert_eq!(node.replicas.failures().unapplied(), 1);
+    let again = node.replicas.failures().again(&node.image);
+    assert_eq!(again.topics[&replica.topic_id].partitions.len(), 1);
+    node.replicas.publish(&again, &node.image, &node.config, true);
+    assert_eq!(node.replicas.failures().unapplied(), 0);
+    // Nothing is tried again on a disk that failed.
+    node.replicas.not_led(&replica, &disk_error());
+    assert_eq!(node.replicas.failures().unapplied(), 0);
 }
 
 #[test]

@@ -108,10 +108,10 @@ impl Exposition for NodeExposition {
         let Some(exposed) = &self.broker else {
             return Ok("ok".to_owned());
         };
-        let unopened = exposed.broker.replicas.failures().unopened();
-        if unopened > 0 {
+        let unapplied = exposed.broker.replicas.failures().unapplied();
+        if unapplied > 0 {
             return Err(format!(
-                "{unopened} partitions could not be opened; the log says why"
+                "{unapplied} partitions could not be opened or led; the log says why"
             ));
         }
         let replicas = exposed.broker.replicas.all();

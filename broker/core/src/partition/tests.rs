@@ -9,10 +9,14 @@ struct MemoryLog {
     unflushed: i64,
     high_watermark: i64,
     epochs: Vec<(i32, i64)>,
+    is_full: bool,
 }
 
+#[derive(Debug)]
+struct NoRoom;
+
 impl ReplicaLog for MemoryLog {
-    type Error = std::convert::Infallible;
+    type Error = NoRoom;
 
     fn log_start_offset(&self) -> i64 {
         0
@@ -38,6 +42,9 @@ impl ReplicaLog for MemoryLog {
         Some((self.epochs[at].0, end))
     }
     fn assign_epoch(&mut self, epoch: i32) -> Result<(), Self::Error> {
+        if self.is_full {
+            return Err(NoRoom);
+        }
         self.epochs.push((epoch, self.end));
         Ok(())
     }
@@ -200,6 +207,21 @@ fn nobody_waits_for_a_broker_that_has_left() {
     fetch(&mut partition, 8, 3, 10);
     fetch(&mut partition, 9, 2, 15);
     assert_eq!(partition.log().high_watermark, 10);
+}
+
+#[test]
+fn an_election_that_the_log_could_not_record_is_taken_over_when_it_comes_again() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    partition.apply_image(at(2), &image(2, &[2, 3], 1, 1)).unwrap();
+    partition.log_mut().is_full = true;
+    let elected = image(1, &[1, 2], 2, 2);
+    assert!(partition.apply_image(at(3), &elected).is_err());
+    assert_eq!(partition.leader_to_follow(), Some(2));
+    partition.log_mut().is_full = false;
+    let change = partition.apply_image(at(4), &elected).unwrap();
+    assert_eq!(change, RoleChange::BecameLeader);
+    assert_eq!(partition.log().epochs, [(0, 0), (2, 10)]);
 }
 
 #[test]

@@ -37,6 +37,18 @@ fn a_kill_loses_nothing_that_was_appended() {
 }
 
 #[test]
+fn an_epoch_that_could_not_be_written_has_not_begun() {
+    let mut fixture = Fixture::new();
+    fixture.append(3);
+    let before = fixture.log.epochs().clone();
+    // Once a flush of the index has failed, nothing more is written to it.
+    fs::remove_dir_all(fixture.path.join("odradek-index")).unwrap();
+    fixture.directory.flush_index().unwrap_err();
+    fixture.log.assign_epoch(7).unwrap_err();
+    assert_eq!(*fixture.log.epochs(), before);
+}
+
+#[test]
 fn a_checkpoint_without_later_appends_leaves_nothing_to_scan() {
     let mut fixture = Fixture::with(small_segments());
     for _ in 0..40 {

@@ -298,7 +298,7 @@ fn what_a_move_left_is_not_used_while_the_directory_it_went_to_is_offline() {
     let everything = MetadataDelta::between(&MetadataImage::default(), &node.image);
     replicas.publish(&everything, &node.image, &node.config, true);
     assert!(replicas.get("t", 0).is_none());
-    assert_eq!(replicas.failures().unopened(), 1);
+    assert_eq!(replicas.failures().unapplied(), 1);
 }
 
 #[test]
