@@ -193,12 +193,19 @@ impl Replica {
     }
 
     /// New topic configuration.
-    pub fn set_config(&self, settings: PartitionSettings, log: LogConfig, config: Arc<TopicConfig>) {
+    pub fn set_config(
+        &self,
+        now: Now,
+        settings: PartitionSettings,
+        log: LogConfig,
+        config: Arc<TopicConfig>,
+    ) {
         let mut state = self.state.lock();
-        state.partition.set_settings(settings);
+        state.partition.set_settings(now, settings);
         state.partition.log_mut().set_config(log);
-        drop(state);
         self.config.store(config);
+        // What is committed depends on `min.insync.replicas`, and so does what a producer is told of it.
+        wake(state, Wake::Everybody);
     }
 
     /// The partition leaves this broker for good: its log is removed, and a copy that was to take its place. A copy that
@@ -455,9 +462,12 @@ impl Replica {
         self.state.lock().partition.is_leader()
     }
 
-    /// Proposes an ISR without laggards.
+    /// Proposes an ISR without laggards, and waits no longer for those outside of it.
     pub fn propose_shrink(&self, now: Now) -> Option<IsrProposal> {
-        self.state.lock().partition.propose_shrink(now)
+        self.with(|partition| {
+            partition.advance_high_watermark(now);
+            partition.propose_shrink(now)
+        })
     }
 
     /// Waits until everything below `offset` is committed; None if it is.

@@ -455,6 +455,7 @@ impl Replicas {
             let resolved = Arc::new(resolve_topic(image, &topic, config));
             for replica in self.hosted.of_topic(&topic) {
                 replica.set_config(
+                    clock::now(),
                     settings(&resolved, config),
                     log_config(&topic, &resolved, config),
                     resolved.clone(),

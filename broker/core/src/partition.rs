@@ -184,9 +184,10 @@ impl<L: ReplicaLog> Partition<L> {
         matches!(self.role, Role::Follower).then_some(self.image.leader)
     }
 
-    /// The settings may change at any time.
-    pub fn set_settings(&mut self, settings: PartitionSettings) {
+    /// The settings may change at any time. True if the high watermark moved.
+    pub fn set_settings(&mut self, now: Now, settings: PartitionSettings) -> bool {
         self.settings = settings;
+        self.advance_high_watermark(now)
     }
 
     /// The settings in force.
@@ -581,7 +582,8 @@ impl<L: ReplicaLog> Partition<L> {
         }
     }
 
-    fn advance_high_watermark(&mut self, now: Now) -> bool {
+    /// Moves the high watermark as far as it may: time alone ends the wait for a follower outside the ISR. True if it moved.
+    pub fn advance_high_watermark(&mut self, now: Now) -> bool {
         let Role::Leader(leader) = &self.role else {
             return false;
         };

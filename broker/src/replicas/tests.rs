@@ -319,6 +319,46 @@ fn a_leadership_that_found_no_room_is_tried_again() {
     assert_eq!(node.replicas.failures().unapplied(), 0);
 }
 
+/// The topic's `min.insync.replicas`.
+fn set_min_isr(image: &mut MetadataImage, topic: &str, min: &str) {
+    let overrides = image.configs.entry(ConfigResource::topic(topic)).or_default();
+    overrides.insert("min.insync.replicas".into(), min.into());
+}
+
+#[test]
+fn a_lower_min_insync_replicas_answers_who_waits_for_a_commit() {
+    let mut node = Node::new();
+    node.change(|image| set_min_isr(image, "t", "2"));
+    let replica = node.create("t", NODE).unwrap();
+    append_own(&replica);
+    let mut wait = replica.await_commit(0, 10).expect("the ISR is too small");
+    assert!(wait.try_recv().is_err());
+    node.change(|image| set_min_isr(image, "t", "1"));
+    assert_eq!(wait.try_recv(), Ok(Ok(())));
+}
+
+#[test]
+fn nobody_waits_longer_than_the_lag_time_for_a_follower_outside_the_isr() {
+    let mut node = Node::new();
+    let replica = node.create("t", NODE).unwrap();
+    let now = clock::now();
+    replica.with(|p| p.followers_changed(now, |_| true));
+    let fetch = FollowerFetch {
+        replica: OTHER,
+        broker_epoch: 7,
+        fetch_offset: 0,
+        log_start_offset: 0,
+    };
+    replica.follower_asked(now, fetch, 0, -1).unwrap();
+    append_own(&replica);
+    let mut wait = replica
+        .await_commit(0, 10)
+        .expect("the follower may join the ISR");
+    let much_later = clock::now().plus_ms(3_600_000);
+    assert_eq!(replica.propose_shrink(much_later), None);
+    assert_eq!(wait.try_recv(), Ok(Ok(())));
+}
+
 #[test]
 fn history_opens_no_log_and_gives_no_leadership() {
     let mut node = Node::new();

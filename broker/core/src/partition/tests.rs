@@ -210,6 +210,30 @@ fn nobody_waits_for_a_broker_that_has_left() {
 }
 
 #[test]
+fn time_alone_ends_the_wait_for_a_follower_outside_the_isr() {
+    let mut partition = leader(1);
+    partition.apply_image(at(1), &image(1, &[1], 0, 1)).unwrap();
+    fetch(&mut partition, 2, 3, 0);
+    assert!(!append(&mut partition, 3, 10));
+    assert!(!partition.advance_high_watermark(at(3 + LAG_MAX_MS)));
+    assert!(partition.advance_high_watermark(at(4 + LAG_MAX_MS)));
+    assert_eq!(partition.log().high_watermark, 10);
+}
+
+#[test]
+fn a_lower_min_insync_replicas_lets_records_become_committed() {
+    let mut partition = leader(2);
+    partition.apply_image(at(1), &image(1, &[1], 0, 1)).unwrap();
+    assert!(!append(&mut partition, 2, 10));
+    let settings = PartitionSettings {
+        min_insync_replicas: 1,
+        ..partition.settings()
+    };
+    assert!(partition.set_settings(at(3), settings));
+    assert_eq!(partition.log().high_watermark, 10);
+}
+
+#[test]
 fn an_election_that_the_log_could_not_record_is_taken_over_when_it_comes_again() {
     let mut partition = leader(1);
     append(&mut partition, 1, 10);
