@@ -8,7 +8,8 @@ use kafka_protocol::messages::alter_partition_request::{BrokerState, PartitionDa
 use kafka_protocol::messages::{AlterPartitionRequest, AlterPartitionResponse, BrokerId};
 use odradek_broker_core::partition::IsrProposal;
 use odradek_common::error::ErrorCode;
-use odradek_common::ids::TopicPartition;
+use odradek_common::ids::{NodeId, TopicPartition};
+use odradek_common::metadata::MetadataImage;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -61,18 +62,23 @@ impl IsrUpdates {
     fn expansions(&self, broker: &Broker) -> Vec<(Arc<Replica>, IsrProposal)> {
         let candidates = std::mem::take(&mut *self.candidates.lock());
         let image = broker.image();
-        let eligible = |replica: i32, epoch: i64| {
-            let registered = image.brokers.get(&replica);
-            registered.is_some_and(|b| {
-                !b.fenced && !b.in_controlled_shutdown && (epoch < 0 || b.broker_epoch == epoch)
-            })
-        };
+        let eligible = |replica, epoch, directory| may_join(&image, replica, epoch, directory);
         let propose = |replica: Arc<Replica>| {
-            let proposal = replica.with(|p| p.propose_expansion(eligible))?;
+            let proposal = replica.propose_expansion(eligible)?;
             Some((replica, proposal))
         };
         candidates.into_values().filter_map(propose).collect()
     }
+}
+
+/// Whether the controller would let a replica of that broker join, as far as the metadata here tells.
+fn may_join(image: &MetadataImage, replica: NodeId, broker_epoch: i64, directory: Uuid) -> bool {
+    image.brokers.get(&replica).is_some_and(|broker| {
+        !broker.fenced
+            && !broker.in_controlled_shutdown
+            && (broker_epoch < 0 || broker.broker_epoch == broker_epoch)
+            && broker.has_online(directory)
+    })
 }
 
 fn shrinks(broker: &Broker) -> Vec<(Arc<Replica>, IsrProposal)> {
@@ -206,7 +212,32 @@ fn outcomes(response: &AlterPartitionResponse) -> BTreeMap<(Uuid, i32), i16> {
 
 #[cfg(test)]
 mod tests {
+    use odradek_common::ids::LOST_DIRECTORY;
+    use odradek_common::metadata::BrokerImage;
+
     use super::*;
+
+    #[test]
+    fn a_replica_joins_with_its_broker_s_epoch_and_a_directory_that_works() {
+        let directory = Uuid::from_u128(100);
+        let broker = BrokerImage {
+            broker_id: 2,
+            broker_epoch: 7,
+            incarnation_id: Uuid::nil(),
+            endpoints: Vec::new(),
+            features: Vec::new(),
+            rack: None,
+            fenced: false,
+            in_controlled_shutdown: false,
+            log_dirs: vec![directory],
+        };
+        let mut image = MetadataImage::default();
+        image.brokers.insert(2, Arc::new(broker));
+        let may = |epoch, directory| may_join(&image, 2, epoch, directory);
+        assert!(may(7, directory) && may(-1, directory) && may(7, Uuid::nil()));
+        assert!(!may(6, directory) && !may(7, Uuid::from_u128(101)) && !may(7, LOST_DIRECTORY));
+        assert!(!may_join(&image, 3, -1, directory));
+    }
 
     #[test]
     fn only_a_refusal_under_current_epochs_takes_a_proposal_back() {

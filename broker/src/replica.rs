@@ -470,6 +470,17 @@ impl Replica {
         })
     }
 
+    /// Proposes an ISR with those who have caught up. `eligible` tells whether a broker may join under that broker epoch
+    /// with a replica in that log directory.
+    pub fn propose_expansion(&self, eligible: impl Fn(NodeId, i64, Uuid) -> bool) -> Option<IsrProposal> {
+        self.with(|partition| {
+            let image = partition.image().clone();
+            partition.propose_expansion(|replica, broker_epoch| {
+                eligible(replica, broker_epoch, image.directory_of(replica))
+            })
+        })
+    }
+
     /// Waits until everything below `offset` is committed; None if it is.
     pub fn await_commit(&self, leader_epoch: i32, offset: i64) -> Option<CommitWait> {
         self.wait_unless(&mut self.state.lock(), Safe::Committed, leader_epoch, offset)

@@ -3,11 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 /// A node's number (`node.id`); brokers and controllers share one number space.
 pub type NodeId = i32;
 
 /// "No node": what the protocol sends where a leader or coordinator is unknown.
 pub const NO_NODE: NodeId = -1;
+
+/// The log directory of a replica whose log works in no directory (KIP-858).
+pub const LOST_DIRECTORY: Uuid = Uuid::from_u128(2);
 
 /// A partition by its topic's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -102,6 +102,8 @@ pub struct FollowerProgress {
     pub broker_epoch: i64,
     /// Its broker is fenced or stopping: it cannot join the ISR soon, and nobody waits for it.
     is_ineligible: bool,
+    /// It was taken out of the ISR and has not fetched since: what it held may be gone, as on a disk that failed.
+    has_left_isr: bool,
     last_fetch_ms: u64,
     last_fetch_leader_end: i64,
 }
@@ -219,7 +221,7 @@ impl<L: ReplicaLog> Partition<L> {
             // KAFKA-7415: the epoch is persisted when leadership begins, not at the first append.
             self.log.assign_epoch(image.leader_epoch)?;
         }
-        self.image = image.clone();
+        let before = std::mem::replace(&mut self.image, image.clone());
         if begins_to_lead {
             self.lead(now);
             return Ok(RoleChange::BecameLeader);
@@ -229,7 +231,7 @@ impl<L: ReplicaLog> Partition<L> {
             return Ok(RoleChange::BecameIdle);
         }
         if is_named {
-            self.adopt_isr(now);
+            self.adopt_isr(now, &before.isr);
             return Ok(RoleChange::Unchanged);
         }
         if image.leader < 0 {
@@ -267,7 +269,7 @@ impl<L: ReplicaLog> Partition<L> {
     }
 
     /// The controller committed an ISR or other replicas in the same leader epoch.
-    fn adopt_isr(&mut self, now: Now) {
+    fn adopt_isr(&mut self, now: Now, isr_before: &[NodeId]) {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -282,6 +284,9 @@ impl<L: ReplicaLog> Partition<L> {
                     .entry(replica)
                     .or_insert_with(|| FollowerProgress::new(false, now));
             }
+        }
+        for (replica, progress) in &mut leader.followers {
+            progress.has_left_isr |= isr_before.contains(replica) && !self.image.isr.contains(replica);
         }
         self.advance_high_watermark(now);
     }
@@ -424,7 +429,8 @@ impl<L: ReplicaLog> Partition<L> {
         let Some(progress) = leader.followers.get(&replica) else {
             return false;
         };
-        progress.log_end_offset >= self.log.high_watermark()
+        !progress.has_left_isr
+            && progress.log_end_offset >= self.log.high_watermark()
             && progress.log_end_offset >= leader.epoch_start_offset
     }
 
@@ -598,6 +604,7 @@ impl<L: ReplicaLog> Partition<L> {
             let waits = self.image.isr.contains(replica)
                 || leader.is_proposed(*replica)
                 || (!progress.is_ineligible
+                    && !progress.has_left_isr
                     && progress.log_end_offset >= leader.epoch_start_offset
                     && progress.is_caught_up(now, end, self.settings.replica_lag_time_max_ms));
             if waits {
@@ -650,6 +657,7 @@ impl FollowerProgress {
             caught_up_ms: in_sync.then_some(now.mono_ms),
             broker_epoch: -1,
             is_ineligible: false,
+            has_left_isr: false,
             last_fetch_ms: 0,
             last_fetch_leader_end: i64::MAX,
         }
@@ -661,6 +669,7 @@ impl FollowerProgress {
         } else if fetch.fetch_offset >= self.last_fetch_leader_end {
             self.caught_up_ms = self.caught_up_ms.max(Some(self.last_fetch_ms));
         }
+        self.has_left_isr = false;
         self.log_end_offset = fetch.fetch_offset;
         self.log_start_offset = fetch.log_start_offset;
         self.broker_epoch = fetch.broker_epoch;

@@ -302,6 +302,30 @@ fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
 }
 
 #[test]
+fn a_follower_joins_the_isr_with_the_directory_that_is_recorded_for_it() {
+    let mut node = Node::new();
+    let replica = node.create("t", NODE).unwrap();
+    let directory = Uuid::from_u128(100);
+    node.change(|image| {
+        let topic = Arc::make_mut(image.topics.get_mut("t").unwrap());
+        let partition = Arc::make_mut(&mut topic.partitions[0]);
+        partition.directories = vec![Uuid::nil(), directory];
+        partition.partition_epoch += 1;
+    });
+    let fetch = FollowerFetch {
+        replica: OTHER,
+        broker_epoch: 7,
+        fetch_offset: 0,
+        log_start_offset: 0,
+    };
+    replica.follower_asked(clock::now(), fetch, 0, -1).unwrap();
+    assert_eq!(replica.propose_expansion(|_, _, asked| asked != directory), None);
+    let joins = |replica, epoch, asked| (replica, epoch, asked) == (OTHER, 7, directory);
+    let proposal = replica.propose_expansion(joins).unwrap();
+    assert_eq!(proposal.isr, [(NODE, -1), (OTHER, 7)]);
+}
+
+#[test]
 fn a_leadership_that_found_no_room_is_tried_again() {
     let mut node = Node::new();
     let replica = node.create("t", OTHER).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use uuid::Uuid;
 
-use crate::ids::{NO_NODE, NodeId};
+use crate::ids::{LOST_DIRECTORY, NO_NODE, NodeId};
 
 /// Everything the quorum has agreed on, up to one offset of the metadata log.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -361,5 +361,13 @@ impl BrokerImage {
         self.endpoints
             .iter()
             .find(|endpoint| &*endpoint.listener == listener)
+    }
+
+    /// Whether a replica that is recorded in that log directory may work. Nil is what nobody has recorded yet; a broker that
+    /// names no log directories has not told of those that fail.
+    #[must_use]
+    pub fn has_online(&self, directory: Uuid) -> bool {
+        let may_work = self.log_dirs.is_empty() || self.log_dirs.contains(&directory);
+        directory.is_nil() || (may_work && directory != LOST_DIRECTORY)
     }
 }

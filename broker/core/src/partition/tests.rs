@@ -192,21 +192,42 @@ fn nobody_waits_for_a_broker_that_has_left() {
     fetch(&mut partition, 1, 3, 0);
     append(&mut partition, 2, 10);
     fetch(&mut partition, 3, 2, 10);
-    // Broker 3 dies right after a fetch: the controller fences it and takes it out of the ISR.
+    // Right after a fetch broker 3 dies, or its disk: the controller takes it out of the ISR.
     partition.apply_image(at(4), &image(1, &[1, 2], 0, 1)).unwrap();
-    assert_eq!(
-        partition.log().high_watermark,
-        0,
-        "a follower that lives may be about to return"
-    );
-    assert!(partition.followers_changed(at(5), |replica| replica != 3));
     assert_eq!(partition.log().high_watermark, 10);
     // It is back: the high watermark waits for it again, so that it can catch up under load.
-    assert!(!partition.followers_changed(at(6), |_| true));
-    append(&mut partition, 7, 5);
-    fetch(&mut partition, 8, 3, 10);
-    fetch(&mut partition, 9, 2, 15);
+    fetch(&mut partition, 5, 3, 10);
+    append(&mut partition, 6, 5);
+    fetch(&mut partition, 7, 2, 15);
     assert_eq!(partition.log().high_watermark, 10);
+    assert!(partition.followers_changed(at(8), |replica| replica != 3));
+    assert_eq!(partition.log().high_watermark, 15);
+    assert!(!partition.followers_changed(at(9), |_| true));
+    append(&mut partition, 10, 5);
+    fetch(&mut partition, 11, 3, 15);
+    fetch(&mut partition, 12, 2, 20);
+    assert_eq!(partition.log().high_watermark, 15);
+}
+
+#[test]
+fn who_was_taken_out_of_the_isr_is_proposed_only_after_it_has_fetched_again() {
+    let mut partition = leader(1);
+    append(&mut partition, 1, 10);
+    for replica in [2, 3] {
+        fetch(&mut partition, 2, replica, 10);
+    }
+    // The disk of broker 3 fails, and broker 2 restarts.
+    partition.apply_image(at(3), &image(1, &[1, 2], 0, 1)).unwrap();
+    partition.apply_image(at(4), &image(1, &[1], 0, 2)).unwrap();
+    assert!(fetch(&mut partition, 5, 2, 10).may_expand);
+    let members = |partition: &mut Partition<MemoryLog>| {
+        let proposal = partition.propose_expansion(|_, _| true).unwrap();
+        proposal.isr.iter().map(|member| member.0).collect::<Vec<_>>()
+    };
+    assert_eq!(members(&mut partition), [1, 2]);
+    partition.proposal_refused(at(6), 2);
+    assert!(fetch(&mut partition, 7, 3, 10).may_expand);
+    assert_eq!(members(&mut partition), [1, 2, 3]);
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Controller {
         let isr = new_isr(api_version, request);
         check_epochs(before, broker_id, request)?;
         check_isr(before, &isr, request)?;
-        check_eligible(image, &isr)?;
+        check_eligible(image, before, &isr)?;
         let change = self
             .change(image, &topic, index, before)
             .election(self.election(image, &topic.name))
@@ -181,8 +181,13 @@ fn check_isr(
     }
 }
 
-/// KIP-841 and KIP-903: nobody joins the ISR who is fenced, about to stop, or has restarted since the leader saw it fetch.
-fn check_eligible(image: &MetadataImage, isr: &[BrokerState]) -> Result<(), ApiError> {
+/// KIP-841 and KIP-903: nobody joins the ISR who is fenced, about to stop, or has restarted since the leader saw it fetch. Nor
+/// does a replica whose log directory has failed since.
+fn check_eligible(
+    image: &MetadataImage,
+    before: &PartitionImage,
+    isr: &[BrokerState],
+) -> Result<(), ApiError> {
     for state in isr {
         let id = state.broker_id.0;
         let why = match image.brokers.get(&id) {
@@ -191,6 +196,9 @@ fn check_eligible(image: &MetadataImage, isr: &[BrokerState]) -> Result<(), ApiE
             Some(broker) if broker.fenced => "is fenced",
             Some(broker) if state.broker_epoch != -1 && state.broker_epoch != broker.broker_epoch => {
                 "has registered anew since"
+            }
+            Some(broker) if !before.isr.contains(&id) && !broker.has_online(before.directory_of(id)) => {
+                "has its replica in a log directory that failed"
             }
             Some(_) => continue,
         };

@@ -5,7 +5,7 @@ use kafka_protocol::messages::{
     AllocateProducerIdsRequest, ControllerRegistrationRequest, DescribeClusterRequest,
     UnregisterBrokerRequest,
 };
-use odradek_common::ids::NO_NODE;
+use odradek_common::ids::{LOST_DIRECTORY, NO_NODE};
 use odradek_controller_core::controller::{Controller, ControllerSettings};
 use uuid::Uuid;
 
@@ -380,6 +380,27 @@ fn an_assignment_to_a_directory_that_is_not_online_leaves_the_isr() {
         (partition.leader, partition.directories[0]),
         (0, Uuid::from_u128(0xbad0))
     );
+}
+
+#[test]
+fn a_replica_whose_log_is_lost_neither_leads_nor_joins_the_isr_until_it_has_a_directory() {
+    let mut world = World::of_brokers(3);
+    world.create_on("t", &[2, 0]);
+    world.create_on("alone", &[2]);
+    for topic in ["t", "alone"] {
+        assign(&mut world, topic, LOST_DIRECTORY);
+    }
+    let partition = world.partition("t", 0);
+    assert_eq!((partition.leader, &partition.isr[..]), (0, &[0][..]));
+    assert_eq!(world.partition("alone", 0).leader, NO_NODE);
+    let ineligible = Code::IneligibleReplica.code();
+    assert_eq!(world.set_isr("t", 0, &[0, 2]), ineligible);
+    // It has started again and found its log.
+    for topic in ["t", "alone"] {
+        assign(&mut world, topic, directory(2));
+    }
+    assert_eq!(world.set_isr("t", 0, &[0, 2]), 0);
+    assert_eq!(world.partition("alone", 0).leader, 2);
 }
 
 #[test]
