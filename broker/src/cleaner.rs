@@ -233,7 +233,7 @@ impl Worker {
         }
     }
 
-    fn failed(&self, replica: &Replica, error: &LogError) {
+    fn failed(&self, replica: &Arc<Replica>, error: &LogError) {
         let log = &self.broker.log;
         let of_directory = match error {
             LogError::Closed(_) => return,

@@ -1,6 +1,7 @@
 //! Tells the controller in which log directory replicas are, where its records say otherwise (KIP-858).
 //!
-//! Only with that it knows whose leaderships to move when a directory fails.
+//! Only with that it knows whose leaderships to move when a directory fails. A replica whose log failed alone is told to be in
+//! none that works, so that its own is moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -59,15 +60,14 @@ impl DirectoryAssignments {
     }
 
     /// Some of those that are still in another directory than is recorded.
-    fn take(&self, node_id: i32) -> Vec<Arc<Replica>> {
+    pub(crate) fn take(&self, node_id: i32) -> Vec<Arc<Replica>> {
         let mut candidates = self.candidates.lock();
         let mut batch = Vec::new();
         while batch.len() < REPLICAS_PER_REQUEST {
             let Some((_, replica)) = candidates.pop_first() else {
                 break;
             };
-            // Also of one that failed since: the controller moves what it leads only if it knows where it was.
-            if !replica.is_closed() && replica.image().directory_of(node_id) != replica.directory().id() {
+            if !replica.is_closed() && replica.image().directory_of(node_id) != replica.assigned_directory() {
                 batch.push(replica);
             }
         }
@@ -85,7 +85,10 @@ impl DirectoryAssignments {
 
 /// Whether the controller has answered for each replica; one that it refused is told again when the metadata changes.
 async fn send(broker: &Broker, batch: &[Arc<Replica>]) -> bool {
-    let request = request(broker, batch);
+    let request = AssignReplicasToDirsRequest::default()
+        .with_broker_id(BrokerId(broker.node_id))
+        .with_broker_epoch(broker.epoch())
+        .with_directories(directories(batch));
     match broker.controller.send(ASSIGN_VERSION, &request, TIMEOUT).await {
         Ok(response) if response.error_code == 0 => {
             slog::info!(broker.log, "log directories of replicas recorded"; "replicas" => batch.len());
@@ -102,10 +105,11 @@ async fn send(broker: &Broker, batch: &[Arc<Replica>]) -> bool {
     }
 }
 
-fn request(broker: &Broker, batch: &[Arc<Replica>]) -> AssignReplicasToDirsRequest {
+/// These replicas by their log directories.
+pub(crate) fn directories(batch: &[Arc<Replica>]) -> Vec<DirectoryData> {
     let mut told = Told::new();
     for replica in batch {
-        let topics = told.entry(replica.directory().id()).or_default();
+        let topics = told.entry(replica.assigned_directory()).or_default();
         topics
             .entry(replica.topic_id)
             .or_default()
@@ -122,8 +126,5 @@ fn request(broker: &Broker, batch: &[Arc<Replica>]) -> AssignReplicasToDirsReque
         });
         DirectoryData::default().with_id(id).with_topics(topics.collect())
     });
-    AssignReplicasToDirsRequest::default()
-        .with_broker_id(BrokerId(broker.node_id))
-        .with_broker_epoch(broker.epoch())
-        .with_directories(directories.collect())
+    directories.collect()
 }

@@ -168,7 +168,7 @@ fn note(broker: &Broker, replica: &Replica, proposal: &IsrProposal, code: i16) -
 fn still_pending(proposals: Vec<(Arc<Replica>, IsrProposal)>) -> Vec<(Arc<Replica>, IsrProposal)> {
     let again = |(replica, _): (Arc<Replica>, IsrProposal)| {
         let proposal = replica.with(|p| p.pending_proposal())?;
-        (!replica.is_closed()).then_some((replica, proposal))
+        (!replica.is_offline()).then_some((replica, proposal))
     };
     proposals.into_iter().filter_map(again).collect()
 }

@@ -23,7 +23,7 @@ use odradek_broker_log::config::LogConfig;
 use odradek_broker_log::error::{AppendError, LogError};
 use odradek_broker_log::log::Log;
 use odradek_common::error::{ApiError, ErrorCode};
-use odradek_common::ids::{NodeId, TopicPartition};
+use odradek_common::ids::{LOST_DIRECTORY, NodeId, TopicPartition};
 use odradek_common::metadata::PartitionImage;
 use odradek_common::time::Now;
 use odradek_config::TopicConfig;
@@ -178,6 +178,17 @@ impl Replica {
     #[must_use]
     pub fn directory(&self) -> Arc<DataDirectory> {
         self.directory.load_full()
+    }
+
+    /// The log directory that the controller is to know: none that works, if the log failed alone.
+    #[must_use]
+    pub fn assigned_directory(&self) -> Uuid {
+        let directory = self.directory.load();
+        if self.is_offline() && !directory.is_offline() {
+            return LOST_DIRECTORY;
+        }
+        // Also of one that failed since: the controller moves what it leads only if it knows where it was.
+        directory.id()
     }
 
     /// Takes over the controller's decision.
@@ -462,8 +473,12 @@ impl Replica {
         self.state.lock().partition.is_leader()
     }
 
-    /// Proposes an ISR without laggards, and waits no longer for those outside of it.
+    /// Proposes an ISR without laggards, and waits no longer for those outside of it. A leader whose log failed proposes
+    /// nothing: followers that cannot fetch from it do not lag.
     pub fn propose_shrink(&self, now: Now) -> Option<IsrProposal> {
+        if self.is_offline() {
+            return None;
+        }
         self.with(|partition| {
             partition.advance_high_watermark(now);
             partition.propose_shrink(now)
@@ -473,6 +488,9 @@ impl Replica {
     /// Proposes an ISR with those who have caught up. `eligible` tells whether a broker may join under that broker epoch
     /// with a replica in that log directory.
     pub fn propose_expansion(&self, eligible: impl Fn(NodeId, i64, Uuid) -> bool) -> Option<IsrProposal> {
+        if self.is_offline() {
+            return None;
+        }
         self.with(|partition| {
             let image = partition.image().clone();
             partition.propose_expansion(|replica, broker_epoch| {

@@ -391,7 +391,7 @@ impl Replicas {
         {
             self.metrics.led_partition_changed(before, &change.after);
         }
-        if change.after.directory_of(self.node_id) != replica.directory().id() {
+        if change.after.directory_of(self.node_id) != replica.assigned_directory() {
             self.assignments.add(replica);
         }
         match replica.apply_image(clock::now(), &change.after) {

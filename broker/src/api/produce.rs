@@ -201,7 +201,7 @@ fn accepted(part: &Part<'_>, info: &AppendInfo, log_start_offset: i64) -> Accept
     }
 }
 
-fn log_failed(broker: &Broker, replica: &Replica, error: &LogError) -> ApiError {
+fn log_failed(broker: &Broker, replica: &Arc<Replica>, error: &LogError) -> ApiError {
     broker.replicas.log_failed(replica, error);
     ApiError::new(ErrorCode::KafkaStorageError, error.to_string())
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use odradek_broker_log::error::LogError;
@@ -83,7 +84,7 @@ impl LogFailures {
 impl Replicas {
     /// A log failed: how far that reaches depends on how. A replica that has left this broker while somebody was at work in
     /// its log did not fail.
-    pub fn log_failed(&self, replica: &Replica, error: &LogError) {
+    pub fn log_failed(&self, replica: &Arc<Replica>, error: &LogError) {
         if replica.is_closed() {
             slog::debug!(self.log, "a log was closed meanwhile"; "partition" => %replica.id, "error" => %error);
             return;
@@ -92,6 +93,8 @@ impl Replicas {
             // The damage is this partition's alone; its other replicas serve.
             slog::error!(self.log, "a log is corrupt and offline"; "partition" => %replica.id, "error" => error_chain(error));
             replica.set_offline();
+            // The controller hears of directories that fail, not of logs: it elects another leader once this is in none.
+            self.assignments.add(replica);
             return;
         }
         let named = error.directory().and_then(|path| {
@@ -128,7 +131,7 @@ impl Replicas {
     }
 
     /// A replica could not begin to lead; unless its log failed for good, it is tried again later.
-    pub(super) fn not_led(&self, replica: &Replica, error: &LogError) {
+    pub(super) fn not_led(&self, replica: &Arc<Replica>, error: &LogError) {
         self.log_failed(replica, error);
         if !replica.is_offline() {
             self.failures.not_applied(replica.topic_id, replica.id.partition);

@@ -200,7 +200,7 @@ impl Replicas {
     }
 
     /// A move could not go on: which of the two directories failed, if one did, the error says.
-    fn move_failed(&self, replica: &Replica, to: &Arc<DataDirectory>, error: &LogError) {
+    fn move_failed(&self, replica: &Arc<Replica>, to: &Arc<DataDirectory>, error: &LogError) {
         if replica.is_closed() {
             return;
         }

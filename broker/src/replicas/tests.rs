@@ -9,11 +9,13 @@ use odradek_broker_log::append::LeaderBatch;
 use odradek_broker_log::directory::LogDirectoryOptions;
 use odradek_broker_log::error::LogError;
 use odradek_broker_log::read::Patience;
+use odradek_common::ids::LOST_DIRECTORY;
 use odradek_common::metadata::PartitionImage;
 use odradek_common::records::builder::BatchBuilder;
 use tempfile::TempDir;
 
 use super::*;
+use crate::directory_assignments::directories;
 use crate::replica::reading::{Isolation, ReadRequest};
 use crate::replica::watchers::Watcher;
 use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
@@ -299,6 +301,40 @@ fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
     node.replicas.close_clean();
     let logs = node.replicas.directories()[0].logs().unwrap();
     assert!(!logs.close_clean().unwrap(), "the next start must recover");
+}
+
+#[test]
+fn a_leader_whose_log_failed_alone_says_so_and_takes_nobody_out_of_the_isr() {
+    let mut node = Node::new();
+    let replica = node.create("t", NODE).unwrap();
+    let record = |node: &mut Node, directory: Uuid| {
+        node.change(|image| {
+            let topic = Arc::make_mut(image.topics.get_mut("t").unwrap());
+            let partition = Arc::make_mut(&mut topic.partitions[0]);
+            partition.isr = vec![NODE, OTHER];
+            partition.directories = vec![directory, Uuid::nil()];
+            partition.partition_epoch += 1;
+        });
+    };
+    let told = |node: &Node| {
+        let batch = node.replicas.assignments().take(NODE);
+        let ids = directories(&batch).into_iter().map(|directory| directory.id);
+        ids.collect::<Vec<_>>()
+    };
+    let works = replica.directory().id();
+    assert_eq!(told(&node), [works]);
+    record(&mut node, works);
+    let corrupt = LogError::Corrupt {
+        path: "0.log".into(),
+        position: 0,
+        detail: "the file is gone".to_owned(),
+    };
+    node.replicas.log_failed(&replica, &corrupt);
+    assert_eq!(told(&node), [LOST_DIRECTORY]);
+    let much_later = clock::now().plus_ms(3_600_000);
+    assert_eq!(replica.propose_shrink(much_later), None);
+    record(&mut node, LOST_DIRECTORY);
+    assert!(told(&node).is_empty(), "it is recorded");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use kafka_protocol::messages::CreateTopicsRequest;
-use odradek_cluster_tests::asks::{OK, code, creatable};
+use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
+use kafka_protocol::messages::{CreateTopicsRequest, ElectLeadersRequest};
+use odradek_cluster_tests::asks::{OK, code, creatable, topic_name};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::records::{Seen, batch};
@@ -248,6 +249,58 @@ async fn await_partition(
         holds(is_so(seen.leader_id.0, &isr), format!("{seen:?}"))
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_leader_whose_log_alone_is_damaged_gives_the_lead_away_until_it_is_mended() {
+    let cluster = TestCluster::start(3, &[]).await;
+    let connection = cluster.connect(1).await;
+    connection.create_topic("t", 1, 3, &[]).await;
+    let first = connection.partition("t", 0).await.leader_id.0;
+    cluster
+        .connect(first)
+        .await
+        .produce("t", 0, &batch(&["before"]))
+        .await;
+    await_partition(&connection, 0, "it is in sync", |_, isr| isr.len() == 3).await;
+    let node = cluster.node(first);
+    node.stop().await;
+    let segment = node.log_dir().join("t-0/00000000000000000000.log");
+    let kept = node.directory().join("kept");
+    fs::rename(&segment, &kept).expect("the segment is there");
+    // After a clean stop nobody looks at a segment before it is needed.
+    node.start().await;
+    let other = cluster.connect(first % 3 + 1).await;
+    await_partition(&other, 0, "it is in sync again", |_, isr| isr.len() == 3).await;
+    let partition = TopicPartitions::default()
+        .with_topic(topic_name("t"))
+        .with_partitions(vec![0]);
+    let preferred = ElectLeadersRequest::default()
+        .with_topic_partitions(Some(vec![partition]))
+        .with_timeout_ms(10_000);
+    other.ask(preferred).await;
+    await_partition(&other, 0, "the preferred replica leads", |leader, _| {
+        leader == first
+    })
+    .await;
+
+    let damaged = cluster.connect(first).await;
+    eventually("the leader finds out", LIMIT, async || {
+        let result = damaged.produce_with("t", 0, 1, &batch(&["refused"])).await;
+        let refused = result.error_code == code(ErrorCode::KafkaStorageError);
+        holds(refused, format!("{result:?}"))
+    })
+    .await;
+    let given_away = |leader: i32, isr: &[i32]| ![-1, first].contains(&leader) && !isr.contains(&first);
+    await_partition(&other, 0, "another replica leads", given_away).await;
+    let leader = cluster.connect(other.partition("t", 0).await.leader_id.0).await;
+    in_the_end(&leader, "t", "after").await;
+
+    node.stop().await;
+    fs::rename(&kept, &segment).expect("nobody has made another");
+    node.start().await;
+    await_partition(&leader, 0, "it is in sync once more", |_, isr| isr.len() == 3).await;
+    assert_eq!(readable(&leader, "t").await, ["before", "after"]);
 }
 
 #[tokio::test]
