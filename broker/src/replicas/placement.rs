@@ -9,7 +9,7 @@ use std::sync::Arc;
 use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::LogError;
 use odradek_broker_log::log::PartitionIdentity;
-use odradek_common::ids::TopicPartition;
+use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::PartitionImage;
 use parking_lot::Mutex;
 
@@ -71,8 +71,9 @@ impl Replicas {
         if let Some(found) = named.next().or_else(|| recorded.next()) {
             return Ok(found);
         }
-        // Nobody has recorded where a partition is that was never changed: it is new.
-        let is_new = wanted.is_nil() && partition.partition_epoch == 0;
+        // Nobody has recorded where it is, and nobody counts on what it has: it is new.
+        let is_new =
+            wanted.is_nil() && (partition.partition_epoch == 0 || is_joining(partition, self.node_id));
         if !all_online && !is_new {
             let offline = self.directories.iter().find(|directory| directory.is_offline());
             let path = offline.map_or_else(Default::default, |directory| directory.path().to_owned());
@@ -131,4 +132,10 @@ impl Replicas {
             }
         }
     }
+}
+
+/// A reassignment adds it, and it was never in sync: what it may have had is no loss.
+fn is_joining(partition: &PartitionImage, node: NodeId) -> bool {
+    let has_everything = partition.isr.contains(&node) || partition.elr.contains(&node);
+    partition.adding_replicas.contains(&node) && !has_everything
 }

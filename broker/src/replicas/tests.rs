@@ -379,6 +379,39 @@ fn a_leadership_that_found_no_room_is_tried_again() {
     assert_eq!(node.replicas.failures().unapplied(), 0);
 }
 
+#[test]
+fn a_replica_that_a_reassignment_adds_is_created_beside_a_directory_that_failed() {
+    let folder = Arc::new(TempDir::new().unwrap());
+    let paths = ["a", "b", "c"].map(|name| folder.path().join(name));
+    let mut node = Node::at(folder, &paths, &[], LogDirectoryOptions::default());
+    let failed = node.replicas.directories()[0].clone();
+    node.replicas.directory_failed(&failed, &disk_error());
+    let mut add = |name: &str, isr: &[i32]| {
+        let partition = PartitionImage {
+            replicas: vec![OTHER, NODE],
+            adding_replicas: vec![NODE],
+            isr: isr.to_vec(),
+            leader: OTHER,
+            partition_epoch: 3,
+            ..PartitionImage::default()
+        };
+        let topic = TopicImage {
+            name: name.into(),
+            id: Uuid::new_v4(),
+            partitions: vec![Arc::new(partition)],
+        };
+        node.change(|image| {
+            image.topic_names.insert(topic.id, name.into());
+            image.topics.insert(name.into(), Arc::new(topic));
+        });
+        node.replicas.get(name, 0)
+    };
+    let replica = add("new", &[OTHER]).unwrap();
+    assert!(!Arc::ptr_eq(&replica.directory(), &failed));
+    // Where it was in sync its log is, perhaps, in the directory that failed.
+    assert!(add("in-sync", &[OTHER, NODE]).is_none());
+}
+
 /// The topic's `min.insync.replicas`.
 fn set_min_isr(image: &mut MetadataImage, topic: &str, min: &str) {
     let overrides = image.configs.entry(ConfigResource::topic(topic)).or_default();
