@@ -381,6 +381,11 @@ impl Replicas {
         };
         let replica = Replica::new(origin, self.node_id, topic_config, log);
         self.hosted.insert(replica.clone());
+        let directory = replica.directory();
+        if directory.is_offline() {
+            // Whoever told all replicas of that may not have found this one there yet.
+            replica.directory_failed(&directory);
+        }
         replica
     }
 

@@ -304,6 +304,26 @@ fn a_directory_that_failed_is_told_and_never_closed_cleanly() {
 }
 
 #[test]
+fn a_replica_created_while_its_directory_fails_is_offline() {
+    let node = Node::new();
+    let partition = Arc::new(PartitionImage {
+        replicas: vec![NODE],
+        ..PartitionImage::default()
+    });
+    let topic = TopicImage {
+        name: "t".into(),
+        id: Uuid::new_v4(),
+        partitions: vec![partition.clone()],
+    };
+    let (replicas, config) = (&node.replicas, &node.config);
+    let resolved = Arc::new(resolve_topic(&node.image, "t", config));
+    let (directory, log) = replicas.open(&topic, 0, &partition, &resolved, config).unwrap();
+    replicas.directory_failed(&directory, &disk_error());
+    let replica = replicas.create(&topic, 0, directory, resolved, config, log);
+    assert!(replica.is_offline());
+}
+
+#[test]
 fn a_leader_whose_log_failed_alone_says_so_and_takes_nobody_out_of_the_isr() {
     let mut node = Node::new();
     let replica = node.create("t", NODE).unwrap();
