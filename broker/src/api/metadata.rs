@@ -202,15 +202,15 @@ pub fn reachable_leader(
     }
 }
 
-/// Replicas on brokers that are fenced or gone.
+/// Replicas on brokers that are fenced or gone, or in log directories that have failed.
 #[must_use]
 pub fn offline(image: &MetadataImage, partition: &PartitionImage) -> Vec<i32> {
-    partition
-        .replicas
-        .iter()
-        .copied()
-        .filter(|replica| !image.is_alive(*replica))
-        .collect()
+    let works = |replica: i32| {
+        let broker = image.brokers.get(&replica);
+        image.is_alive(replica) && broker.is_some_and(|b| b.has_online(partition.directory_of(replica)))
+    };
+    let replicas = partition.replicas.iter().copied();
+    replicas.filter(|replica| !works(*replica)).collect()
 }
 
 /// Node ids for a message.

@@ -240,7 +240,11 @@ impl<'a> PartitionChangeBuilder<'a> {
         let directory = self.directories.get(&broker).copied().unwrap_or_default();
         self.excluded != Some(broker)
             && self.image.is_active(broker)
-            && has_online_dir(self.image, broker, directory)
+            && self
+                .image
+                .brokers
+                .get(&broker)
+                .is_some_and(|broker| broker.has_online(directory))
     }
 
     /// Without ELR the last member stays in the ISR of an offline partition, as the only one that may lead again.
@@ -331,9 +335,4 @@ pub(super) fn default_directory(image: &MetadataImage, broker: NodeId) -> Uuid {
         Some([only]) => *only,
         Some(_) | None => Uuid::nil(),
     }
-}
-
-fn has_online_dir(image: &MetadataImage, broker: NodeId, directory: Uuid) -> bool {
-    let broker = image.brokers.get(&broker);
-    directory.is_nil() || broker.is_some_and(|b| b.log_dirs.is_empty() || b.log_dirs.contains(&directory))
 }

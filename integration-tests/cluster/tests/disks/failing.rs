@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
-use kafka_protocol::messages::{CreateTopicsRequest, ElectLeadersRequest};
+use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, ElectLeadersRequest};
 use odradek_cluster_tests::asks::{OK, code, creatable, topic_name};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
@@ -196,9 +196,13 @@ async fn a_directory_that_fails_takes_its_replicas_alone_offline() {
         let gone = |leader: i32, isr: &[i32]| leader > 1 && !isr.contains(&1);
         await_partition(&other, *partition, "node 1 is out", gone).await;
     }
-    for partition in &stay {
-        let seen = other.partition("t", *partition).await;
-        assert!(seen.isr_nodes.iter().any(|node| node.0 == 1), "{seen:?}");
+    for (partitions, works) in [(&stay, true), (&fail, false)] {
+        for partition in partitions {
+            let seen = other.partition("t", *partition).await;
+            let has = |nodes: &[BrokerId]| nodes.contains(&BrokerId(1));
+            assert_eq!(has(&seen.isr_nodes), works, "{seen:?}");
+            assert_eq!(has(&seen.offline_replicas), !works, "{seen:?}");
+        }
     }
     let storage_error = code(ErrorCode::KafkaStorageError);
     assert_eq!(described(&connection, &second).await.error_code, storage_error);
