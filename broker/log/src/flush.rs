@@ -201,15 +201,21 @@ fn sync_targets(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(
     })
 }
 
-/// Waits until the disk has the names in a partition's folder.
+/// Waits until the disk has the names in a partition's folder. One that is gone, because the partition was deleted meanwhile, has
+/// none that anybody needs; the log directory itself must be there.
 pub(crate) fn sync_folder(directory: &DirectoryShared, folder: &Path) -> std::io::Result<()> {
     let disk = &directory.options.disk;
+    let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
     match File::open(folder.join(METADATA_FILE)) {
         Ok(metadata) => disk.sync_all(&metadata)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if is_gone(&error) => {}
         Err(error) => return Err(error),
     }
-    disk.sync_all(&File::open(folder)?)
+    match File::open(folder) {
+        Ok(names) => disk.sync_all(&names),
+        Err(error) if is_gone(&error) && folder != directory.path => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 impl Log {

@@ -83,9 +83,9 @@ impl LogFailures {
 
 impl Replicas {
     /// A log failed: how far that reaches depends on how. A replica that has left this broker while somebody was at work in
-    /// its log did not fail.
+    /// its log did not fail; a flush that failed is its directory's matter, whosever it was.
     pub fn log_failed(&self, replica: &Arc<Replica>, error: &LogError) {
-        if replica.is_closed() {
+        if replica.is_closed() && !matches!(error, LogError::Unsynced { .. }) {
             slog::debug!(self.log, "a log was closed meanwhile"; "partition" => %replica.id, "error" => %error);
             return;
         }

@@ -207,6 +207,22 @@ fn a_round_of_producers_waits_for_one_file_of_a_checkpoint() {
 }
 
 #[test]
+fn a_partition_that_is_deleted_under_a_flush_fails_no_other() {
+    let (folder, _disk, directory, mut logs) = directory(2);
+    logs.iter_mut().for_each(|log| assert!(append(log, 1).flush_due));
+    let plans: Vec<_> = logs
+        .iter_mut()
+        .map(|log| log.flush_plan(NOW).unwrap().unwrap())
+        .collect();
+    directory.delete_partition(&mut logs[0]).unwrap();
+    plans[0].sync().unwrap();
+    directory.sync(&plans).unwrap();
+    // Without the directory there is nothing that could be promised.
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    assert!(matches!(directory.sync(&plans), Err(LogError::Unsynced { .. })));
+}
+
+#[test]
 fn no_flush_is_believed_after_one_that_failed() {
     let (_folder, disk, directory, mut logs) = directory(2);
     let mut logs = logs.iter_mut();
