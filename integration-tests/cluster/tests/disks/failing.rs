@@ -152,6 +152,15 @@ async fn break_directory(connection: &Connection, directory: &Path, topic: &str,
     .await;
 }
 
+async fn assert_first_node_works(connection: &Connection, partitions: &[i32], works: bool) {
+    for partition in partitions {
+        let seen = connection.partition("t", *partition).await;
+        let has = |nodes: &[BrokerId]| nodes.contains(&BrokerId(1));
+        assert_eq!(has(&seen.isr_nodes), works, "{seen:?}");
+        assert_eq!(has(&seen.offline_replicas), !works, "{seen:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_directory_that_fails_takes_its_replicas_alone_offline() {
     let cluster = TestCluster::prepare(3, &[]);
@@ -197,12 +206,7 @@ async fn a_directory_that_fails_takes_its_replicas_alone_offline() {
         await_partition(&other, *partition, "node 1 is out", gone).await;
     }
     for (partitions, works) in [(&stay, true), (&fail, false)] {
-        for partition in partitions {
-            let seen = other.partition("t", *partition).await;
-            let has = |nodes: &[BrokerId]| nodes.contains(&BrokerId(1));
-            assert_eq!(has(&seen.isr_nodes), works, "{seen:?}");
-            assert_eq!(has(&seen.offline_replicas), !works, "{seen:?}");
-        }
+        assert_first_node_works(&other, partitions, works).await;
     }
     let storage_error = code(ErrorCode::KafkaStorageError);
     assert_eq!(described(&connection, &second).await.error_code, storage_error);
