@@ -66,7 +66,14 @@ async fn a_damaged_segment_is_replaced_by_what_another_node_has() {
         .create_topic("t", 1, 3, &[("segment.bytes", SEGMENT_BYTES)])
         .await;
     let leader = connection.partition("t", 0).await.leader_id.0;
-    let written = fill(&cluster.connect(leader).await).await;
+    let leading = cluster.connect(leader).await;
+    // Node 1 knows of the topic; another node may hear of it later.
+    eventually("the leader leads", LIMIT, async || {
+        let latest = leading.list_offset("t", 0, -1).await;
+        holds(latest.error_code == OK, format!("{latest:?}"))
+    })
+    .await;
+    let written = fill(&leading).await;
     let follower = leader % 3 + 1;
     for id in [follower, leader] {
         let node = cluster.node(id);
