@@ -37,6 +37,17 @@ pub fn broker(id: NodeId, listener: &str, fenced: bool) -> Arc<BrokerImage> {
     })
 }
 
+/// Adds a topic of one partition.
+pub fn add_topic(image: &mut MetadataImage, name: &str, partition: PartitionImage) {
+    let topic = TopicImage {
+        name: name.into(),
+        id: Uuid::new_v4(),
+        partitions: vec![Arc::new(partition)],
+    };
+    image.topic_names.insert(topic.id, name.into());
+    image.topics.insert(name.into(), Arc::new(topic));
+}
+
 /// A broker, and the metadata that its test writes by hand.
 pub struct LoneBroker {
     pub broker: Arc<Broker>,
@@ -68,13 +79,7 @@ impl LoneBroker {
             leader,
             ..PartitionImage::default()
         };
-        let topic = TopicImage {
-            name: name.into(),
-            id: Uuid::new_v4(),
-            partitions: vec![Arc::new(partition)],
-        };
-        self.image.topic_names.insert(topic.id, name.into());
-        self.image.topics.insert(name.into(), Arc::new(topic));
+        add_topic(&mut self.image, name, partition);
         let delta = MetadataDelta::between(&before, &self.image);
         let config = self.broker.config.load();
         let events = self.broker.replicas.publish(&delta, &self.image, &config, true);

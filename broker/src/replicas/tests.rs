@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::directory_assignments::directories;
+use crate::fixtures::add_topic;
 use crate::replica::reading::{Isolation, ReadRequest};
 use crate::replica::watchers::Watcher;
 use crate::replica::{AppendRefusal, FollowerAppend, OutOfRange};
@@ -88,15 +89,7 @@ impl Node {
             leader,
             ..PartitionImage::default()
         };
-        let topic = TopicImage {
-            name: name.into(),
-            id: Uuid::new_v4(),
-            partitions: vec![Arc::new(partition)],
-        };
-        self.change(|image| {
-            image.topic_names.insert(topic.id, name.into());
-            image.topics.insert(name.into(), Arc::new(topic));
-        });
+        self.change(|image| add_topic(image, name, partition));
         self.replicas.get(name, 0)
     }
 
@@ -181,6 +174,25 @@ fn from_other(high_watermark: i64, log_start_offset: i64) -> FollowerAppend {
         high_watermark,
         log_start_offset,
     }
+}
+
+/// The disk is the directory's, whosever data it lost; no later flush of it is believed either.
+#[test]
+fn a_flush_that_failed_is_told_even_if_its_topic_was_deleted_meanwhile() {
+    let mut node = Node::new();
+    let (gone, stays) = (
+        node.create("gone", OTHER).unwrap(),
+        node.create("stays", OTHER).unwrap(),
+    );
+    node.delete("gone");
+    let unsynced = LogError::Unsynced {
+        path: gone.directory().path().to_owned(),
+        attempt: "flush segment 0".to_owned(),
+        source: std::io::Error::from_raw_os_error(5),
+    };
+    node.replicas.log_failed(&gone, &unsynced);
+    assert!(stays.is_offline());
+    assert!(node.replicas.online().next().is_none());
 }
 
 #[test]
@@ -415,15 +427,7 @@ fn a_replica_that_a_reassignment_adds_is_created_beside_a_directory_that_failed(
             partition_epoch: 3,
             ..PartitionImage::default()
         };
-        let topic = TopicImage {
-            name: name.into(),
-            id: Uuid::new_v4(),
-            partitions: vec![Arc::new(partition)],
-        };
-        node.change(|image| {
-            image.topic_names.insert(topic.id, name.into());
-            image.topics.insert(name.into(), Arc::new(topic));
-        });
+        node.change(|image| add_topic(image, name, partition));
         node.replicas.get(name, 0)
     };
     let replica = add("new", &[OTHER]).unwrap();

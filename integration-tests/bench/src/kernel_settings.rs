@@ -1,6 +1,7 @@
 //! Settings of the kernel that distort what is measured: held while a run lasts, and given back afterwards.
 //!
-//! A user who may not write one measures with what there is; a run names what it had (`machine.rs`).
+//! A user who may not write one measures with what there is; a run names what it had (`machine.rs`). A run that is killed leaves
+//! them as they were set.
 
 use std::fs;
 
