@@ -1,7 +1,8 @@
 //! One memory budget for everything that sockets have delivered and nobody has finished with.
 //!
-//! Promises that received request bytes stay below the budget, save one frame at a time that may overdraw it so that the frame gets
-//! finished at all. Does not fail anybody: a reader without budget waits until bytes come back.
+//! Promises that received request bytes stay below the budget, save a sixteenth of it and one frame more: one frame at a time may
+//! overdraw it so that it gets finished at all, and what was read so may wait for its answer while others are read, because its answer
+//! may depend on theirs. Does not fail anybody: a reader without budget waits until bytes come back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
+/// The part of a budget that frames may owe which have left the overdraft, but not yet memory.
+const DEBT_SHARE: i64 = 16;
 /// Nobody in the overdraft.
 const NOBODY: u64 = 0;
 
@@ -86,11 +89,13 @@ impl MemoryBudget {
         }
     }
 
-    /// Takes `bytes` below zero if `account` holds the overdraft, or nobody does and nothing is overdrawn yet; 0 otherwise.
+    /// Takes `bytes` below zero if `account` holds the overdraft, or nobody does and little is overdrawn yet; 0 otherwise.
     ///
-    /// The second condition keeps the frames that have left the overdraft, but not yet memory, from piling up.
+    /// The second condition keeps the frames that have left the overdraft, but not yet memory, from piling up. That they may
+    /// owe something lets a request through that such a frame's answer waits for.
     pub(crate) fn overdraw(&self, account: u64, bytes: usize) -> usize {
-        if !self.is_overdrawn_by(account) && self.inner.available.load(Ordering::Acquire) < 0 {
+        let debt_max = self.inner.size_bytes / DEBT_SHARE;
+        if !self.is_overdrawn_by(account) && self.inner.available.load(Ordering::Acquire) < -debt_max {
             return 0;
         }
         let holder =

@@ -183,7 +183,13 @@ impl ReceiveBuffer {
         self.budget.give_back(granted - received);
         match read {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(Filled::End)),
-            Poll::Ready(Ok(received)) => Poll::Ready(Ok(Filled::Bytes(received))),
+            Poll::Ready(Ok(received)) => {
+                // A whole frame holds nobody up, whether or not it may start yet.
+                if self.complete_api_key().is_some() {
+                    self.end_overdraft();
+                }
+                Poll::Ready(Ok(Filled::Bytes(received)))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
                 self.rest();
@@ -358,10 +364,14 @@ impl ReceiveBuffer {
     /// Nothing is read now: an idle connection holds no buffer and no overdraft, one with a piece of a frame holds little more
     /// than that piece, or has paid for it.
     pub(crate) fn rest(&mut self) {
-        if self.rest_bytes > 0 {
-            return;
-        }
         let length = self.bytes.len();
+        if self.rest_bytes > 0 {
+            if length >= KEPT_BYTES_MIN {
+                return;
+            }
+            // The frames that the buffer was kept for have left it.
+            self.budget.give_back(std::mem::take(&mut self.rest_bytes));
+        }
         let spare = self.bytes.capacity() - length;
         if length == 0 {
             self.end_overdraft();

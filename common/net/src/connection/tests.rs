@@ -1,7 +1,9 @@
 //! A connection whose time the test tells.
 
+use std::future::poll_fn;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use odradek_common::metadata::SecurityProtocol;
@@ -13,14 +15,19 @@ use crate::service::NoObserver;
 use crate::wire::raw_response;
 
 const ECHO: i16 = 10_001;
+/// Answered as [`ECHO`] is, but not before the gate opens.
+const GATED: i16 = 10_002;
 const BUDGET_BYTES: usize = 64 << 10;
 
 /// Answers every request with its body.
-struct Echo;
+#[derive(Default)]
+struct Echo {
+    gate: Arc<AtomicBool>,
+}
 
 impl Service for Echo {
     fn supports(&self, api_key: i16, _: i16) -> bool {
-        api_key == ECHO
+        [ECHO, GATED].contains(&api_key)
     }
 
     fn call(&self, _: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
@@ -30,7 +37,19 @@ impl Service for Echo {
             request.correlation_id,
             request.body.clone(),
         );
-        Reply::Done(Response::Frame(answer))
+        if request.api_key == ECHO {
+            return Reply::Done(Response::Frame(answer));
+        }
+        let gate = self.gate.clone();
+        Reply::pending(async move {
+            let open = poll_fn(|_| match gate.load(Ordering::SeqCst) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            });
+            open.await;
+            drop(request);
+            Response::Frame(answer)
+        })
     }
 }
 
@@ -92,10 +111,14 @@ impl Outlet for Pipe {
 }
 
 fn connect(id: u64, budget: &MemoryBudget) -> Connection<Pipe> {
+    connect_to(Echo::default(), id, budget)
+}
+
+fn connect_to(service: Echo, id: u64, budget: &MemoryBudget) -> Connection<Pipe> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let info = ConnectionInfo::new(id, address, "TEST".into(), SecurityProtocol::Plaintext);
     let context = ConnectionContext {
-        service: Arc::new(Echo),
+        service: Arc::new(service),
         observer: Arc::new(NoObserver),
         budget: budget.clone(),
         request_max_bytes: 100 << 20,
@@ -135,8 +158,12 @@ impl Connection<Pipe> {
 }
 
 fn request(correlation_id: i32, body_bytes: usize) -> Bytes {
+    request_of(ECHO, correlation_id, body_bytes)
+}
+
+fn request_of(api_key: i16, correlation_id: i32, body_bytes: usize) -> Bytes {
     let mut frame = BytesMut::new();
-    frame.put_i16(ECHO);
+    frame.put_i16(api_key);
     frame.put_i16(0);
     frame.put_i32(correlation_id);
     frame.put_i16(-1);
@@ -207,4 +234,63 @@ async fn a_slow_request_is_at_leisure_once_there_is_memory_again() {
     }
     assert!(slow.deliver(now, &rest).is_none());
     assert_eq!(slow.answers(), [2]);
+}
+
+#[tokio::test]
+async fn what_a_parked_request_waits_for_is_read_though_memory_is_used_up() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let now = Instant::now();
+    let mut stuck = connect(1, &budget);
+    let mut parked = connect(2, &budget);
+    let mut other = connect(3, &budget);
+    let begun = request(1, 16 * BUDGET_BYTES).slice(..BUDGET_BYTES);
+    assert!(stuck.deliver(now, &begun).is_none());
+    assert!(parked.deliver(now, &request_of(GATED, 2, 100)).is_none());
+    assert!(budget.used() > BUDGET_BYTES, "what is parked is still paid for");
+    assert!(other.deliver(now, &request(3, 100)).is_none());
+    assert_eq!(other.answers(), [3]);
+    // A whole request that may not start yet holds nobody up either, and is not to blame.
+    assert!(parked.deliver(now, &request(4, 100)).is_none());
+    let later = now + 2 * OVERDRAFT_MAX;
+    assert!(parked.deliver(later, &[]).is_none());
+    assert!(other.deliver(later, &request(5, 100)).is_none());
+    assert_eq!(other.answers(), [5]);
+}
+
+#[tokio::test]
+async fn little_is_owed_by_requests_that_are_parked() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let now = Instant::now();
+    let mut stuck = connect(1, &budget);
+    let begun = request(1, 16 * BUDGET_BYTES).slice(..BUDGET_BYTES);
+    assert!(stuck.deliver(now, &begun).is_none());
+    let mut parked: Vec<Connection<Pipe>> = (2..100).map(|id| connect(id, &budget)).collect();
+    for connection in &mut parked {
+        let gated = request_of(GATED, 1, 1_000);
+        assert!(connection.deliver(now, &gated).is_none());
+    }
+    assert!(
+        budget.used() < BUDGET_BYTES + BUDGET_BYTES / 16 + 2_000,
+        "{}",
+        budget.used()
+    );
+}
+
+#[tokio::test]
+async fn a_connection_whose_requests_are_done_holds_no_memory() {
+    let budget = MemoryBudget::new(16 * BUDGET_BYTES);
+    let now = Instant::now();
+    let service = Echo::default();
+    let gate = service.gate.clone();
+    let mut connection = connect_to(service, 1, &budget);
+    let mut burst = BytesMut::from(&request_of(GATED, 0, 100)[..]);
+    for id in 1..=20 {
+        burst.extend_from_slice(&request(id, 1_000));
+    }
+    assert!(connection.deliver(now, &burst).is_none());
+    assert!(connection.answers().is_empty());
+    gate.store(true, Ordering::SeqCst);
+    assert!(connection.deliver(now, &[]).is_none());
+    assert_eq!(connection.answers(), (0..=20).collect::<Vec<_>>());
+    assert_eq!(budget.used(), 0);
 }
