@@ -362,9 +362,7 @@ impl<L: ReplicaLog> Partition<L> {
     /// NOT_LEADER_OR_FOLLOWER after leadership moved; NOT_ENOUGH_REPLICAS_AFTER_APPEND if the ISR fell below
     /// `min.insync.replicas` on the way.
     pub fn check_committed(&self, leader_epoch: i32, offset: i64) -> Result<bool, ErrorCode> {
-        if !self.is_leader() || self.image.leader_epoch != leader_epoch {
-            return Err(ErrorCode::NotLeaderOrFollower);
-        }
+        self.check_still_leads(leader_epoch, offset)?;
         if self.log.high_watermark() < offset {
             return Ok(false);
         }
@@ -379,10 +377,22 @@ impl<L: ReplicaLog> Partition<L> {
     /// # Errors
     /// NOT_LEADER_OR_FOLLOWER after leadership moved.
     pub fn check_durable(&self, leader_epoch: i32, offset: i64) -> Result<bool, ErrorCode> {
-        if !self.is_leader() || self.image.leader_epoch != leader_epoch {
-            return Err(ErrorCode::NotLeaderOrFollower);
-        }
+        self.check_still_leads(leader_epoch, offset)?;
         Ok(self.log.durable_end_offset() >= offset)
+    }
+
+    /// Whether this node leads, and holds what it appended below `offset` as leader of this epoch: the epoch of a leader that
+    /// stays rises too when a replica leaves.
+    fn check_still_leads(&self, leader_epoch: i32, offset: i64) -> Result<(), ErrorCode> {
+        let is_held = || {
+            let end = self.log.end_offset_for_epoch(leader_epoch);
+            end.is_some_and(|(epoch, end)| epoch == leader_epoch && end >= offset)
+        };
+        if self.is_leader() && (self.image.leader_epoch == leader_epoch || is_held()) {
+            Ok(())
+        } else {
+            Err(ErrorCode::NotLeaderOrFollower)
+        }
     }
 
     /// A follower asks for `fetch_offset`: it holds everything below.

@@ -118,6 +118,29 @@ fn the_high_watermark_waits_for_every_in_sync_replica() {
 }
 
 #[test]
+fn a_leader_that_stays_answers_for_what_it_appended_in_an_earlier_epoch() {
+    let mut partition = leader(2);
+    append(&mut partition, 1, 10);
+    // Replica 3 left in a reassignment: the same leader, in a new epoch.
+    partition.apply_image(at(2), &image(1, &[1, 2], 1, 1)).unwrap();
+    assert_eq!(partition.check_committed(0, 10), Ok(false));
+    assert_eq!(partition.check_durable(0, 10), Ok(true));
+    append(&mut partition, 3, 5);
+    // What came after it was appended in the new epoch, by whomever.
+    assert_eq!(
+        partition.check_committed(0, 11),
+        Err(ErrorCode::NotLeaderOrFollower)
+    );
+    fetch(&mut partition, 4, 2, 10);
+    assert_eq!(partition.check_committed(0, 10), Ok(true));
+    partition.apply_image(at(5), &image(2, &[1, 2], 2, 2)).unwrap();
+    assert_eq!(
+        partition.check_committed(0, 10),
+        Err(ErrorCode::NotLeaderOrFollower)
+    );
+}
+
+#[test]
 fn a_follower_of_a_partition_at_rest_lags_from_the_first_append_on() {
     let mut partition = leader(2);
     append(&mut partition, 1, 10);
