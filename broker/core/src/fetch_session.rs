@@ -249,6 +249,13 @@ impl<T> FetchSession<T> {
             .expect("only partitions of the session are looked at")
     }
 
+    /// Every partition, in no order.
+    pub fn slots_mut(&mut self) -> impl Iterator<Item = (SlotId, &mut Slot<T>)> {
+        let ids = 0..;
+        let slots = ids.zip(&mut self.slots);
+        slots.filter_map(|(id, slot)| Some((id, slot.as_mut()?)))
+    }
+
     /// The partition is answered like this: whether the response must carry it.
     pub fn settle(&mut self, id: SlotId, answer: PartitionAnswer) -> bool {
         let served_turn = self.next_turn;

@@ -6,6 +6,8 @@
 
 mod encode;
 pub mod target;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -88,7 +90,7 @@ fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) ->
         Err(error) => return Reply::Done(Response::Close(error.to_string())),
     };
     let parameters = Parameters::new(&broker, &call, &request);
-    let fetch = match Fetch::begin(broker, parameters, request) {
+    let mut fetch = match Fetch::begin(broker, parameters, request) {
         Ok(fetch) => fetch,
         Err(refused) => {
             timer.done();
@@ -138,6 +140,7 @@ impl Parameters {
             (false, _) => Isolation::ReadUncommitted,
         };
         let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
+        let max_bytes = size(request.max_bytes).min(broker.fetch_max_bytes);
         Self {
             api_version: call.api_version,
             correlation_id: call.correlation_id,
@@ -150,8 +153,8 @@ impl Parameters {
             follower: (id >= 0).then_some((id, epoch)),
             isolation,
             max_wait: Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)),
-            min_bytes: size(request.min_bytes).max(1),
-            max_bytes: size(request.max_bytes).min(broker.fetch_max_bytes),
+            min_bytes: size(request.min_bytes).min(max_bytes),
+            max_bytes,
             listener: call.connection.listener.clone(),
         }
     }
@@ -242,6 +245,26 @@ struct Fetch {
     /// What must be read from disk before all partitions can be looked at.
     cold: Option<FileRange>,
     cold_reads: usize,
+    is_answered: bool,
+}
+
+/// Its client went away while it was parked: what the session found keeps no file, and appends tell it nothing.
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let mut session = self.session.lock();
+        if session.fetch.round() != self.round {
+            return;
+        }
+        for (id, slot) in session.fetch.slots_mut() {
+            if slot.attached.give_up() {
+                // Whoever goes on with the session looks at it first.
+                self.watch.mark(id, Change::Readable(0));
+            }
+        }
+    }
 }
 
 impl Fetch {
@@ -294,6 +317,7 @@ impl Fetch {
             is_urgent: false,
             cold: None,
             cold_reads: 0,
+            is_answered: false,
             broker,
             parameters,
         };
@@ -370,7 +394,8 @@ impl Fetch {
             let slot = session.fetch.slot_mut(id);
             let target = &mut slot.attached;
             let request = self.parameters.read_request(&slot.request, self.bytes, patience);
-            target.look(request, self.parameters.min_bytes);
+            // Whoever waits for nothing is told of what comes after that all the same.
+            target.look(request, self.parameters.min_bytes.max(1));
             if let Some(cold) = target.cold() {
                 // Whichever is cold beside it will be found so when this one is not any more.
                 self.watch.mark(id, Change::Readable(0));
@@ -443,7 +468,8 @@ impl Fetch {
             .refuse(&self.broker, ErrorCode::InvalidFetchSessionEpoch)
     }
 
-    fn answer(self) -> Response {
+    fn answer(&mut self) -> Response {
+        self.is_answered = true;
         let session = self.session.clone();
         let mut locked = session.lock();
         if locked.fetch.round() != self.round {

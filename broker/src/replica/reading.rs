@@ -35,6 +35,8 @@ pub struct ReadPlan {
     pub slice: Option<LogSlice>,
     /// Set if nothing can be said before these bytes are in memory: they are to be read ahead, without the lock.
     pub cold: Option<LogSlice>,
+    /// Set if records that the reader may see were left out: to wait for more of them would bring no more than another read.
+    pub is_cut: bool,
     /// Set if the follower's log parted from this one.
     pub diverging: Option<(i32, i64)>,
     /// For read_committed: producer id and first offset of aborted transactions in the slice.
@@ -48,6 +50,7 @@ impl ReadPlan {
             offsets,
             slice: None,
             cold: None,
+            is_cut: false,
             diverging: None,
             aborted: Vec::new(),
         }
@@ -164,6 +167,12 @@ impl Replica {
         state.watchers.add(watcher, now);
     }
 
+    /// How many are told of changes.
+    #[cfg(test)]
+    pub(crate) fn watchers(&self) -> usize {
+        self.state.lock().watchers.len()
+    }
+
     /// Takes a watcher off again.
     pub fn unwatch(&self, watch: &Arc<Watch>, slot: SlotId) {
         self.state.lock().watchers.remove(watch, slot);
@@ -231,10 +240,13 @@ fn read(state: &mut State, request: ReadRequest) -> Result<ReadPlan, ErrorCode> 
     } else {
         Vec::new()
     };
+    // Nothing at all, though it was allowed one batch of any size, is a gap.
+    let is_cut = slice.end_offset < upper_bound && (!slice.is_empty() || !request.min_one_batch);
     Ok(ReadPlan {
         offsets,
         slice: Some(slice),
         cold: None,
+        is_cut,
         diverging: None,
         aborted,
     })

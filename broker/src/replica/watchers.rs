@@ -54,6 +54,11 @@ impl Watchers {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// Compares with what was told before. `bytes_between` counts the bytes between two offsets, if that is known.
     pub(super) fn news(
         &mut self,

@@ -74,6 +74,12 @@ impl Target {
         self.plan = Some(plan);
     }
 
+    /// Nobody waits for it any more: it holds no file and hears of no change. True if it was watched.
+    pub(super) fn give_up(&mut self) -> bool {
+        self.plan = None;
+        self.replica.as_mut().is_ok_and(Watched::stop)
+    }
+
     /// Bytes that were found.
     pub(super) fn planned_bytes(&self) -> usize {
         match &self.plan {
@@ -99,7 +105,7 @@ impl Target {
     pub(super) fn is_urgent(&self) -> bool {
         match &self.plan {
             Some(Err(_)) => true,
-            Some(Ok(plan)) => plan.diverging.is_some(),
+            Some(Ok(plan)) => plan.is_cut || plan.diverging.is_some(),
             None => false,
         }
     }
@@ -145,12 +151,18 @@ impl Watched {
         self.is_watching = watches;
         Ok(plan)
     }
+
+    fn stop(&mut self) -> bool {
+        let was_watching = std::mem::take(&mut self.is_watching);
+        if was_watching {
+            self.replica.unwatch(&self.watch, self.slot);
+        }
+        was_watching
+    }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if self.is_watching {
-            self.replica.unwatch(&self.watch, self.slot);
-        }
+        self.stop();
     }
 }

@@ -153,6 +153,48 @@ async fn a_fetch_that_need_not_wait_is_answered_at_once() {
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
+/// 50: more than the limits let through, or than the segment at hand has, is not waited for; nor is nothing at all.
+#[tokio::test]
+async fn a_fetch_that_cannot_get_what_it_waits_for_is_answered_at_once() {
+    let connection = single().await.connect().await;
+    let small = [("segment.bytes", "1048576")];
+    connection.create_topic("fetch-cut", 2, 1, &small).await;
+    let value = "x".repeat(300_000);
+    for _ in 0..5 {
+        connection.produce("fetch-cut", 0, &batch(&[&value])).await;
+    }
+    connection.produce("fetch-cut", 1, &batch(&[&value])).await;
+    let long = |request: FetchRequest, min_bytes| {
+        let request = request.with_max_wait_ms(20_000).with_min_bytes(min_bytes);
+        connection.fetch_at(FETCH_BY_NAME, request)
+    };
+    let begin = Instant::now();
+    let mut limited = fetch_request("fetch-cut", 0, 0);
+    limited.topics[0].partitions[0].partition_max_bytes = 700_000;
+    let data = long(limited, 700_000).await;
+    assert_eq!(
+        headers(&data.records.unwrap()).len(),
+        2,
+        "batches in the limit of the partition"
+    );
+    let all = fetch_request("fetch-cut", 1, 0).with_max_bytes(200_000);
+    let data = long(all, 1_000_000).await;
+    assert_eq!(
+        headers(&data.records.unwrap()).len(),
+        1,
+        "the limit of the request is the least"
+    );
+    let data = long(fetch_request("fetch-cut", 0, 0), 900_001).await;
+    assert_eq!(
+        headers(&data.records.unwrap()).len(),
+        3,
+        "batches of the first segment"
+    );
+    let data = long(fetch_request("fetch-cut", 1, 1), 0).await;
+    assert_eq!(data.records.unwrap_or_default().len(), 0, "nothing is enough");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
+
 /// 52
 #[tokio::test]
 async fn the_end_is_empty_and_beyond_is_out_of_range() {
