@@ -71,6 +71,8 @@ pub(crate) struct Ground {
     pub(crate) connections: Arc<Connections>,
     /// Memory for requests to the controller: clients that use up the broker's do not silence the quorum.
     pub(crate) controller_budget: MemoryBudget,
+    /// And that use up its connections.
+    controller_quotas: Arc<ConnectionQuotas>,
     /// How many files may be open at once.
     pub(crate) files_max: u64,
 }
@@ -218,7 +220,10 @@ impl Ground {
         let request_memory_bytes =
             usize::try_from(config.odradek.request_memory_bytes_max).unwrap_or(usize::MAX);
         let quotas = ConnectionQuotas::unlimited();
-        apply_connection_limits(&quotas, &config, &log);
+        let controller_quotas = ConnectionQuotas::unlimited();
+        for quotas in [&quotas, &controller_quotas] {
+            apply_connection_limits(quotas, &config, &log);
+        }
         let context = ListenerContext {
             budget: MemoryBudget::new(request_memory_bytes),
             quotas,
@@ -232,6 +237,7 @@ impl Ground {
             context,
             connections,
             controller_budget: MemoryBudget::new(request_memory_bytes),
+            controller_quotas,
             files_max,
         })
     }
@@ -246,6 +252,7 @@ impl Ground {
             let mut context = self.context.clone();
             if self.config.listeners.is_controller(&name) {
                 context.budget = self.controller_budget.clone();
+                context.quotas = self.controller_quotas.clone();
             }
             bound.start(&context, service.clone())
         };
@@ -264,14 +271,38 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<(String, BoundListener)>, Serve
             max_idle: u64::try_from(socket.connections_max_idle_ms)
                 .ok()
                 .map(Duration::from_millis),
-            send_buffer_bytes: usize::try_from(socket.send_buffer_bytes).ok(),
-            receive_buffer_bytes: usize::try_from(socket.receive_buffer_bytes).ok(),
+            connections_max: own_connections_max(config, &listener.name),
+            is_for_nodes: is_for_nodes(config, &listener.name),
+            send_buffer_bytes: buffer_bytes(config, "socket.send.buffer.bytes", socket.send_buffer_bytes),
+            receive_buffer_bytes: buffer_bytes(
+                config,
+                "socket.receive.buffer.bytes",
+                socket.receive_buffer_bytes,
+            ),
             ..ListenerSettings::new(&listener.name, &listener.host, listener.port)
         };
         let opened = BoundListener::bind(settings).map_err(|error| ServerError(error_chain(&error)))?;
         bound.push((listener.name.clone(), opened));
     }
     Ok(bound)
+}
+
+/// A size that nobody has set is left to the system: it begins with about as much, and grows with what a connection moves.
+fn buffer_bytes(config: &ServerConfig, key: &str, bytes: i32) -> Option<usize> {
+    usize::try_from(bytes).ok().filter(|_| config.was_set(key))
+}
+
+/// `listener.name.<name>.max.connections`, if it is given.
+fn own_connections_max(config: &ServerConfig, listener: &str) -> Option<usize> {
+    let text = config.listener_text(listener, "max.connections")?;
+    let max: usize = text.parse().ok()?;
+    (text != config.text("max.connections")?).then_some(max)
+}
+
+/// Brokers have a listener that clients do not use if they have more than one.
+fn is_for_nodes(config: &ServerConfig, listener: &str) -> bool {
+    let listeners = &config.listeners;
+    listener == listeners.inter_broker_listener_name && listeners.broker_listeners().count() > 1
 }
 
 /// Where controllers are, as configured.

@@ -64,6 +64,10 @@ pub struct ListenerSettings {
     pub request_max_bytes: usize,
     /// `connections.max.idle.ms`; `None` never closes idle connections.
     pub max_idle: Option<Duration>,
+    /// `listener.name.<name>.max.connections`: those of this listener alone.
+    pub connections_max: Option<usize>,
+    /// Its peers are nodes of the cluster, which connect whether or not clients have used up the node's connections.
+    pub is_for_nodes: bool,
     /// `socket.send.buffer.bytes`; `None` leaves it to the system.
     pub send_buffer_bytes: Option<usize>,
     /// `socket.receive.buffer.bytes`; `None` leaves it to the system.
@@ -82,6 +86,8 @@ impl ListenerSettings {
             backlog: BACKLOG,
             request_max_bytes: REQUEST_MAX_BYTES,
             max_idle: Some(MAX_IDLE),
+            connections_max: None,
+            is_for_nodes: false,
             send_buffer_bytes: None,
             receive_buffer_bytes: None,
         }
@@ -95,7 +101,7 @@ pub struct ListenerContext {
     pub workers: Arc<WorkerPool>,
     /// Memory for received requests.
     pub budget: MemoryBudget,
-    /// How many connections there may be.
+    /// How many connections there may be, over all listeners.
     pub quotas: Arc<ConnectionQuotas>,
     /// Who counts.
     pub observer: Arc<dyn ConnectionObserver>,
@@ -168,6 +174,10 @@ impl BoundListener {
                 request_max_bytes: self.settings.request_max_bytes,
                 max_idle: self.settings.max_idle,
             },
+            own_quotas: ConnectionQuotas::new(
+                self.settings.connections_max.unwrap_or(usize::MAX),
+                usize::MAX,
+            ),
             settings: self.settings,
             workers: Arc::clone(&context.workers),
             quotas: Arc::clone(&context.quotas),
@@ -224,6 +234,7 @@ struct Shared {
     settings: ListenerSettings,
     workers: Arc<WorkerPool>,
     quotas: Arc<ConnectionQuotas>,
+    own_quotas: Arc<ConnectionQuotas>,
     connections: AtomicUsize,
     log_limit: LogLimit,
 }
@@ -279,7 +290,10 @@ fn shared_addr(listener: &TcpListener) -> SocketAddr {
 
 /// `max.connections` holds new clients in the backlog; the per-address limit turns them away.
 async fn accept(shared: &Shared, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    shared.quotas.wait_for_room().await;
+    shared.own_quotas.wait_for_room().await;
+    if !shared.settings.is_for_nodes {
+        shared.quotas.wait_for_room().await;
+    }
     listener.accept().await
 }
 
@@ -290,8 +304,12 @@ fn admit(
     stop: &watch::Receiver<Option<Instant>>,
     alive: &mpsc::Sender<()>,
 ) {
-    let place = match shared.quotas.admit(peer.ip()) {
-        Ok(place) => place,
+    let places = shared
+        .quotas
+        .admit(peer.ip())
+        .and_then(|place| Ok([place, shared.own_quotas.admit(peer.ip())?]));
+    let places = match places {
+        Ok(places) => places,
         Err(refused) => {
             shared
                 .connection
@@ -324,7 +342,7 @@ fn admit(
         name,
         shared.settings.security_protocol,
     ));
-    let open = Open::new(Arc::clone(shared), info, place, alive.clone());
+    let open = Open::new(Arc::clone(shared), info, places, alive.clone());
     shared
         .workers
         .spawn_on(shared.workers.next_worker(), serve(open, stream, stop.clone()));
@@ -410,18 +428,23 @@ fn report(open: &Open, reason: &CloseReason) {
 struct Open {
     shared: Arc<Shared>,
     info: Arc<ConnectionInfo>,
-    _place: Place,
+    _places: [Place; 2],
     _alive: mpsc::Sender<()>,
 }
 
 impl Open {
-    fn new(shared: Arc<Shared>, info: Arc<ConnectionInfo>, place: Place, alive: mpsc::Sender<()>) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        info: Arc<ConnectionInfo>,
+        places: [Place; 2],
+        alive: mpsc::Sender<()>,
+    ) -> Self {
         shared.connections.fetch_add(1, Ordering::AcqRel);
         shared.connection.observer.opened(&info);
         Self {
             shared,
             info,
-            _place: place,
+            _places: places,
             _alive: alive,
         }
     }

@@ -31,9 +31,11 @@ keys! { SERVER: Broker;
         Any, PerBroker, Used;
     /// Listeners that open before the metadata has been loaded.
     "early.start.listeners": List = -, Any, ReadOnly, NOT_YET;
-    /// Size of the kernel's send buffer of a client connection; -1 leaves it to the system.
+    /// Size of the kernel's send buffer of a connection; -1 leaves it to the system. Unless it is set, the system begins with about
+    /// this size and lets it grow with what the connection moves.
     "socket.send.buffer.bytes": Int = "102400", Any, ReadOnly, Used;
-    /// Size of the kernel's receive buffer of a client connection; -1 leaves it to the system.
+    /// Size of the kernel's receive buffer of a connection; -1 leaves it to the system. Unless it is set, the system begins with
+    /// about this size and lets it grow with what the connection moves.
     "socket.receive.buffer.bytes": Int = "102400", Any, ReadOnly, Used;
     /// Largest request that is read from a connection; a larger one closes the connection.
     "socket.request.max.bytes": Int = "104857600", AtLeast(1), ReadOnly, Used;

@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant};
 /// Connections that were not made in the last second may be made at once.
 const CREATION_BURST: Duration = Duration::from_secs(1);
 
-/// The counters, shared by the listeners of a node.
+/// The counters of one listener, or of all that share them.
 #[derive(Debug)]
 pub struct ConnectionQuotas {
     state: Mutex<State>,

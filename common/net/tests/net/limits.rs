@@ -225,3 +225,49 @@ async fn too_many_connections_wait_in_the_backlog() {
     drop(first);
     assert_eq!(second.receive().await.0, 2);
 }
+
+#[tokio::test]
+async fn nodes_connect_though_clients_have_used_up_the_connections() {
+    let quotas = ConnectionQuotas::new(1, 100);
+    let for_clients = Server::with(Options {
+        quotas: quotas.clone(),
+        ..Options::default()
+    });
+    let mut options = Options {
+        quotas,
+        ..Options::default()
+    };
+    options.settings.is_for_nodes = true;
+    let for_nodes = Server::with(options);
+    let mut client = for_clients.connect().await;
+    client.send(&private(ECHO, 1, b"")).await;
+    assert_eq!(client.receive().await.0, 1);
+    let mut node = for_nodes.connect().await;
+    node.send(&private(ECHO, 1, b"")).await;
+    assert_eq!(node.receive().await.0, 1);
+    let mut other = for_clients.connect().await;
+    other.send(&private(ECHO, 2, b"")).await;
+    drop(client);
+    node.send(&private(ECHO, 3, b"")).await;
+    assert_eq!(node.receive().await.0, 3);
+    assert!(!for_clients.service.has_started(2), "the node is counted");
+    drop(node);
+    assert_eq!(other.receive().await.0, 2);
+}
+
+#[tokio::test]
+async fn a_listener_may_have_a_limit_of_its_own() {
+    let mut options = Options::default();
+    options.settings.connections_max = Some(1);
+    let server = Server::with(options);
+    let mut first = server.connect().await;
+    first.send(&private(ECHO, 1, b"")).await;
+    first.receive().await;
+    let mut second = server.connect().await;
+    second.send(&private(ECHO, 2, b"")).await;
+    first.send(&private(ECHO, 3, b"")).await;
+    first.receive().await;
+    assert!(!server.service.has_started(2));
+    drop(first);
+    assert_eq!(second.receive().await.0, 2);
+}
