@@ -19,7 +19,7 @@ use table::REQUESTS;
 pub const ARRAY_ELEMENTS_MAX: usize = 1_000_000;
 /// Tagged fields one struct may have.
 pub const TAGGED_FIELDS_MAX: usize = 10_000;
-/// Structs in arrays and tagged fields that one request may have, all together; bounds what decoding it allocates.
+/// Strings, structs and arrays in arrays, and tagged fields, that one request may have, all together; bounds what decoding it allocates.
 pub const REQUEST_ITEMS_MAX: usize = 1_000_000;
 
 /// Why a request body is refused.
@@ -94,7 +94,7 @@ pub enum Fault {
     #[error("has {0} tagged fields, more than {TAGGED_FIELDS_MAX}")]
     TooManyTaggedFields(usize),
     /// More than [`REQUEST_ITEMS_MAX`].
-    #[error("brings the request over {REQUEST_ITEMS_MAX} structs and tagged fields")]
+    #[error("brings the request over {REQUEST_ITEMS_MAX} array elements and tagged fields")]
     TooManyItems,
     /// A tagged field is longer than what it holds.
     #[error("{0} bytes follow the last field")]

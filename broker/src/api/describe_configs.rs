@@ -1,6 +1,6 @@
 //! DescribeConfigs: every key of a topic, broker or group with its value and where that comes from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -31,7 +31,11 @@ impl Handler for DescribeConfigs {
         request: DescribeConfigsRequest,
     ) -> DescribeConfigsResponse {
         let image = broker.image();
-        let results = request.resources.iter().map(|resource| {
+        // A few bytes for each mention would be answered with thousands.
+        let mut described = HashSet::new();
+        let resources = request.resources.iter();
+        let once = resources.filter(|it| described.insert((it.resource_type, it.resource_name.as_str())));
+        let results = once.map(|resource| {
             let result = DescribeConfigsResult::default()
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone());

@@ -114,8 +114,7 @@ impl Walk<'_> {
         }
         match element {
             Kind::Fixed(bytes) => Ok(self.skip(count * bytes)?),
-            Kind::String | Kind::Bytes => self.elements(element, count),
-            Kind::Struct(_) | Kind::Array(_) => {
+            Kind::String | Kind::Bytes | Kind::Struct(_) | Kind::Array(_) => {
                 self.use_items(count)?;
                 self.elements(element, count)
             }

@@ -135,6 +135,17 @@ async fn with_topic(name: &str, configs: &[(&str, &str)]) -> Connection {
     connection
 }
 
+/// A few bytes for each mention must not be answered with thousands.
+#[tokio::test]
+async fn a_resource_that_is_named_often_is_described_once() {
+    let connection = single().await.connect().await;
+    let mut request = describe_request(BROKER, "1", None);
+    let resource = request.resources[0].clone();
+    request.resources = vec![resource; 1_000];
+    let response = connection.ask(request).await;
+    assert_eq!(response.results.len(), 1);
+}
+
 /// 84
 #[tokio::test]
 async fn every_topic_key_is_described_with_its_source() {
