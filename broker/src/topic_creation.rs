@@ -26,23 +26,15 @@ pub struct TopicCreation {
     under_way: Mutex<BTreeMap<String, watch::Receiver<()>>>,
 }
 
-/// Creates topics that a client named and nobody has created, if the configuration allows. True if something was created.
-pub async fn auto_create(broker: &Arc<Broker>, names: &[String]) -> bool {
+/// Begins to create topics that a client named and nobody has created, if the configuration allows. As in Kafka the client is told
+/// meanwhile that there is no such topic, and asks again: one that has just deleted a topic sees that it is gone.
+pub fn begin_auto_creation(broker: &Arc<Broker>, names: &[String]) {
     if names.is_empty() || !broker.config.load().topics.auto_create {
-        return false;
+        return;
     }
-    let mut waits = Vec::new();
     for name in names.iter().filter(|name| topic_name_problem(name).is_none()) {
-        if let Some(wait) = create(broker, name) {
-            waits.push(wait);
-        }
+        _ = create(broker, name);
     }
-    let any = !waits.is_empty();
-    for mut wait in waits {
-        // Over when the sender is dropped: created, refused or timed out; the image tells which.
-        _ = wait.changed().await;
-    }
-    any
 }
 
 /// Creates an internal topic if it is absent, and waits for it.
@@ -51,6 +43,7 @@ pub async fn ensure_internal(broker: &Arc<Broker>, name: &str) {
         return;
     }
     if let Some(mut wait) = create(broker, name) {
+        // Over when the sender is dropped: created, refused or timed out; the image tells which.
         _ = wait.changed().await;
     }
 }

@@ -18,7 +18,7 @@ use crate::authorized_operations::{NOT_ASKED, on_cluster, on_topic};
 use crate::broker::Broker;
 use crate::clock;
 use crate::names::{is_internal, text, topic_name, topic_name_problem};
-use crate::topic_creation::auto_create;
+use crate::topic_creation::begin_auto_creation;
 
 /// First version whose topics may be named by id.
 const TOPIC_IDS_SINCE: i16 = 12;
@@ -32,7 +32,7 @@ impl Handler for Metadata {
     type Request = MetadataRequest;
 
     async fn handle(broker: Arc<Broker>, call: Call, request: MetadataRequest) -> MetadataResponse {
-        let mut image = broker.image();
+        let image = broker.image();
         // v0 knows no null: an empty list means every topic.
         let topics = request
             .topics
@@ -40,9 +40,8 @@ impl Handler for Metadata {
         let may_create = request.allow_auto_topic_creation || call.api_version < 4;
         if let Some(topics) = &topics
             && may_create
-            && auto_create(&broker, &missing(&image, topics)).await
         {
-            image = broker.image();
+            begin_auto_creation(&broker, &missing(&image, topics));
         }
         let view = View {
             broker: &broker,
