@@ -26,7 +26,8 @@ const COMMANDS_MAX: usize = 1;
 
 /// The fetching tasks by leader.
 pub struct Fetchers {
-    runtime: Handle,
+    /// Where tasks run, by turns.
+    runtimes: Vec<Handle>,
     listener: String,
     state: Mutex<State>,
 }
@@ -73,11 +74,11 @@ impl Followed {
 }
 
 impl Fetchers {
-    /// Tasks run on `runtime` and reach leaders through their endpoint of `listener`.
+    /// Tasks run on `runtimes`, of which there is at least one, and reach leaders through their endpoint of `listener`.
     #[must_use]
-    pub fn new(runtime: Handle, listener: String) -> Arc<Self> {
+    pub fn new(runtimes: Vec<Handle>, listener: String) -> Arc<Self> {
         Arc::new(Self {
-            runtime,
+            runtimes,
             listener,
             state: Mutex::default(),
         })
@@ -119,7 +120,8 @@ impl Fetchers {
             let (wake, woken) = mpsc::channel(COMMANDS_MAX);
             let shared = Arc::new(Shared::default());
             let run = task::run(state.broker.clone(), leader, shared.clone(), woken);
-            self.runtime.spawn(run);
+            let turn = usize::try_from(leader).unwrap_or(0) % self.runtimes.len();
+            self.runtimes[turn].spawn(run);
             state.tasks.insert(leader, Task { shared, wake });
         }
         let task = &state.tasks[&leader];

@@ -30,7 +30,7 @@ use crate::connection_limits::connect_timeout;
 use crate::names::topic_name;
 use crate::replica::reading::Isolation;
 use crate::replica::watchers::Watcher;
-use crate::replica::{AppendRefusal, CommitWait, FollowerAppend, OutOfRange};
+use crate::replica::{AppendRefusal, CommitWait, FollowerAppend, OutOfRange, Replica};
 use crate::watch::{Change, Watch};
 
 /// Fetch with topic ids and broker epochs.
@@ -284,6 +284,8 @@ impl Fetcher {
                 u64::try_from(config.replica.socket_timeout_ms).unwrap_or(0),
             ),
             connect_timeout: connect_timeout(&config),
+            // The limits of the request are the leader's to keep, and a single batch may be larger than they are.
+            response_max_bytes: i32::MAX as usize,
             ..ClientSettings::default()
         };
         let address = self.address.clone().unwrap_or_default();
@@ -399,7 +401,7 @@ impl Fetcher {
             return;
         }
         if data.diverging_epoch != EpochEndOffset::default() {
-            self.truncate(broker, key, followed, &data.diverging_epoch);
+            self.truncate(broker, key, followed, &data.diverging_epoch).await;
             return;
         }
         let records = data.records.unwrap_or_default();
@@ -443,14 +445,12 @@ impl Fetcher {
         self.pause_for(key, fetch_backoff(broker));
     }
 
-    fn truncate(&mut self, broker: &Broker, key: Key, followed: &Followed, leader: &EpochEndOffset) {
+    async fn truncate(&mut self, broker: &Broker, key: Key, followed: &Followed, leader: &EpochEndOffset) {
         let before = followed.replica.offsets().log_end;
         let follows = (self.leader, followed.leader_epoch);
         let parts_at = (leader.epoch, leader.end_offset);
-        match followed
-            .replica
-            .truncate_as_follower(clock::now(), follows, parts_at)
-        {
+        let cut = move |replica: &Replica| replica.truncate_as_follower(clock::now(), follows, parts_at);
+        match cut_log(followed, cut).await {
             Ok(None) => {}
             Ok(Some(end)) => slog::info!(self.log, "log truncated to the leader's";
                 "partition" => %followed.replica.id, "from" => before, "to" => end,
@@ -488,10 +488,8 @@ impl Fetcher {
         };
         // Metadata may have moved on while the leader was asked: whoever leads by now keeps its log.
         let follows = (self.leader, followed.leader_epoch);
-        match followed
-            .replica
-            .reset_as_follower(clock::now(), follows, out_of_range)
-        {
+        let cut = move |replica: &Replica| replica.reset_as_follower(clock::now(), follows, out_of_range);
+        match cut_log(followed, cut).await {
             Ok(None) => {}
             Ok(Some(to)) => slog::warn!(self.log, "log was out of the leader's range";
                 "partition" => %id, "from" => offsets.log_end, "to" => to),
@@ -539,6 +537,22 @@ impl Fetcher {
     fn pause_for(&mut self, key: Key, pause: Duration) {
         self.paused.insert(key, Instant::now() + pause);
         self.session.forget(key);
+    }
+}
+
+/// Cuts a log where nobody waits for it: what is left of it may have to be read for its producers.
+async fn cut_log(
+    followed: &Followed,
+    cut: impl FnOnce(&Replica) -> Result<Option<i64>, LogError> + Send + 'static,
+) -> Result<Option<i64>, LogError> {
+    let replica = followed.replica.clone();
+    match tokio::task::spawn_blocking(move || cut(&replica)).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this task with it.
+            Err(_) => Ok(None),
+        },
     }
 }
 

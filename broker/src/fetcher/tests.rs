@@ -13,6 +13,7 @@ use odradek_common::records::builder::BatchBuilder;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 
 use super::*;
 use crate::fixtures::{self, LoneBroker};
@@ -45,7 +46,7 @@ impl Follower {
         registered.endpoints[0].host = address.ip().to_string().into();
         registered.endpoints[0].port = address.port();
         lone.image.brokers.insert(LEADER, Arc::new(registered));
-        let fetchers = Fetchers::new(Handle::current(), LISTENER.to_owned());
+        let fetchers = Fetchers::new(vec![Handle::current()], LISTENER.to_owned());
         fetchers.attach(&lone.broker);
         Self {
             lone,

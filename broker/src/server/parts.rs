@@ -157,8 +157,10 @@ impl BrokerParts {
         let previous_epoch = if clean { noted } else { -1 };
         let broker = Broker::new(config, &ground.log, directories, local.clone());
         let runtime = tokio::runtime::Handle::current();
+        // Beside the connections whose acks=all produce requests wait for what they fetch.
+        let workers = (0..ground.workers.len()).map(|index| ground.workers.handle(index).clone());
         let fetchers = Fetchers::new(
-            runtime.clone(),
+            workers.collect(),
             config.listeners.inter_broker_listener_name.clone(),
         );
         fetchers.attach(&broker);
