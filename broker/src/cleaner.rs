@@ -236,7 +236,7 @@ impl Worker {
     fn failed(&self, replica: &Arc<Replica>, error: &LogError) {
         let log = &self.broker.log;
         let of_directory = match error {
-            LogError::Closed(_) => return,
+            LogError::Closed(_) | LogError::Open(_) => return,
             // The log stays readable; only compaction cannot go on.
             LogError::Corrupt { .. } | LogError::Locked { .. } => false,
             // As when anybody else finds the directory failed, or full.

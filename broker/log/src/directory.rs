@@ -304,7 +304,9 @@ impl LogDirectory {
     /// Opens the log of a partition. If it is absent, it is made on disk by its first append.
     ///
     /// A folder of the same name that belongs to another topic id is set aside and removed at the next purge.
-    /// Panics if the log is open already.
+    ///
+    /// # Errors
+    /// [`LogError::Open`] if a log by that name is open here; the log cannot be opened otherwise.
     pub fn open_partition(
         &self,
         identity: PartitionIdentity,
@@ -313,7 +315,9 @@ impl LogDirectory {
     ) -> Result<Log, LogError> {
         let folder = identity.folder();
         let is_first = self.shared.partitions.lock().open.insert(folder.clone());
-        assert!(is_first, "the log of {folder} is open already");
+        if !is_first {
+            return Err(LogError::Open(folder));
+        }
         let opened = self
             .claim_folder(&identity, &folder)
             .and_then(|path| open::open_log(self.shared.clone(), identity, path, config, now));
@@ -332,20 +336,26 @@ impl LogDirectory {
     /// Removes a partition: its folder is renamed at once, its files go after `file.delete.delay.ms`, those of a copy that is
     /// not complete with the next purge. The log is closed.
     pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
-        log.closed = true;
+        let was_open = !std::mem::replace(&mut log.closed, true);
         log.pass.overtake();
         log.close_files();
-        // Even if the folder cannot be moved away, the log is not open any more.
-        self.shared.note_closed(&log.folder_name());
-        if !log.is_made() {
-            return Ok(());
-        }
+        let folder = log.folder_name();
         let delay_ms = if log.is_future {
             0
         } else {
             log.config.file_delete_delay_ms
         };
-        self.discard(&log.folder_name(), Some(log.key), delay_ms)
+        let discarded = if log.is_made() {
+            self.discard(&folder, Some(log.key), delay_ms)
+        } else {
+            Ok(())
+        };
+        // Not before: whoever opens a log by this name would find the folder. And even if that cannot be moved away: the log is
+        // not open any more.
+        if was_open {
+            self.shared.note_closed(&folder);
+        }
+        discarded
     }
 
     /// Removes a partition that is not open, as [`LogDirectory::partitions`] lists it.
@@ -442,12 +452,36 @@ impl LogDirectory {
         Ok(Folder::Made(path))
     }
 
+    /// Makes the directory forget a partition, and sets its folder aside for a purge. A folder that is another topic's by now
+    /// stays.
     pub(crate) fn discard(
         &self,
         folder: &str,
         key: Option<PartitionKey>,
         delay_ms: i64,
     ) -> Result<(), LogError> {
+        let holder = self.shared.partitions.lock().known.get(folder).copied();
+        let is_anothers = holder
+            .zip(key)
+            .is_some_and(|(topic_id, key)| !key.is_of(topic_id));
+        let mut batch = Batch::default();
+        if !is_anothers {
+            self.set_aside(folder, delay_ms)?;
+            batch.delete(name_key(folder));
+        }
+        if let Some(key) = key {
+            batch.delete_partition(&key);
+        }
+        self.shared.store.write(batch, Survive::Kill)?;
+        if !is_anothers {
+            let mut partitions = self.shared.partitions.lock();
+            partitions.known.remove(folder);
+            partitions.unopened.remove(folder);
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, folder: &str, delay_ms: i64) -> Result<(), LogError> {
         let from = self.shared.path.join(folder);
         let to = self.shared.path.join(deleted_name(folder));
         match fs::rename(&from, &to) {
@@ -455,16 +489,6 @@ impl LogDirectory {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(self.shared.io(format!("rename {}", from.display()), source)),
         }
-        let mut batch = Batch::default();
-        batch.delete(name_key(folder));
-        if let Some(key) = key {
-            batch.delete_partition(&key);
-        }
-        self.shared.store.write(batch, Survive::Kill)?;
-        let mut partitions = self.shared.partitions.lock();
-        partitions.known.remove(folder);
-        partitions.unopened.remove(folder);
-        partitions.open.remove(folder);
         Ok(())
     }
 

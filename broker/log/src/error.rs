@@ -63,6 +63,9 @@ pub enum LogError {
     /// The log was closed or deleted.
     #[error("the log of {0} is closed")]
     Closed(String),
+    /// A log by that name is open, which passes: what a move has left of a deleted topic is not removed yet.
+    #[error("the log directory has a log of {0} open already")]
+    Open(String),
 }
 
 impl LogError {
@@ -91,7 +94,7 @@ impl LogError {
             | Self::NoRoom { path, .. }
             | Self::Unsynced { path, .. }
             | Self::Offline { path } => Some(path),
-            Self::Corrupt { .. } | Self::Closed(_) => None,
+            Self::Corrupt { .. } | Self::Closed(_) | Self::Open(_) => None,
         }
     }
 
@@ -107,7 +110,8 @@ impl LogError {
             | Self::Unsynced { .. }
             | Self::Corrupt { .. }
             | Self::Offline { .. }
-            | Self::Closed(_) => false,
+            | Self::Closed(_)
+            | Self::Open(_) => false,
         }
     }
 

@@ -67,17 +67,20 @@ impl LogDirectory {
         } = followed;
         let folder = identity.folder();
         let stray = {
-            let partitions = self.shared.partitions.lock();
-            if partitions.open.contains(&folder) {
+            let mut partitions = self.shared.partitions.lock();
+            // Nobody opens a log by this name while what bears it is set aside.
+            if !partitions.open.insert(folder.clone()) {
                 return Ok(None);
             }
             partitions.known.get(&folder).copied()
         };
-        self.discard(
+        let discarded = self.discard(
             &folder,
             stray.map(|topic_id| PartitionKey::new(topic_id, identity.partition)),
             0,
-        )?;
+        );
+        self.shared.note_closed(&folder);
+        discarded?;
         // What a copy that could not be discarded has left would be taken for this one's.
         let mut batch = Batch::default();
         batch.delete_partition(&PartitionKey::new(identity.topic_id, identity.partition));

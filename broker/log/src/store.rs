@@ -65,6 +65,11 @@ impl PartitionKey {
         Self(bytes)
     }
 
+    /// Whether it is a partition of that topic.
+    pub(crate) fn is_of(&self, topic_id: Uuid) -> bool {
+        self.0.starts_with(topic_id.as_bytes())
+    }
+
     pub(crate) fn key(&self, kind: Kind, detail: &[i64]) -> Vec<u8> {
         let mut key = Vec::with_capacity(21 + detail.len() * 8);
         key.extend_from_slice(&self.0);

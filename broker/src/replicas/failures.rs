@@ -149,6 +149,10 @@ impl Replicas {
                 slog::warn!(self.log, "a partition is on a log directory that is offline"; "partition" => partition,
                     "error" => error_text);
             }
+            LogError::Open(_) if is_news => {
+                slog::warn!(self.log, "a partition waits until what a move has left of a deleted namesake is removed";
+                    "partition" => partition, "error" => error_text);
+            }
             _ if is_news => {
                 slog::error!(self.log, "cannot open a partition's log"; "partition" => partition, "error" => error_text);
             }

@@ -30,9 +30,34 @@ fn a_recreated_topic_does_not_get_the_old_records() {
     assert_eq!((log.log_end_offset(), log.segments()), (0, 0));
     one_record(&mut log);
     assert_eq!(fixture.directory.partitions(), [recreated]);
+    assert_eq!(fixture.directory.open_logs(), 1);
     assert_eq!(fixture.directory.purge_deleted(MUCH_LATER).unwrap(), 1);
     let text = fs::read_to_string(fixture.path.join("events-0/partition.metadata")).unwrap();
     assert_eq!(text, "version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAKw\n");
+}
+
+#[test]
+fn a_log_whose_namesake_is_open_is_opened_once_that_is_deleted() {
+    let mut fixture = Fixture::new();
+    fixture.append(5);
+    let recreated = PartitionIdentity::new("events", Uuid::from_u128(43), 0);
+    let open = || {
+        let directory = fixture.directory.clone();
+        directory.open_partition(recreated.clone(), LogConfig::default(), NOW)
+    };
+    let refused = open();
+    assert!(matches!(refused, Err(LogError::Open(_))), "{refused:?}");
+    fixture.directory.delete_partition(&mut fixture.log).unwrap();
+    let mut log = open().unwrap();
+    one_record(&mut log);
+    // What is deleted late, or twice, is not what bears its name by now.
+    fixture.directory.delete_partition(&mut fixture.log).unwrap();
+    fixture.directory.delete_unopened(&identity()).unwrap();
+    assert_eq!(fixture.directory.open_logs(), 1);
+    assert_eq!(fixture.directory.partitions(), [recreated.clone()]);
+    assert_eq!(contents(&log).len(), 1);
+    fixture.directory.purge_deleted(MUCH_LATER).unwrap();
+    assert_eq!(fixture.segment_files().len(), 1);
 }
 
 #[test]

@@ -334,6 +334,29 @@ fn a_topic_deleted_before_its_move_has_settled_leaves_nothing() {
 }
 
 #[test]
+fn a_topic_made_anew_before_its_namesake_s_move_has_settled_waits_for_that() {
+    let mut node = two_directories();
+    let replica = node.filled("t", 20);
+    node.alter("t", 1).unwrap();
+    let left = node.move_without_settling(&replica);
+    node.delete("t");
+    let (id, first) = (TopicPartition::new("t", 0), node.directory(0));
+    assert!(node.replicas.preferences.remember(id.clone(), &first));
+    assert!(node.create("t", NODE).is_none());
+    assert_eq!(node.replicas.failures().unapplied(), 1);
+    node.replicas.moved(&replica, left);
+    assert!(node.replicas.preferences.remember(id, &first));
+    let again = node.replicas.failures().again(&node.image);
+    node.replicas.publish(&again, &node.image, &node.config, true);
+    let anew = node.replicas.get("t", 0).unwrap();
+    assert_eq!(node.replicas.failures().unapplied(), 0);
+    assert!(lives_in(&anew, &first) && anew.topic_id != replica.topic_id);
+    append_own(&anew);
+    assert_eq!(anew.offsets().log_end, 10);
+    assert!(node.path(0).join("t-0").exists());
+}
+
+#[test]
 fn a_topic_is_deleted_although_the_directory_it_moves_to_is_offline() {
     let mut node = two_directories();
     let replica = node.filled("t", 20);
