@@ -5,8 +5,9 @@
 //! report says how much that was. A log that the index does not know is read from its first byte.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use odradek_broker_core::aborted::{AbortedTransaction, AbortedTransactions};
 use odradek_broker_core::leader_epochs::LeaderEpochs;
 use odradek_broker_core::producer_state::ProducerStates;
 use odradek_common::records::batch::BatchHeader;
+use odradek_common::records::control::EndTransactionMarker;
 use odradek_common::time::Now;
 use rustix::fs::Advice;
 use slog::{info, warn};
@@ -496,9 +498,6 @@ impl Opening {
     }
 }
 
-/// A header, and the batch's bytes if it is a marker.
-type ProducerBatch = (BatchHeader, Option<Vec<u8>>);
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Good,
@@ -550,56 +549,58 @@ impl Log {
                 let key = self.key.key(Kind::ProducerSnapshot, &[base]);
                 snapshots.put(key, self.producers.encode());
             }
-            for (header, batch) in self.producer_batches(base, from)? {
-                let marker = batch.as_deref().and_then(|batch| marker_of(batch).ok().flatten());
-                self.note_producer(&header, marker);
-            }
+            self.replay_segment(base, from)?;
         }
         self.directory.store.write(snapshots, Survive::Nothing)?;
         self.producers.on_high_watermark(self.high_watermark);
         Ok(())
     }
 
-    /// The headers with a producer id at or after `from` in a segment, and the bytes of those that are markers.
-    fn producer_batches(&self, base: i64, from: i64) -> Result<Vec<ProducerBatch>, LogError> {
-        use std::os::unix::fs::FileExt;
+    /// Notes the batches of a segment that have a producer id, from `from` on. One after the other: a segment may have millions.
+    fn replay_segment(&mut self, base: i64, from: i64) -> Result<(), LogError> {
         let segment = &self.segments[&base];
         let Some(start) = self.locate(segment, from)? else {
-            return Ok(Vec::new());
+            return Ok(());
         };
+        let (file, size_bytes) = (self.file_of(segment)?, segment.footer.size_bytes);
         let path = segment_path(&self.folder, base);
-        let file = self.file_of(segment)?;
         // In large pieces: after a kill this may be much of what was written last.
-        let mut scan = Scan::new(&file, start, segment.footer.size_bytes, RECOVERY_WINDOW_BYTES);
-        let mut found = Vec::new();
+        let mut scan = Scan::new(&file, start, size_bytes, RECOVERY_WINDOW_BYTES);
         loop {
             match scan.header() {
-                Ok(Some((position, header))) if header.has_producer_id() => found.push((position, header)),
+                Ok(Some((position, header))) if header.has_producer_id() => {
+                    let marker = if header.is_control() {
+                        self.marker_at(&file, base, position, &header)?
+                    } else {
+                        None
+                    };
+                    self.note_producer(&header, marker);
+                }
                 Ok(Some(_)) => {}
-                Ok(None) => break,
+                Ok(None) => return Ok(()),
                 Err(error) => {
                     return Err(error.into_log_error(&self.directory.path, &path, scan.position()));
                 }
             }
         }
-        let mut batches = Vec::with_capacity(found.len());
-        for (position, header) in found {
-            let mut marker = None;
-            if header.is_control() {
-                let mut batch = vec![0; header.size_bytes()];
-                self.file_of(segment)?
-                    .read_exact_at(&mut batch, position)
-                    .map_err(|source| {
-                        LogError::io(
-                            &self.directory.path,
-                            format!("read segment {base} of {}", self.identity),
-                            source,
-                        )
-                    })?;
-                marker = Some(batch);
-            }
-            batches.push((header, marker));
-        }
-        Ok(batches)
+    }
+
+    /// The marker in a control batch; None if it holds none.
+    fn marker_at(
+        &self,
+        file: &File,
+        base: i64,
+        position: u64,
+        header: &BatchHeader,
+    ) -> Result<Option<EndTransactionMarker>, LogError> {
+        let mut batch = vec![0; header.size_bytes()];
+        file.read_exact_at(&mut batch, position).map_err(|source| {
+            LogError::io(
+                &self.directory.path,
+                format!("read segment {base} of {}", self.identity),
+                source,
+            )
+        })?;
+        Ok(marker_of(&batch).ok().flatten())
     }
 }
