@@ -175,9 +175,17 @@ impl Log {
     }
 
     /// Renames a segment's file, so that it is no part of the log any more, and leaves it to a purge after
-    /// `file.delete.delay.ms`.
+    /// `file.delete.delay.ms`. A copy's file goes at once: nobody reads it, and no purge would find it once the copy has taken
+    /// the place and its folder another name.
     pub(crate) fn discard_segment_file(&self, base_offset: i64) -> Result<(), LogError> {
         let from = segment_path(&self.folder, base_offset);
+        if self.is_future {
+            fs::remove_file(&from).map_err(|source| {
+                LogError::io(&self.directory.path, format!("remove {}", from.display()), source)
+            })?;
+            self.directory.files.forget((self.uid, base_offset));
+            return Ok(());
+        }
         let mut to = from.clone().into_os_string();
         to.push(".deleted");
         let to = PathBuf::from(to);

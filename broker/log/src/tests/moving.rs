@@ -162,6 +162,24 @@ fn a_copy_follows_what_is_cut_off_at_either_end() {
 }
 
 #[test]
+fn what_is_deleted_of_a_copy_before_it_takes_the_place_is_gone_from_the_disk() {
+    let mut moved = Move::begin(small_segments());
+    (0..40).for_each(|_| _ = moved.from.append(2));
+    moved.catch_up();
+    let segments = moved.copy().segments();
+    moved.from.log.delete_records_before(50).unwrap();
+    moved.catch_up();
+    assert!(moved.copy().segments() < segments);
+    moved.finish();
+    moved.to.purge_deleted(MUCH_LATER).unwrap();
+    let files = fs::read_dir(moved.to_path.join("events-0")).unwrap();
+    let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let deleted: Vec<_> = names.filter(|name| name.ends_with(".deleted")).collect();
+    assert_eq!(deleted, [""; 0]);
+    assert_eq!(moved.from.contents().first().unwrap().0, 50);
+}
+
+#[test]
 fn a_copy_begins_with_the_batch_that_the_log_begins_in() {
     let mut moved = Move::begin(LogConfig::default());
     moved.from.append(10);
