@@ -10,8 +10,7 @@ use std::sync::Arc;
 use crate::error::LogError;
 use crate::files::{Access, OpenFile};
 use crate::log::Log;
-use crate::reserve;
-use crate::segment::{Footer, SEGMENT_SIZE_BYTES_MAX, Segment, segment_path};
+use crate::segment::{Footer, Segment, segment_path};
 use crate::store::Survive;
 
 impl Log {
@@ -52,11 +51,7 @@ impl Log {
             .truncate(true)
             .open(&path)
             .map_err(|source| self.failed(format!("create {}", path.display()), source))?;
-        let whole_bytes = self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX);
-        let reserved_bytes = match self.config.preallocate && reserve::allocate(&file, 0, whole_bytes) {
-            true => whole_bytes,
-            false => 0,
-        };
+        let reserved_bytes = self.reserve_whole(&file);
         let key = (self.uid, base_offset);
         let open = self.directory.files.insert(key, Access::Append, file);
         let mut segment = Segment::new(base_offset, Footer::empty(base_offset), created_ms);

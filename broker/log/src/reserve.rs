@@ -45,6 +45,20 @@ impl Log {
         let _ = file.set_len(size);
     }
 
+    /// Gives a segment that begins, and is still empty, all of its blocks, if `preallocate` wants that; returns how many bytes.
+    pub(crate) fn reserve_whole(&self, file: &File) -> u64 {
+        let whole_bytes = self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX);
+        if !self.config.preallocate || !self.directory.has_ample_room(whole_bytes) {
+            return 0;
+        }
+        if allocate(file, 0, whole_bytes) {
+            return whole_bytes;
+        }
+        // An attempt that failed may have taken some of the blocks.
+        let _ = file.set_len(0);
+        0
+    }
+
     /// Gives back what the active segment has beyond its end.
     pub(crate) fn give_reserve_back(&mut self) {
         let Some(mut entry) = self.segments.last_entry() else {

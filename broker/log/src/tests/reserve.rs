@@ -131,18 +131,19 @@ fn what_a_killed_process_had_reserved_is_given_back() {
 #[test]
 fn a_disk_that_is_short_of_room_gives_nothing_in_advance() {
     const KEPT_BYTES: u64 = 1 << 30;
+    const AMPLE_BYTES: u64 = KEPT_BYTES + (1 << 30);
+    const SHORT_BYTES: u64 = KEPT_BYTES + (32 << 20);
+    const WHOLE_BYTES: u64 = 16 << 20;
     let folder = TempDir::new().unwrap();
-    let held = |free_bytes: u64| {
+    let held = |free_bytes: u64, config: &LogConfig| {
         let options = LogDirectoryOptions {
             disk: Arc::new(SmallDisk(AtomicU64::new(free_bytes))),
             reserve_bytes: KEPT_BYTES,
             ..LogDirectoryOptions::default()
         };
-        let path = folder.path().join(free_bytes.to_string());
+        let path = folder.path().join(Uuid::new_v4().to_string());
         let directory = LogDirectory::open(&path, options, logger()).unwrap();
-        let mut log = directory
-            .open_partition(identity(), LogConfig::default(), NOW)
-            .unwrap();
+        let mut log = directory.open_partition(identity(), config.clone(), NOW).unwrap();
         let mut length = 0;
         // Just behind the first look.
         while length < (4 << 20) + (256 << 10) {
@@ -155,6 +156,14 @@ fn a_disk_that_is_short_of_room_gives_nothing_in_advance() {
         assert_eq!(metadata.len(), length);
         (metadata.blocks() * 512).saturating_sub(length)
     };
-    assert!(held(KEPT_BYTES + (1 << 30)) > ROUNDING_BYTES);
-    assert!(held(KEPT_BYTES + (32 << 20)) <= ROUNDING_BYTES);
+    let as_it_grows = LogConfig::default();
+    assert!(held(AMPLE_BYTES, &as_it_grows) > ROUNDING_BYTES);
+    assert!(held(SHORT_BYTES, &as_it_grows) <= ROUNDING_BYTES);
+    let whole = LogConfig {
+        preallocate: true,
+        segment_bytes: WHOLE_BYTES,
+        ..LogConfig::default()
+    };
+    assert!(held(AMPLE_BYTES, &whole) > WHOLE_BYTES / 2);
+    assert!(held(SHORT_BYTES, &whole) <= ROUNDING_BYTES);
 }
