@@ -80,7 +80,7 @@ impl Shared {
             let mut left = TURN_BYTES;
             while left > 0 {
                 let copied = match replicas.advance_move(&replica) {
-                    Turn::Over => break,
+                    Turn::Over | Turn::AwaitsRecord => break,
                     Turn::Copied(bytes) => bytes,
                 };
                 if self.pay(copied) {

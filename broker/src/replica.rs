@@ -180,15 +180,19 @@ impl Replica {
         self.directory.load_full()
     }
 
-    /// The log directory that the controller is to know: none that works, if the log failed alone.
+    /// The log directory that the controller is to know: none that works, if the log failed alone; the one that it moves to,
+    /// before it lives there.
     #[must_use]
     pub fn assigned_directory(&self) -> Uuid {
+        // Asked first: a copy that has taken the place meanwhile is no copy any more.
+        let to_record = self.directory_to_record().filter(|to| !to.is_offline());
         let directory = self.directory.load();
-        if self.is_offline() && !directory.is_offline() {
-            return LOST_DIRECTORY;
+        match to_record {
+            _ if self.is_offline() && !directory.is_offline() => LOST_DIRECTORY,
+            Some(to) if !self.is_offline() => to.id(),
+            // Also of one that failed since: the controller moves what it leads only if it knows where it was.
+            Some(_) | None => directory.id(),
         }
-        // Also of one that failed since: the controller moves what it leads only if it knows where it was.
-        directory.id()
     }
 
     /// Takes over the controller's decision.

@@ -408,6 +408,9 @@ impl Replicas {
             Ok(RoleChange::Unchanged) => {}
             Err(error) => self.not_led(replica, &error),
         }
+        if replica.awaits_record() {
+            self.moves.add(replica.clone());
+        }
     }
 
     fn remove(&self, topic: &Arc<str>, topic_id: Uuid, index: i32, events: &mut Vec<RoleEvent>) {

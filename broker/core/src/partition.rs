@@ -14,6 +14,7 @@ use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::PartitionImage;
 use odradek_common::time::Now;
+use uuid::Uuid;
 
 /// What a replica needs of its log.
 pub trait ReplicaLog {
@@ -174,6 +175,11 @@ impl<L: ReplicaLog> Partition<L> {
     /// The last image that was applied.
     pub fn image(&self) -> &Arc<PartitionImage> {
         &self.image
+    }
+
+    /// The log directory of this node that the controller has recorded; nil if none is.
+    pub fn recorded_directory(&self) -> Uuid {
+        self.image.directory_of(self.node_id)
     }
 
     /// True while this replica leads.

@@ -3,6 +3,10 @@
 //! The copy is made in slices, each of which holds the replica's lock only to see where the next one lies. The last records
 //! are copied under the lock, a bounded number of bytes, so that appends cannot keep the copy from ever catching up.
 //!
+//! Invariant: a copy takes the place only after the controller has recorded its directory (KIP-858). What is removed then is
+//! in no directory that the records name: if the new one does not open at the next start, the partition is known to be there, and
+//! no empty log is made in the old one.
+//!
 //! Invariant: whoever needs both locks takes the move's first, then the state's. The first may be held while the disk is waited
 //! for, the second not, save for the last bytes of a log that is appended to faster than it is copied.
 
@@ -46,6 +50,8 @@ pub(super) struct FutureReplica {
     /// Most of it is safe on disk, and the directory knows that it will be the partition's. Not while it is empty and nothing
     /// is on disk.
     announced: bool,
+    /// The controller is to record this directory: the copy has everything, or had.
+    awaits_record: bool,
     /// Bytes copied since the last flush.
     unflushed_bytes: usize,
     /// How often it tried to take the place.
@@ -61,6 +67,8 @@ pub struct MoveProgress {
     pub log_end_offset: i64,
     /// Bytes of the copy.
     pub size_bytes: u64,
+    /// The copy takes the place once the controller has recorded its directory.
+    pub awaits_record: bool,
 }
 
 /// What a replica has left in the directory that it moved away from.
@@ -85,6 +93,9 @@ pub struct FailedMove {
 pub enum MoveStep {
     /// So many bytes were copied; there may be more.
     Copied(usize),
+    /// The copy has everything, and takes the place when this is called again after the controller has recorded its directory:
+    /// see [`Replica::assigned_directory`].
+    AwaitsRecord,
     /// The replica lives in the other directory. Call [`Replica::settled`] once what it left is removed, or given up.
     Moved(Box<LeftBehind>),
     /// There is nothing to move, or not any more; why a copy is still there, if it cannot be removed.
@@ -117,7 +128,7 @@ pub enum MoveError {
 pub enum MoveBegun {
     /// A copy was begun, which somebody has to advance.
     New,
-    /// Somebody advances the copy already, here or on its way elsewhere.
+    /// Somebody advances the copy already, here or on its way elsewhere, or it waits for the controller.
     UnderWay,
     /// The replica lives there; a move elsewhere was cancelled.
     NotNeeded,
@@ -133,11 +144,11 @@ impl Replica {
     pub fn begin_move(&self, to: &Arc<DataDirectory>, now: Now) -> Result<MoveBegun, LogError> {
         let mut moving = self.moving.lock();
         let lives_there = Arc::ptr_eq(&self.directory(), to);
-        let was_moving = match &*moving {
+        let is_advanced = match &*moving {
             Moving::Copying(future) if Arc::ptr_eq(&future.directory, to) => return Ok(MoveBegun::UnderWay),
             Moving::Settling if !lives_there => return Ok(MoveBegun::TooEarly),
             Moving::Settling => return Ok(MoveBegun::NotNeeded),
-            Moving::Copying(_) => true,
+            Moving::Copying(future) => !future.awaits_record,
             Moving::No => false,
         };
         self.discard_copy(&mut moving)?;
@@ -151,6 +162,7 @@ impl Replica {
                 directory: to.clone(),
                 log_end_offset: 0,
                 size_bytes: 0,
+                awaits_record: false,
             }));
             let log = state.partition.log_mut();
             // A tombstone that goes before it is copied would leave what it deletes in the copy.
@@ -166,10 +178,11 @@ impl Replica {
             directory: to.clone(),
             log,
             announced: false,
+            awaits_record: false,
             unflushed_bytes: 0,
             attempts: 0,
         }));
-        Ok(if was_moving {
+        Ok(if is_advanced {
             MoveBegun::UnderWay
         } else {
             MoveBegun::New
@@ -214,6 +227,19 @@ impl Replica {
         self.progress.lock().is_some()
     }
 
+    /// True while a copy waits for the controller to record its directory. Whoever records it advances the move.
+    #[must_use]
+    pub fn awaits_record(&self) -> bool {
+        self.directory_to_record().is_some()
+    }
+
+    /// The directory of a copy that waits for the controller to record it.
+    pub(super) fn directory_to_record(&self) -> Option<Arc<DataDirectory>> {
+        let progress = self.progress.lock();
+        let awaits = progress.as_ref().filter(|progress| progress.awaits_record);
+        awaits.map(|progress| progress.directory.clone())
+    }
+
     /// Copies the next slice, or lets the copy take the place. Blocks. A move that cannot go on is cancelled.
     pub fn advance_move(&self, now: Now) -> MoveStep {
         let mut moving = self.moving.lock();
@@ -245,11 +271,7 @@ impl Replica {
             return Ok(MoveStep::Ended(None));
         };
         let (copied, log_end_offset) = self.copy_slice(future, now)?;
-        self.note_progress(Some(MoveProgress {
-            directory: future.directory.clone(),
-            log_end_offset: future.log.log_end_offset(),
-            size_bytes: future.log.size_bytes(),
-        }));
+        self.note_progress(Some(future.progress()));
         let Some(copied) = copied else {
             return Ok(MoveStep::Copied(0));
         };
@@ -263,6 +285,9 @@ impl Replica {
         if future.log.is_made() && !future.announced {
             self.announce(future, now)?;
             return Ok(MoveStep::Copied(copied));
+        }
+        if !self.is_recorded(future) {
+            return Ok(MoveStep::AwaitsRecord);
         }
         // What was acknowledged as being on disk has to be, wherever the log lives. While appends wait, only the rest is flushed.
         if future.log.durable_end_offset() < self.with(|p| p.log().durable_end_offset()) {
@@ -297,6 +322,14 @@ impl Replica {
             }
             None => Ok(None),
         }
+    }
+
+    /// Whether the controller has recorded the copy's directory.
+    fn is_recorded(&self, future: &mut FutureReplica) -> bool {
+        // In this order: whoever brings the record looks afterwards whether somebody waits for it.
+        future.awaits_record = true;
+        self.note_progress(Some(future.progress()));
+        self.with(|p| p.recorded_directory()) == future.directory.id()
     }
 
     fn announce(&self, future: &mut FutureReplica, now: Now) -> Result<(), LogError> {
@@ -355,6 +388,15 @@ impl Replica {
 }
 
 impl FutureReplica {
+    fn progress(&self) -> MoveProgress {
+        MoveProgress {
+            directory: self.directory.clone(),
+            log_end_offset: self.log.log_end_offset(),
+            size_bytes: self.log.size_bytes(),
+            awaits_record: self.awaits_record,
+        }
+    }
+
     /// Appends a slice of the log that is followed; returns how many bytes that were.
     fn append(&mut self, slice: &LogSlice, from: &DataDirectory, now: Now) -> Result<usize, MoveError> {
         if slice.is_empty() {

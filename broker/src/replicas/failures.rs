@@ -93,6 +93,7 @@ impl Replicas {
             // The damage is this partition's alone; its other replicas serve.
             slog::error!(self.log, "a log is corrupt and offline"; "partition" => %replica.id, "error" => error_chain(error));
             replica.set_offline();
+            self.end_move(replica);
             // The controller hears of directories that fail, not of logs: it elects another leader once this is in none.
             self.assignments.add(replica);
             return;
@@ -127,6 +128,14 @@ impl Replicas {
         }
         for replica in self.all().iter() {
             replica.directory_failed(directory);
+            self.end_move(replica);
+        }
+    }
+
+    /// A replica that moves may wait for the controller: it gets a turn, and with that its move ends if it has to.
+    fn end_move(&self, replica: &Arc<Replica>) {
+        if replica.awaits_record() {
+            self.moves.add(replica.clone());
         }
     }
 

@@ -1,7 +1,8 @@
 //! Moves of replicas between this broker's log directories (KIP-113): who wants one, and what is done when one ends.
 //!
-//! The replica makes the copy, threads of [`crate::mover`] see to it, slice by slice. A move that the stop of the process has
-//! interrupted begins anew with the next start.
+//! The replica makes the copy, threads of [`crate::mover`] see to it, slice by slice. A copy that has everything gets its last
+//! turn when the controller has recorded its directory. A move that the stop of the process has interrupted begins anew with the
+//! next start.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,6 +68,8 @@ impl MoveQueue {
 pub enum Turn {
     /// So many bytes were copied.
     Copied(usize),
+    /// It gets another turn when the controller has recorded where it moves to.
+    AwaitsRecord,
     /// The move is over, or was cancelled.
     Over,
 }
@@ -134,7 +137,10 @@ impl Replicas {
     }
 
     fn begin_move(&self, replica: &Arc<Replica>, to: &Arc<DataDirectory>) -> Result<MoveBegun, LogError> {
-        let begun = replica.begin_move(to, clock::now())?;
+        let begun = replica.begin_move(to, clock::now());
+        // The directory of a copy that is cancelled may be recorded.
+        self.assignments.add(replica);
+        let begun = begun?;
         match begun {
             MoveBegun::New => self.moves.add(replica.clone()),
             MoveBegun::UnderWay => {}
@@ -167,6 +173,10 @@ impl Replicas {
     pub fn advance_move(&self, replica: &Arc<Replica>) -> Turn {
         match replica.advance_move(clock::now()) {
             MoveStep::Copied(bytes) => return Turn::Copied(bytes),
+            MoveStep::AwaitsRecord => {
+                self.assignments.add(replica);
+                return Turn::AwaitsRecord;
+            }
             MoveStep::Moved(left) => {
                 self.moved(replica, *left);
                 replica.settled();
@@ -191,7 +201,9 @@ impl Replicas {
         Turn::Over
     }
 
-    fn copy_removed(&self, replica: &Replica, not_removed: Option<LogError>) {
+    /// A move ended early: the controller may have recorded where it was to go.
+    fn copy_removed(&self, replica: &Arc<Replica>, not_removed: Option<LogError>) {
+        self.assignments.add(replica);
         if let Some(error) = not_removed {
             // It goes with the next start, if it cannot be removed now.
             slog::warn!(self.log, "the copy of a replica is not removed"; "partition" => %replica.id,
@@ -219,8 +231,6 @@ impl Replicas {
             // Whoever told all replicas of that may not have found this one there yet.
             replica.directory_failed(&here);
         }
-        // Only what is recorded tells the controller whose leaderships to move if the directory fails.
-        self.assignments.add(replica);
         let settled = settle(replica, &here);
         if let Err(error) = settled
             && !replica.is_deleted()

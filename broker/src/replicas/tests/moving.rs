@@ -54,16 +54,59 @@ impl Node {
         replica
     }
 
-    fn alter(&self, name: &str, to: usize) -> Result<(), ErrorCode> {
+    /// Asks for a move; the controller records at once where to.
+    fn alter(&mut self, name: &str, to: usize) -> Result<(), ErrorCode> {
+        let outcome = self.ask(name, to);
+        if outcome.is_ok() {
+            self.record(name, to);
+        }
+        outcome
+    }
+
+    /// Asks for a move.
+    fn ask(&self, name: &str, to: usize) -> Result<(), ErrorCode> {
         let outcome = self.replicas.alter_directory(name, 0, &self.directory(to));
         outcome.map_err(|error| error.code)
     }
 
+    /// The controller records the directory of a topic's partition.
+    fn record(&mut self, name: &str, directory: usize) {
+        let id = self.directory(directory).id();
+        self.change(|image| {
+            let topic = Arc::make_mut(image.topics.get_mut(name).unwrap());
+            let partition = Arc::make_mut(&mut topic.partitions[0]);
+            partition.directories = vec![id, Uuid::nil()];
+            partition.partition_epoch += 1;
+        });
+    }
+
+    /// A replica in the first directory whose move to the second waits for the controller.
+    fn awaiting(&mut self) -> Arc<Replica> {
+        let replica = self.filled("t", 20);
+        self.record("t", 0);
+        self.ask("t", 1).unwrap();
+        let queued = self.replicas.moves().next().unwrap();
+        assert!(Arc::ptr_eq(&queued, &replica));
+        self.advance_until(&replica, Turn::AwaitsRecord);
+        replica
+    }
+
+    /// The directory that the controller is told of the only replica that it is told of.
+    fn told(&self) -> Uuid {
+        let told = self.replicas.assignments().take(NODE);
+        assert_eq!(told.len(), 1);
+        directories(&told)[0].id
+    }
+
     /// Takes turns until the move is over.
     fn finish(&self, replica: &Arc<Replica>) {
+        self.advance_until(replica, Turn::Over);
+    }
+
+    fn advance_until(&self, replica: &Arc<Replica>, last: Turn) {
         let turns = (0..TURNS_MAX).map(|_| self.replicas.advance_move(replica));
-        let over = turns.into_iter().find(|turn| *turn == Turn::Over);
-        assert_eq!(over, Some(Turn::Over), "the move does not come to an end");
+        let found = turns.into_iter().find(|turn| *turn == last);
+        assert_eq!(found, Some(last), "the move does not come to that");
     }
 
     /// Takes steps until the copy has taken the place; what is left is not removed yet.
@@ -72,7 +115,7 @@ impl Node {
             match replica.advance_move(clock::now()) {
                 MoveStep::Copied(_) => {}
                 MoveStep::Moved(left) => return *left,
-                MoveStep::Ended(_) | MoveStep::Failed(_) => panic!("it moves"),
+                MoveStep::AwaitsRecord | MoveStep::Ended(_) | MoveStep::Failed(_) => panic!("it moves"),
             }
         }
         panic!("the move does not come to an end")
@@ -88,6 +131,23 @@ impl Node {
         let image = self.image.clone();
         node.change(|it| *it = image);
         node
+    }
+
+    /// The replicas of the node as it starts after a kill at this moment, if the second directory does not open.
+    fn kill_without_the_second(&self) -> Arc<Replicas> {
+        let first = self.folder.path().join(Uuid::new_v4().to_string());
+        copy(&self.path(0), &first);
+        let log = self.replicas.log.clone();
+        let logs = LogDirectory::open(&first, LogDirectoryOptions::default(), log.clone()).unwrap();
+        let directories = vec![
+            DataDirectory::new(Uuid::from_u128(1), logs),
+            DataDirectory::failed(Uuid::nil(), self.folder.path().join("broken")),
+        ];
+        let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
+        let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log);
+        let everything = MetadataDelta::between(&MetadataImage::default(), &self.image);
+        replicas.publish(&everything, &self.image, &self.config, true);
+        replicas
     }
 
     /// The node as it starts after a kill at this moment.
@@ -278,27 +338,64 @@ fn a_log_that_is_nothing_on_disk_when_its_move_begins_is_where_it_was_moved_to()
 fn what_a_move_left_is_not_used_while_the_directory_it_went_to_is_offline() {
     let mut node = two_directories();
     node.filled("t", 20);
-    // The controller has recorded the second directory.
-    node.change(|image| {
-        let topic = Arc::make_mut(image.topics.get_mut("t").unwrap());
-        let partition = Arc::make_mut(&mut topic.partitions[0]);
-        partition.directories = vec![Uuid::from_u128(2), Uuid::nil()];
-        partition.partition_epoch += 1;
-    });
-    let kept = node.folder.path().join("kept");
-    copy(&node.path(0), &kept);
-    let log = node.replicas.log.clone();
-    let logs = LogDirectory::open(&kept, LogDirectoryOptions::default(), log.clone()).unwrap();
-    let directories = vec![
-        DataDirectory::new(Uuid::from_u128(1), logs),
-        DataDirectory::failed(Uuid::nil(), node.folder.path().join("broken")),
-    ];
-    let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
-    let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log);
-    let everything = MetadataDelta::between(&MetadataImage::default(), &node.image);
-    replicas.publish(&everything, &node.image, &node.config, true);
+    node.record("t", 1);
+    let replicas = node.kill_without_the_second();
     assert!(replicas.get("t", 0).is_none());
     assert_eq!(replicas.failures().unapplied(), 1);
+}
+
+#[test]
+fn a_copy_takes_the_place_once_the_controller_has_recorded_it_and_not_before() {
+    let mut node = two_directories();
+    let replica = node.awaiting();
+    assert!(lives_in(&replica, &node.directory(0)) && node.path(0).join("t-0").exists());
+    assert_eq!(node.told(), node.directory(1).id());
+    append_own(&replica);
+    // Everything is where the records say, whatever becomes of the other directory.
+    let started = node.kill_without_the_second();
+    let found = started.get("t", 0).unwrap();
+    assert_eq!(found.offsets().log_end, 210);
+
+    node.record("t", 1);
+    let after = node.kill();
+    let found = after.replicas.get("t", 0).unwrap();
+    assert!(lives_in(&found, &after.directory(0)) && found.is_moving());
+    assert_eq!(found.offsets().log_end, 210);
+    assert_eq!(after.told(), after.directory(0).id());
+
+    let queued = node.replicas.moves().next().unwrap();
+    node.finish(&queued);
+    assert!(lives_in(&replica, &node.directory(1)) && !node.path(0).join("t-0").exists());
+    assert_eq!(replica.offsets().log_end, 210);
+    assert!(node.replicas.assignments().take(NODE).is_empty());
+    // And nothing is made where it was.
+    let started = node.kill_without_the_second();
+    assert!(started.get("t", 0).is_none());
+}
+
+#[test]
+fn a_move_that_is_cancelled_after_the_controller_has_recorded_it_is_told_back() {
+    let mut node = two_directories();
+    let replica = node.awaiting();
+    node.record("t", 1);
+    node.ask("t", 0).unwrap();
+    assert!(!replica.is_moving() && lives_in(&replica, &node.directory(0)));
+    assert_eq!(node.told(), node.directory(0).id());
+
+    // One that waits for the controller has a turn again when it begins anew, or fails.
+    let mut node = two_directories();
+    let replica = node.awaiting();
+    node.ask("t", 0).unwrap();
+    node.ask("t", 1).unwrap();
+    let queued = node.replicas.moves().next().unwrap();
+    node.advance_until(&queued, Turn::AwaitsRecord);
+    node.record("t", 1);
+    assert!(Arc::ptr_eq(&node.replicas.moves().next().unwrap(), &replica));
+    node.replicas.directory_failed(&node.directory(1), &disk_error());
+    let queued = node.replicas.moves().next().unwrap();
+    assert_eq!(node.replicas.advance_move(&queued), Turn::Over);
+    assert!(!replica.is_moving() && !replica.is_offline());
+    assert_eq!(node.told(), node.directory(0).id());
 }
 
 #[test]
@@ -480,8 +577,7 @@ fn a_step_that_panics_cancels_the_move_and_spares_the_thread() {
 fn a_failure_of_the_target_cancels_and_one_of_the_source_takes_the_replica_offline() {
     let mut node = two_directories();
     let replica = node.filled("t", 20);
-    let fail = |at: usize| {
-        let path = node.path(at);
+    let fail = |path: PathBuf| {
         let source = std::io::Error::from_raw_os_error(5);
         let attempt = "read".to_owned();
         LogError::Directory {
@@ -492,7 +588,7 @@ fn a_failure_of_the_target_cancels_and_one_of_the_source_takes_the_replica_offli
     };
     node.alter("t", 1).unwrap();
     node.replicas.advance_move(&replica);
-    node.replicas.log_failed(&replica, &fail(1));
+    node.replicas.log_failed(&replica, &fail(node.path(1)));
     assert!(node.directory(1).is_offline() && !replica.is_offline());
     assert_eq!(node.replicas.advance_move(&replica), Turn::Over);
     assert!(!replica.is_moving());
@@ -503,16 +599,7 @@ fn a_failure_of_the_target_cancels_and_one_of_the_source_takes_the_replica_offli
     let replica = node.filled("t", 20);
     node.alter("t", 1).unwrap();
     node.replicas.advance_move(&replica);
-    let (path, attempt) = (node.path(0), "read".to_owned());
-    let source = std::io::Error::from_raw_os_error(5);
-    node.replicas.log_failed(
-        &replica,
-        &LogError::Directory {
-            path,
-            attempt,
-            source,
-        },
-    );
+    node.replicas.log_failed(&replica, &fail(node.path(0)));
     assert!(replica.is_offline() && !node.directory(1).is_offline());
     assert_eq!(node.replicas.advance_move(&replica), Turn::Over);
     assert!(!replica.is_moving());
