@@ -124,6 +124,8 @@ pub enum Limit {
     OfKafkaAtMost(f64),
     /// At least so many times what Apache Kafka has.
     OfKafkaAtLeast(f64),
+    /// At most so many times what the floor server has.
+    OfFloorAtMost(f64),
 }
 
 /// What a figure of Odradek should be.

@@ -96,10 +96,10 @@ fn values(samples: &[(usize, &Figures)], metric: Metric) -> Vec<(usize, f64)> {
     values.collect()
 }
 
-/// How many times better Odradek is than Kafka as shipped: the median over the pairs.
-fn times_kafka(workload: &Workload, metric: Metric, run: &RunFile) -> Option<f64> {
+/// How many times better Odradek is than another system: the median over the pairs.
+fn times_better(other: System, workload: &Workload, metric: Metric, run: &RunFile) -> Option<f64> {
     let ours = values(&run.of(workload.row, System::Odradek), metric);
-    let theirs = values(&run.of(workload.row, System::Kafka), metric);
+    let theirs = values(&run.of(workload.row, other), metric);
     let ratios = ours.iter().filter_map(|(pair, own)| {
         let (_, other) = theirs.iter().find(|(other_pair, _)| other_pair == pair)?;
         Some(if metric.style().less_is_better {
@@ -109,6 +109,11 @@ fn times_kafka(workload: &Workload, metric: Metric, run: &RunFile) -> Option<f64
         })
     });
     Spread::of(ratios.filter(|ratio| ratio.is_finite())).map(|spread| spread.median)
+}
+
+/// Than Kafka as shipped.
+fn times_kafka(workload: &Workload, metric: Metric, run: &RunFile) -> Option<f64> {
+    times_better(System::Kafka, workload, metric, run)
 }
 
 fn verdicts(workload: &Workload, metric: Metric, run: &RunFile, level: Level) -> String {
@@ -130,6 +135,10 @@ fn verdict(bound: &Bound, workload: &Workload, run: &RunFile) -> Option<String> 
         Limit::AtLeast(limit) => (format!(">= {}", number(limit)), median >= limit),
         Limit::OfKafkaAtMost(share) => (format!("{:.1}x less", 1.0 / share), times? >= 1.0 / share),
         Limit::OfKafkaAtLeast(least) => (format!("{least:.1}x more"), times? >= least),
+        Limit::OfFloorAtMost(most) => {
+            let times = 1.0 / times_better(System::Floor, workload, bound.metric, run)?;
+            (format!("{times:.1} <= {most:.1}x floor"), times <= most)
+        }
     };
     Some(format!("{text}: {}", if holds { "yes" } else { "no" }))
 }

@@ -80,6 +80,16 @@ const fn goal(metric: Metric, at_most: f64) -> Bound {
     }
 }
 
+/// At most `times` the floor server's figure: what a bound on CPU comes to whatever the machine. They are those of the machine that the
+/// absolute bounds were set on, divided by its floor.
+const fn of_floor(level: Level, metric: Metric, times: f64) -> Bound {
+    Bound {
+        metric,
+        level,
+        limit: Limit::OfFloorAtMost(times),
+    }
+}
+
 /// At most Kafka's figure divided by `times`.
 const fn must_be_less(metric: Metric, times: f64) -> Bound {
     Bound {
@@ -198,7 +208,9 @@ const PRODUCE: &[Workload] = &[
         bounds: &[
             must(CpuPerGb, 1.1),
             must_be_less(CpuPerGb, 2.5),
+            of_floor(Level::Must, CpuPerGb, 2.0),
             goal(CpuPerGb, 0.8),
+            of_floor(Level::Goal, CpuPerGb, 1.5),
         ],
     },
     Workload {
@@ -223,7 +235,9 @@ const PRODUCE: &[Workload] = &[
         bounds: &[
             must(CpuPerGb, 1.9),
             must_be_less(CpuPerGb, 4.0),
+            of_floor(Level::Must, CpuPerGb, 2.2),
             goal(CpuPerGb, 1.3),
+            of_floor(Level::Goal, CpuPerGb, 1.5),
         ],
     },
     Workload {
@@ -231,7 +245,12 @@ const PRODUCE: &[Workload] = &[
         title: "10 KB records, 512 KiB batches, 100 MB/s",
         plan: Plan::Produce(Topic::single(6), at(10_000.0, load(BATCHED_10K, 4, 5))),
         shown: BATCHED,
-        bounds: &[must(CpuPerGb, 1.2), goal(CpuPerGb, 0.9)],
+        bounds: &[
+            must(CpuPerGb, 1.2),
+            of_floor(Level::Must, CpuPerGb, 2.0),
+            goal(CpuPerGb, 0.9),
+            of_floor(Level::Goal, CpuPerGb, 1.5),
+        ],
     },
     Workload {
         row: "5",
@@ -241,7 +260,9 @@ const PRODUCE: &[Workload] = &[
         bounds: &[
             must(CpuPerRequest, 20.0),
             must(P50, 0.13),
+            of_floor(Level::Must, CpuPerRequest, 2.0),
             goal(CpuPerRequest, 15.0),
+            of_floor(Level::Goal, CpuPerRequest, 1.5),
         ],
     },
     Workload {
@@ -252,7 +273,9 @@ const PRODUCE: &[Workload] = &[
         bounds: &[
             must(CpuPerRequest, 11.0),
             must_be_less(CpuPerRequest, 5.0),
+            of_floor(Level::Must, CpuPerRequest, 2.7),
             goal(CpuPerRequest, 7.0),
+            of_floor(Level::Goal, CpuPerRequest, 1.7),
         ],
     },
     Workload {
@@ -263,7 +286,9 @@ const PRODUCE: &[Workload] = &[
         bounds: &[
             must(CpuPerRequest, 5.9),
             must_be_less(CpuPerRequest, 3.0),
+            of_floor(Level::Must, CpuPerRequest, 2.3),
             goal(CpuPerRequest, 4.4),
+            of_floor(Level::Goal, CpuPerRequest, 1.7),
         ],
     },
     Workload {
