@@ -85,7 +85,8 @@ impl Page<'_> {
                 Some(_) => ErrorCode::InvalidTopicException,
                 None => ErrorCode::UnknownTopicOrPartition,
             };
-            self.topics.push(described(name).with_error_code(code.code()));
+            let unknown = described(name).with_is_internal(is_internal(name));
+            self.topics.push(unknown.with_error_code(code.code()));
             return None;
         };
         if self.left == 0 {

@@ -223,5 +223,6 @@ fn refused(code: ErrorCode, name: Option<&str>, topic_id: Uuid) -> MetadataRespo
         .with_error_code(code.code())
         .with_name(name.map(topic_name))
         .with_topic_id(topic_id)
+        .with_is_internal(name.is_some_and(is_internal))
         .with_topic_authorized_operations(NOT_ASKED)
 }

@@ -141,6 +141,7 @@ async fn the_next_request_of_a_session_ends_the_wait_of_the_one_before() {
             .with_session_id(session.id)
             .with_session_epoch(epoch)
             .with_max_wait_ms(max_wait.as_millis() as i32)
+            .with_min_bytes(1)
     };
     let longer_than_the_test = request(1, Duration::from_secs(600));
     let waiting = tokio::spawn(async move { connection.ask_at(FETCH_BY_NAME, longer_than_the_test).await });

@@ -148,6 +148,17 @@ async fn brokers_are_shown_as_the_listener_advertises_them() {
     }
 }
 
+/// Also of one that nobody has needed yet: Kafka goes by the name.
+#[tokio::test]
+async fn an_internal_topic_is_told_to_be_one_before_it_exists() {
+    let connection = single().await.connect().await;
+    // What share groups need is not in this version, so that nothing creates it here.
+    let request = by_name("__share_group_state").with_allow_auto_topic_creation(false);
+    let topic = &connection.ask_at(12, request).await.topics[0];
+    assert_eq!(topic.error_code, code(ErrorCode::UnknownTopicOrPartition));
+    assert!(topic.is_internal);
+}
+
 /// 24
 #[tokio::test]
 async fn a_named_topic_is_created_on_request_only() {
