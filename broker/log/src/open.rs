@@ -168,8 +168,14 @@ fn segment_files(directory: &DirectoryShared, folder: &Path) -> Result<Vec<(i64,
         let name = name.to_string_lossy();
         if let Some(base_offset) = base_offset_of(&name) {
             files.push((base_offset, entry.metadata().map_err(failed)?.len()));
-        } else if name.ends_with(".deleted") || name.ends_with(".cleaned") {
+        } else if name.ends_with(".deleted") {
             directory.doom(entry.path(), 0);
+        } else if name.ends_with(".cleaned") {
+            // At once: left to a purge, it might go when it is somebody's again.
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|source| {
+                LogError::io(&directory.path, format!("remove {}", path.display()), source)
+            })?;
         }
     }
     files.sort_unstable();

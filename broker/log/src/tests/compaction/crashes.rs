@@ -120,6 +120,39 @@ fn a_swap_is_finished_without_the_index_too() {
 }
 
 #[test]
+fn what_a_killed_pass_has_left_does_not_take_the_next_one_s_file_with_it() {
+    let fixture = filled();
+    let path = fixture.path.with_file_name("killed");
+    copy(&fixture.path, &path);
+    let folder = path.join("events-0");
+    let names = ["00000000000000000000.log.cleaned".to_owned(), {
+        let id = Uuid::from_u128(7).simple();
+        format!("00000000000000000000.log.{id}.cleaned")
+    }];
+    for name in &names {
+        fs::write(folder.join(name), b"half").unwrap();
+    }
+    let mut opened = Fixture::at(fixture._temporary.clone(), path, fixture.config.clone());
+    assert!(names.iter().all(|name| !folder.join(name).exists()));
+    opened.log.set_high_watermark(100);
+    let plan = opened.log.compaction_plan(NOW).unwrap().unwrap();
+    let mut pace = |_| {
+        // The file of the first group is there, or is about to be.
+        opened.directory.purge_deleted(MUCH_LATER).unwrap();
+        Go::On
+    };
+    let memory = PassMemory {
+        io_bytes: 100,
+        ..PassMemory::default()
+    };
+    let outcome = plan.run(memory, &mut pace, &mut |cleaned| {
+        opened.log.replace_segments(cleaned)
+    });
+    assert!(outcome.unwrap().is_some());
+    assert_eq!(latest(&opened.log), latest(&fixture.log));
+}
+
+#[test]
 fn a_recovery_point_in_a_segment_that_was_replaced_cuts_nothing() {
     // Whether the index has heard of the swap when the process dies.
     for flushed in [false, true] {
