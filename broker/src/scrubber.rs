@@ -147,7 +147,7 @@ impl Rounds {
                 return;
             }
             if !replica.is_offline() && replica.with(|p| p.log().damaged_segments()) > 0 {
-                self.runtime.block_on(healing::heal(&self.broker, replica));
+                self.runtime.block_on(self.heal(replica));
             }
         }
     }

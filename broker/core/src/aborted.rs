@@ -113,6 +113,16 @@ impl AbortedTransactions {
             .retain(|entry| markers.binary_search(&entry.last_offset).is_err());
     }
 
+    /// Puts these, in the order of their markers, in the place of all transactions whose marker is below `offset`, as are theirs.
+    pub fn replace_below(&mut self, offset: i64, transactions: Vec<AbortedTransaction>) {
+        let from = self.entries.partition_point(|entry| entry.last_offset < offset);
+        let later = self.entries.split_off(from);
+        self.entries.clear();
+        for transaction in transactions.into_iter().chain(later) {
+            self.push(transaction);
+        }
+    }
+
     /// All transactions, in the order of their markers.
     #[must_use]
     pub fn entries(&self) -> &[AbortedTransaction] {
@@ -182,6 +192,16 @@ mod tests {
         list.forget(&[30, 99]);
         assert_eq!(list.entries().len(), 2);
         assert!(list.query(0, 40).iter().all(|found| found.producer_id == 2));
+    }
+
+    #[test]
+    fn what_lies_below_an_offset_is_replaced() {
+        let mut list = three();
+        list.replace_below(50, vec![aborted(9, 1, 2, 3), aborted(9, 7, 8, 9)]);
+        let markers: Vec<i64> = list.entries().iter().map(|entry| entry.last_offset).collect();
+        assert_eq!(markers, [2, 8, 50]);
+        list.replace_below(51, Vec::new());
+        assert_eq!(list.entries(), []);
     }
 
     #[test]

@@ -571,7 +571,10 @@ fn check_fetched(header: &BatchHeader, batch: &[u8], expected_offset: i64) -> Re
 }
 
 /// The marker of a batch that ends a transaction.
-fn marker_in(header: &BatchHeader, batch: &[u8]) -> Result<Option<EndTransactionMarker>, AppendError> {
+pub(crate) fn marker_in(
+    header: &BatchHeader,
+    batch: &[u8],
+) -> Result<Option<EndTransactionMarker>, AppendError> {
     if header.has_producer_id() && header.is_control() {
         marker_of(batch)
     } else {

@@ -28,7 +28,7 @@ use crate::log::Log;
 use crate::segment::{Footer, SEGMENT_SIZE_BYTES_MAX, Segment, segment_path};
 use crate::store::{Kind, PartitionKey, Survive};
 
-pub use swap::CleanedSegment;
+pub use swap::CleanedSegments;
 
 /// How much of a log is due to be compacted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,7 +121,7 @@ pub(crate) struct Source {
     pub(crate) created_ms: i64,
 }
 
-/// Connects a log with its pass: set once the log was cut, closed, or planned another one.
+/// Connects a log with its pass, or its repair: set once the log was cut, closed, or began another one.
 #[derive(Clone, Default)]
 pub(crate) struct PassFlag(Arc<AtomicBool>);
 
@@ -130,7 +130,7 @@ impl PassFlag {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn is_overtaken(&self) -> bool {
+    pub(crate) fn is_overtaken(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -233,24 +233,26 @@ impl Log {
     /// Plans a pass, which voids the one before; None if the policy or [`Dirtiness::is_due`] says that there is nothing to do.
     ///
     /// # Errors
-    /// The log is closed, or a segment that would be read is known to be damaged.
+    /// The log is closed, or a segment is known to be damaged: a pass would write it anew, as if it was right, or be in the way
+    /// of the repair.
     pub fn compaction_plan(&mut self, now: Now) -> Result<Option<CompactionPlan>, LogError> {
         self.check_open()?;
         let dirtiness = self.dirtiness(now);
         if !self.config.cleanup_policy.compact || !dirtiness.is_due() {
             return Ok(None);
         }
-        let sources = || self.segments.range(..dirtiness.first_uncleanable_offset);
-        let damage = sources().find_map(|(base, segment)| Some((base, segment.damage.as_ref()?)));
-        if let Some((base, damage)) = damage {
-            // A pass would write what is damaged anew, as if it was right.
+        let mut segments = self.segments.iter();
+        if let Some((base, damage)) =
+            segments.find_map(|(base, segment)| Some((base, segment.damage.as_ref()?)))
+        {
             return Err(LogError::Corrupt {
                 path: segment_path(&self.folder, *base),
                 position: damage.positions.start,
                 detail: damage.detail.clone(),
             });
         }
-        let sources: Vec<_> = sources().map(|(_, segment)| Source::of(segment)).collect();
+        let sources = self.segments.range(..dirtiness.first_uncleanable_offset);
+        let sources: Vec<_> = sources.map(|(_, segment)| Source::of(segment)).collect();
         self.pass.overtake();
         self.pass = PassFlag::default();
         Ok(Some(CompactionPlan {

@@ -84,7 +84,7 @@ pub struct Log {
     pub(crate) persistence: Persistence,
     /// Records below are compacted among themselves.
     pub(crate) compacted_until: i64,
-    /// The pass that compacts it, if one does.
+    /// The pass that compacts it, or the repair of it, if there is one.
     pub(crate) pass: PassFlag,
     pub(crate) recovery: Option<RecoveryReport>,
     /// Whether the folder exists.

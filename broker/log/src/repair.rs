@@ -1,86 +1,131 @@
 //! Repairing: a damaged segment is replaced by what another replica has of its offsets.
 //!
-//! The new segment is written beside the old one and put in its place as compaction puts its own, so that a crash leaves
+//! The new segments are written beside the old ones and put in their place as compaction puts its own, so that a crash leaves
 //! either. Nothing of the log is given up meanwhile, and nothing at all if there is nobody to ask.
+//!
+//! Of a compacted log another replica may rightly have other batches. One that has compacted further may have removed a tombstone
+//! of which this one still has what it deletes, and one that has compacted less may have what a tombstone has deleted here that is
+//! gone. So everything below the cleaner offset, and the end of what is damaged if that is higher, is replaced at once. What
+//! was fetched says which transactions are aborted, and counts as not compacted. Promises what holds for a follower that fetches: a
+//! deleted record stays deleted if the fetching takes no longer than `delete.retention.ms`. If it does, it is given up.
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use odradek_broker_core::aborted::AbortedTransaction;
+use odradek_broker_core::producer_state::ProducerStates;
 use odradek_common::records::batch::{BatchHeader, batches, verify_crc};
+use odradek_common::time::Now;
 
-use crate::compact::swap::{CLEANED_SUFFIX, CleanedSegment, suffixed};
+use crate::append::marker_in;
+use crate::compact::swap::{AbortedChange, CleanedSegments};
 use crate::compact::{PassFlag, Source};
 use crate::directory::DirectoryShared;
 use crate::error::{AppendError, LogError};
 use crate::flush::sync_folder;
 use crate::log::Log;
-use crate::segment::{SEGMENT_SIZE_BYTES_MAX, segment_path};
+use crate::segment::SEGMENT_SIZE_BYTES_MAX;
 
-/// What replaces one segment, while it is fetched.
+/// What replaces a damaged segment, or all that is compacted, while it is fetched.
 pub struct SegmentRepair {
     directory: Arc<DirectoryShared>,
     folder: PathBuf,
+    /// Of the segment that is being written.
     file: File,
-    cleaned: CleanedSegment,
+    cleaned: CleanedSegments,
     index_interval_bytes: u32,
+    base_offset: i64,
     end_offset: i64,
     /// The checksum that the heads must have; None where another replica may rightly have other batches.
     heads: Option<u32>,
+    /// Of a compacted log.
+    refetch: Option<Refetch>,
+    /// No batch may begin before.
+    written_until: i64,
     /// Where it is to be fetched next.
     next_offset: i64,
 }
 
+/// What is fetched of a compacted log.
+struct Refetch {
+    segment_bytes_max: u64,
+    begun_ms: u64,
+    delete_retention_ms: i64,
+    /// As what was fetched so far tells.
+    producers: ProducerStates,
+    aborted: Vec<AbortedTransaction>,
+}
+
 impl Log {
-    /// Base offsets of the segments to be fetched anew so that the first damaged one is whole again, in this order.
-    ///
-    /// Of a compacted log all before it are among them: another replica may have compacted further, and have removed a
-    /// tombstone of which this one still has what it deletes.
+    /// Whether a segment is damaged that can be fetched anew by now.
     #[must_use]
-    pub fn segments_to_repair(&self) -> Vec<i64> {
-        let damaged = self
-            .segments
-            .values()
-            .find(|segment| segment.damage.is_some())
-            .filter(|segment| segment.footer.next_offset <= self.high_watermark);
-        let Some(damaged) = damaged.map(|segment| segment.base_offset) else {
-            return Vec::new();
-        };
-        let first = if self.is_compacted() { i64::MIN } else { damaged };
-        let sources = self.segments.range(first..=damaged);
-        sources
-            .filter(|(_, segment)| !segment.is_empty())
-            .map(|(base, _)| *base)
-            .collect()
+    pub fn can_repair(&self) -> bool {
+        self.range_to_repair().is_some()
     }
 
-    /// Begins the repair of a sealed segment, and ends a compaction; None if the segment is gone.
-    pub fn begin_repair(&mut self, base_offset: i64) -> Result<Option<SegmentRepair>, LogError> {
+    /// The offsets to be fetched anew so that the first damaged segment is whole again, if all of them are committed. The range
+    /// begins, and ends, where a segment does.
+    fn range_to_repair(&self) -> Option<Range<i64>> {
+        let mut segments = self.segments.values();
+        let damaged = segments.find(|segment| segment.damage.is_some())?.base_offset;
+        let (first, last) = if self.is_compacted() {
+            let below = self.segments.range(..self.compacted_until.max(damaged + 1));
+            (*self.segments.first_key_value()?.0, *below.last()?.0)
+        } else {
+            (damaged, damaged)
+        };
+        let mut behind = self.segments.range(last + 1..);
+        let end = behind.next().map_or(self.log_end_offset, |(base, _)| *base);
+        (end <= self.high_watermark).then_some(first..end)
+    }
+
+    /// Begins the repair of the first damaged segment, and ends a compaction; None if there is none that can be fetched anew. The
+    /// caller sees to it that the log is not being copied elsewhere.
+    pub fn begin_repair(&mut self, now: Now) -> Result<Option<SegmentRepair>, LogError> {
         self.check_open()?;
-        let active = self.active_segment_base_offset();
-        let Some(segment) = self.segments.get(&base_offset).filter(|_| base_offset < active) else {
+        let Some(Range { start, end }) = self.range_to_repair() else {
             return Ok(None);
         };
-        let source = Source::of(segment);
+        if self.active_segment_base_offset() < end {
+            // The log was cut since, and appends to what is to be replaced.
+            self.roll(now)?;
+        }
         self.pass.overtake();
         self.pass = PassFlag::default();
-        let path = suffixed(&segment_path(&self.folder, base_offset), CLEANED_SUFFIX);
-        let file = File::create(&path).map_err(|source| {
-            LogError::io(&self.directory.path, format!("create {}", path.display()), source)
-        })?;
+        let sources: Vec<Source> = self
+            .segments
+            .range(start..end)
+            .map(|(_, segment)| Source::of(segment))
+            .collect();
         let place = (self.directory.clone(), self.key);
+        let (folder, pass) = (self.folder.clone(), self.pass.clone());
+        let mut cleaned = CleanedSegments::new(place, folder, pass, &sources, end);
+        // The index tells of it for good before a pass builds upon it.
+        cleaned.is_durable = true;
+        let refetch = self.is_compacted().then(|| Refetch {
+            segment_bytes_max: self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX),
+            begun_ms: now.mono_ms,
+            delete_retention_ms: self.config.delete_retention_ms,
+            producers: ProducerStates::new(self.directory.options.producers_max),
+            aborted: Vec::new(),
+        });
         // What is below the log start nobody has to keep.
-        let has_all = base_offset >= self.log_start_offset && !self.is_compacted();
+        let has_all = start >= self.log_start_offset && refetch.is_none();
         Ok(Some(SegmentRepair {
             directory: self.directory.clone(),
             folder: self.folder.clone(),
-            file,
-            cleaned: CleanedSegment::of(place, self.pass.clone(), &[source], path),
+            file: cleaned.begin_segment(start)?,
+            cleaned,
             index_interval_bytes: self.config.index_interval_bytes,
-            end_offset: source.footer.next_offset,
-            heads: source.footer.heads.filter(|_| has_all),
-            next_offset: base_offset.max(self.log_start_offset),
+            base_offset: start,
+            end_offset: end,
+            heads: sources[0].footer.heads.filter(|_| has_all),
+            refetch,
+            written_until: start,
+            next_offset: start.max(self.log_start_offset),
         }))
     }
 
@@ -91,13 +136,25 @@ impl Log {
 }
 
 impl SegmentRepair {
+    /// What is replaced.
+    #[must_use]
+    pub fn offsets(&self) -> Range<i64> {
+        self.base_offset..self.end_offset
+    }
+
     /// Where the next records are to be fetched; None once it has all.
     #[must_use]
     pub fn next_offset(&self) -> Option<i64> {
         (self.next_offset < self.end_offset).then_some(self.next_offset)
     }
 
-    /// Takes what another replica has sent; batches behind the segment are ignored.
+    /// Whether the log was cut, closed, compacted or moved meanwhile: nothing comes of this repair.
+    #[must_use]
+    pub fn is_overtaken(&self) -> bool {
+        self.cleaned.is_overtaken()
+    }
+
+    /// Takes what another replica has sent; batches behind the range are ignored.
     ///
     /// # Errors
     /// The bytes are no batches that may stand there, or the disk failed.
@@ -110,62 +167,108 @@ impl SegmentRepair {
                 self.next_offset = self.end_offset;
                 break;
             }
-            self.check_place(&header)?;
+            self.make_place(&header)?;
             self.file.write_all(batch).map_err(|source| {
-                let attempt = format!("write {}", self.cleaned.path.display());
+                let attempt = format!("write {}", self.cleaned.path().display());
                 LogError::io(&self.directory.path, attempt, source)
             })?;
-            self.cleaned.segment.note(&header, self.index_interval_bytes);
-            self.next_offset = header.next_offset();
+            self.cleaned.segment().note(&header, self.index_interval_bytes);
+            if let Some(refetch) = &mut self.refetch {
+                refetch.note(&header, batch)?;
+            }
+            self.written_until = header.next_offset();
+            self.next_offset = self.written_until;
+        }
+        if let Some(refetch) = &mut self.refetch {
+            // Of transactions that are over, no more than their result is wanted.
+            refetch.producers.on_high_watermark(self.next_offset);
         }
         Ok(())
     }
 
-    fn check_place(&self, header: &BatchHeader) -> Result<(), AppendError> {
-        let segment = &self.cleaned.segment;
-        let fits = segment.footer.size_bytes + header.size_bytes() as u64 <= SEGMENT_SIZE_BYTES_MAX;
-        let is_within = header.base_offset >= segment.footer.next_offset
+    /// Makes sure that a batch may stand where the next one is written; in a compacted log that may have to be another segment.
+    fn make_place(&mut self, header: &BatchHeader) -> Result<(), AppendError> {
+        let segment = self.cleaned.segment();
+        let size_bytes = segment.footer.size_bytes + header.size_bytes() as u64;
+        let is_indexed = segment.can_index(header.last_offset());
+        let is_within = header.base_offset >= self.written_until
             && header.last_offset_delta >= 0
             && header.next_offset() <= self.end_offset;
-        if fits && is_within && segment.can_index(header.last_offset()) {
+        let fits = match &self.refetch {
+            Some(refetch) => segment.is_empty() || size_bytes <= refetch.segment_bytes_max,
+            None => size_bytes <= SEGMENT_SIZE_BYTES_MAX,
+        };
+        if is_within && fits && is_indexed {
+            return Ok(());
+        }
+        if is_within && self.refetch.is_some() {
+            self.sync_file()?;
+            self.file = self.cleaned.begin_segment(header.base_offset)?;
             return Ok(());
         }
         let detail = format!(
-            "offsets {} to {} do not fit the segment that is repaired",
+            "offsets {} to {} do not fit what is repaired",
             header.base_offset,
             header.last_offset()
         );
         Err(AppendError::Corrupt(detail))
     }
 
-    /// Makes the new segment survive a power loss, so that it can be put in place. Blocks.
+    /// Makes the new segments survive a power loss, so that they can be put in place. Blocks.
     ///
     /// # Errors
-    /// What was sent is not what this log had, or the disk failed.
-    pub fn finish(self) -> Result<CleanedSegment, AppendError> {
-        let Self {
-            directory,
-            folder,
-            file,
-            mut cleaned,
-            end_offset,
-            heads,
-            ..
-        } = self;
-        if heads.is_some() && cleaned.segment.footer.heads != heads {
+    /// What was sent is not what this log had, it took too long, or the disk failed.
+    pub fn finish(&mut self, now: Now) -> Result<(), AppendError> {
+        if self.heads.is_some() && self.cleaned.segment().footer.heads != self.heads {
             // Every batch is sound, but offsets or leader epochs differ: the sender is damaged as well, or was not cut yet.
             let detail = "offsets or leader epochs are not those that were written here".to_owned();
             return Err(AppendError::Corrupt(detail));
         }
-        let failed = |source| {
-            let attempt = format!("flush {}", cleaned.path.display());
-            LogError::io(&directory.path, attempt, source)
-        };
-        file.sync_all().map_err(failed)?;
-        sync_folder(&directory, &folder).map_err(failed)?;
-        cleaned.segment.footer.next_offset = end_offset;
-        cleaned.segment.flushed_bytes = cleaned.segment.footer.size_bytes;
-        cleaned.announce()?;
-        Ok(cleaned)
+        if let Some(refetch) = self.refetch.take() {
+            let elapsed_ms = now.mono_ms.saturating_sub(refetch.begun_ms);
+            if i64::try_from(elapsed_ms).unwrap_or(i64::MAX) > refetch.delete_retention_ms {
+                let detail = format!(
+                    "fetching took {elapsed_ms} ms: after delete.retention.ms={} the tombstones of what was fetched \
+                     first may be gone",
+                    refetch.delete_retention_ms
+                );
+                return Err(AppendError::Corrupt(detail));
+            }
+            self.cleaned.aborted = AbortedChange::Replace(refetch.aborted);
+        }
+        self.sync_file()?;
+        sync_folder(&self.directory, &self.folder).map_err(|source| {
+            let attempt = format!("flush {}", self.folder.display());
+            LogError::io(&self.directory.path, attempt, source)
+        })?;
+        self.cleaned.complete();
+        self.cleaned.announce()?;
+        Ok(())
+    }
+
+    /// What [`Log::replace_segments`] puts in place, once it is finished.
+    #[must_use]
+    pub fn into_segments(self) -> CleanedSegments {
+        self.cleaned
+    }
+
+    fn sync_file(&self) -> Result<(), LogError> {
+        self.file.sync_all().map_err(|source| {
+            let attempt = format!("flush {}", self.cleaned.path().display());
+            LogError::io(&self.directory.path, attempt, source)
+        })
+    }
+}
+
+impl Refetch {
+    /// Takes note of the transaction that a batch belongs to, or ends.
+    fn note(&mut self, header: &BatchHeader, batch: &[u8]) -> Result<(), AppendError> {
+        match marker_in(header, batch)? {
+            Some(marker) => self.aborted.extend(self.producers.complete_txn(header, marker)),
+            // Emptied by compaction: its transaction left no records.
+            None if header.is_control() => {}
+            None => self.producers.record(header),
+        }
+        Ok(())
     }
 }

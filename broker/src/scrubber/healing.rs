@@ -1,5 +1,8 @@
 //! Fetching a damaged segment anew from another replica, as a consumer would: followers answer as well as leaders.
+//!
+//! A log that was cut, and a move elsewhere, end it after the request that is under way.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,15 +10,21 @@ use bytes::Bytes;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use odradek_broker_log::error::{AppendError, LogError};
+use odradek_broker_log::repair::SegmentRepair;
 use odradek_common::ids::NodeId;
 use odradek_net::client::{ClientError, ClientSettings};
 use odradek_net::exchange::Exchange;
 use odradek_net::pool::join_address;
 
+use super::Rounds;
 use crate::broker::Broker;
+use crate::clock;
 use crate::connection_limits::connect_timeout;
 use crate::replica::Replica;
 use crate::replicas::error_chain;
+
+#[cfg(test)]
+mod tests;
 
 /// Fetch with topic ids.
 const FETCH_VERSION: i16 = 17;
@@ -33,7 +42,7 @@ enum HealingError {
     Nothing(i64),
     #[error("what the broker sent does not fit: {0}")]
     Unfit(String),
-    #[error("the log has changed meanwhile")]
+    #[error("the log has changed meanwhile, or moves")]
     Overtaken,
     #[error(transparent)]
     Log(#[from] LogError),
@@ -50,26 +59,83 @@ impl From<AppendError> for HealingError {
     }
 }
 
-/// Replaces the first damaged segment of a replica by what the first replica has of it that can be asked.
-pub(super) async fn heal(broker: &Arc<Broker>, replica: &Arc<Replica>) {
-    let segments = replica.with(|p| p.log().segments_to_repair());
-    if segments.is_empty() {
-        return;
-    }
-    for peer in peers(broker, replica) {
-        match heal_from(broker, replica, peer, &segments).await {
-            Ok(()) => {
-                slog::warn!(broker.log, "a damaged segment was replaced by what another replica has";
-                    "partition" => %replica.id, "replica" => peer, "base_offset" => segments.last());
-                return;
-            }
-            Err(HealingError::Log(error)) => return broker.replicas.log_failed(replica, &error),
-            Err(error) => {
-                slog::info!(broker.log, "a damaged segment was not replaced"; "partition" => %replica.id,
-                "replica" => peer, "reason" => error_chain(&error))
+impl Rounds {
+    /// Replaces the first damaged segment of a replica by what the first replica has of it that can be asked.
+    pub(super) async fn heal(&self, replica: &Arc<Replica>) {
+        let broker = &self.broker;
+        if replica.is_moving() || !replica.with(|p| p.log().can_repair()) {
+            return;
+        }
+        for peer in peers(broker, replica) {
+            match self.heal_from(replica, peer).await {
+                Ok(offsets) => {
+                    slog::warn!(broker.log, "a damaged segment was replaced by what another replica has";
+                        "partition" => %replica.id, "replica" => peer,
+                        "from_offset" => offsets.start, "to_offset" => offsets.end);
+                    return;
+                }
+                Err(HealingError::Log(error)) => return broker.replicas.log_failed(replica, &error),
+                Err(error) => {
+                    slog::info!(broker.log, "a damaged segment was not replaced"; "partition" => %replica.id,
+                        "replica" => peer, "reason" => error_chain(&error));
+                }
             }
         }
     }
+
+    async fn heal_from(&self, replica: &Replica, peer: NodeId) -> Result<Range<i64>, HealingError> {
+        let mut exchange = connect(&self.broker, peer).await?;
+        self.replace(replica, async |offset| {
+            fetch(&mut exchange, replica, offset).await
+        })
+        .await
+    }
+
+    /// Replaces the first damaged segment by what `fetch` finds from each offset on; returns which offsets that were.
+    async fn replace(
+        &self,
+        replica: &Replica,
+        fetch: impl AsyncFnMut(i64) -> Result<Bytes, HealingError>,
+    ) -> Result<Range<i64>, HealingError> {
+        let begun = replica.with(|p| {
+            // Looked at under the lock, under which a move begins: the copy must not get a part from before, and one from after.
+            if replica.is_moving() {
+                return Ok(None);
+            }
+            p.log_mut().begin_repair(clock::now())
+        });
+        let Some(mut repair) = begun? else {
+            return Err(HealingError::Overtaken);
+        };
+        match fetch_all(&mut repair, fetch).await {
+            // Its files went with the log.
+            Err(HealingError::Log(_)) if repair.is_overtaken() => return Err(HealingError::Overtaken),
+            fetched => fetched?,
+        }
+        let offsets = repair.offsets();
+        if !replica.with(|p| p.log_mut().replace_segments(repair.into_segments()))? {
+            return Err(HealingError::Overtaken);
+        }
+        Ok(offsets)
+    }
+}
+
+async fn fetch_all(
+    repair: &mut SegmentRepair,
+    mut fetch: impl AsyncFnMut(i64) -> Result<Bytes, HealingError>,
+) -> Result<(), HealingError> {
+    while let Some(offset) = repair.next_offset() {
+        let records = fetch(offset).await?;
+        if repair.is_overtaken() {
+            return Err(HealingError::Overtaken);
+        }
+        repair.append(&records)?;
+        if repair.next_offset() == Some(offset) {
+            return Err(HealingError::Nothing(offset));
+        }
+    }
+    repair.finish(clock::now())?;
+    Ok(())
 }
 
 /// The other replicas that are alive, members of the ISR first.
@@ -81,32 +147,6 @@ fn peers(broker: &Broker, replica: &Replica) -> Vec<NodeId> {
         .collect();
     peers.sort_by_key(|id| !partition.isr.contains(id));
     peers
-}
-
-async fn heal_from(
-    broker: &Broker,
-    replica: &Replica,
-    peer: NodeId,
-    segments: &[i64],
-) -> Result<(), HealingError> {
-    let mut exchange = connect(broker, peer).await?;
-    for base_offset in segments {
-        let Some(mut repair) = replica.with(|p| p.log_mut().begin_repair(*base_offset))? else {
-            return Err(HealingError::Overtaken);
-        };
-        while let Some(offset) = repair.next_offset() {
-            let records = fetch(&mut exchange, replica, offset).await?;
-            repair.append(&records)?;
-            if repair.next_offset() == Some(offset) {
-                return Err(HealingError::Nothing(offset));
-            }
-        }
-        let cleaned = repair.finish()?;
-        if !replica.with(|p| p.log_mut().replace_segments(cleaned))? {
-            return Err(HealingError::Overtaken);
-        }
-    }
-    Ok(())
 }
 
 async fn connect(broker: &Broker, peer: NodeId) -> Result<Exchange, HealingError> {

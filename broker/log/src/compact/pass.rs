@@ -8,7 +8,7 @@ use odradek_broker_core::compaction::{BatchCleaner, KeyReader, Left, Rules};
 use odradek_common::records::batch::BatchHeader;
 use rustix::fs::Advice;
 
-use super::swap::{CLEANED_SUFFIX, CleanedSegment, suffixed};
+use super::swap::{AbortedChange, CleanedSegments};
 use super::{Compacted, CompactionPlan, CompactionReport, Go, PassMemory, Source, group};
 use crate::error::LogError;
 use crate::flush::sync_folder;
@@ -31,7 +31,7 @@ impl From<LogError> for Interrupted {
 /// Asked after so many bytes were read or written; may sleep.
 type Pace<'a> = &'a mut dyn FnMut(u64) -> Go;
 /// Puts a segment in place under the partition's lock; false if the pass was overtaken.
-type Swap<'a> = &'a mut dyn FnMut(CleanedSegment) -> Result<bool, LogError>;
+type Swap<'a> = &'a mut dyn FnMut(CleanedSegments) -> Result<bool, LogError>;
 
 impl CompactionPlan {
     /// Runs the pass. Blocks; call it without the partition's lock.
@@ -92,7 +92,7 @@ impl Pass<'_> {
         let mut cleaner = BatchCleaner::new(&keys, rules, &plan.aborted, plan.last_records.clone());
         let end = plan.sources.partition_point(|source| source.base_offset < until);
         for sources in group(&plan.sources[..end], plan.segment_bytes_max) {
-            let cleaned = self.clean(sources, &mut cleaner)?;
+            let mut cleaned = self.clean(sources, &mut cleaner)?;
             self.report.segments += sources.len();
             self.report.bytes_before += sources.iter().map(|source| source.footer.size_bytes).sum::<u64>();
             self.report.bytes_after += cleaned.size_bytes();
@@ -145,15 +145,20 @@ impl Pass<'_> {
         &mut self,
         sources: &[Source],
         cleaner: &mut BatchCleaner<'_>,
-    ) -> Result<CleanedSegment, Interrupted> {
+    ) -> Result<CleanedSegments, Interrupted> {
         let (first, last) = (sources[0], sources[sources.len() - 1]);
         let plan = self.plan;
-        let path = suffixed(&segment_path(&plan.folder, first.base_offset), CLEANED_SUFFIX);
-        let file = File::create(&path).map_err(|source| self.failed("create", &path, source))?;
+        let mut cleaned = CleanedSegments::new(
+            (plan.directory.clone(), plan.key),
+            plan.folder.clone(),
+            plan.pass.clone(),
+            sources,
+            last.footer.next_offset,
+        );
         let mut output = Output {
-            file,
+            file: cleaned.begin_segment(first.base_offset)?,
             buffer: Vec::with_capacity(self.memory.io_bytes),
-            cleaned: CleanedSegment::new(plan, sources, path),
+            cleaned,
         };
         for source in sources {
             self.clean_source(source, cleaner, &mut output)?;
@@ -163,10 +168,9 @@ impl Pass<'_> {
             file, mut cleaned, ..
         } = output;
         file.sync_all()
-            .map_err(|source| self.failed("flush", &cleaned.path, source))?;
-        cleaned.forgotten = cleaner.take_forgotten();
-        cleaned.segment.footer.next_offset = last.footer.next_offset;
-        cleaned.segment.flushed_bytes = cleaned.segment.footer.size_bytes;
+            .map_err(|source| self.failed("flush", &cleaned.path(), source))?;
+        cleaned.aborted = AbortedChange::Forget(cleaner.take_forgotten());
+        cleaned.complete();
         Ok(cleaned)
     }
 
@@ -188,12 +192,12 @@ impl Pass<'_> {
                 Left::Nothing => {}
                 Left::Whole => {
                     output.buffer.extend_from_slice(batch);
-                    output.cleaned.segment.note(&header, interval_bytes);
+                    output.cleaned.segment().note(&header, interval_bytes);
                 }
                 Left::Rewritten => {
                     let header =
                         BatchHeader::parse(&output.buffer[start..]).expect("a batch was written there");
-                    output.cleaned.segment.note(&header, interval_bytes);
+                    output.cleaned.segment().note(&header, interval_bytes);
                 }
             }
             self.moved(header.size_bytes() as u64)?;
@@ -208,7 +212,7 @@ impl Pass<'_> {
         output
             .file
             .write_all(&output.buffer)
-            .map_err(|source| self.failed("write", &output.cleaned.path, source))?;
+            .map_err(|source| self.failed("write", &output.cleaned.path(), source))?;
         let size_bytes = output.buffer.len();
         output.buffer.clear();
         // A batch larger than the buffer has made it grow.
@@ -271,5 +275,5 @@ impl Pass<'_> {
 struct Output {
     file: File,
     buffer: Vec<u8>,
-    cleaned: CleanedSegment,
+    cleaned: CleanedSegments,
 }

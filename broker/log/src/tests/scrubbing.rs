@@ -8,8 +8,11 @@ use super::*;
 use crate::compact::{Go, PassMemory};
 use crate::disk::{Disk, Space, SystemDisk};
 use crate::error::{LogError, ReadError};
+use crate::repair::SegmentRepair;
 use crate::scrub::{Damage, Finding};
 use crate::segment::segment_path;
+
+mod compacted;
 
 /// Checks every sealed segment; what is damaged.
 fn scrub(log: &mut Log) -> Vec<Damage> {
@@ -182,13 +185,18 @@ fn a_check_that_the_log_has_overtaken_says_nothing() {
 }
 
 /// Fetches what a repair asks for out of another log.
-fn repair(log: &mut Log, base_offset: i64, from: &Log) -> Result<bool, LogError> {
-    let mut repair = log.begin_repair(base_offset)?.unwrap();
+fn fetch(repair: &mut SegmentRepair, from: &Log) {
     while let Some(offset) = repair.next_offset() {
         let slice = from.read_plan(offset, 300, i64::MAX, MinOneBatch::Yes).unwrap();
         repair.append(&slice.read().unwrap()).unwrap();
     }
-    log.replace_segments(repair.finish().unwrap())
+}
+
+fn repair(log: &mut Log, from: &Log) -> Result<bool, LogError> {
+    let mut repair = log.begin_repair(NOW)?.unwrap();
+    fetch(&mut repair, from);
+    repair.finish(NOW).unwrap();
+    log.replace_segments(repair.into_segments())
 }
 
 /// A disk that has lost the bytes in this range of every file.
@@ -253,8 +261,7 @@ fn another_replica_s_records_take_the_place_of_the_damaged_segment() {
     let (base, batch_bytes) = second(&fixture);
     flip(&fixture, base, batch_bytes + 70);
     assert_eq!(scrub(&mut fixture.log).len(), 1);
-    assert_eq!(fixture.log.segments_to_repair(), [base]);
-    assert!(repair(&mut fixture.log, base, &healthy.log).unwrap());
+    assert!(repair(&mut fixture.log, &healthy.log).unwrap());
     assert_eq!(fixture.log.damaged_segments(), 0);
     assert_sound(&mut fixture.log);
     assert_eq!(fixture.contents(), expected);
@@ -271,68 +278,57 @@ fn another_replica_s_records_take_the_place_of_the_damaged_segment() {
 #[test]
 fn records_that_do_not_fit_mend_nothing() {
     let mut fixture = filled();
-    let (base, _) = second(&fixture);
-    let mut repair = fixture.log.begin_repair(base).unwrap().unwrap();
-    let slice = fixture.log.read_plan(0, 1, i64::MAX, MinOneBatch::Yes).unwrap();
-    assert!(matches!(
-        repair.append(&slice.read().unwrap()),
-        Err(AppendError::Corrupt(_))
-    ));
-    // What is damaged elsewhere, too.
-    let slice = fixture
-        .log
-        .read_plan(base, 1, i64::MAX, MinOneBatch::Yes)
-        .unwrap();
-    let mut bytes = slice.read().unwrap().to_vec();
-    *bytes.last_mut().unwrap() ^= 1;
-    assert!(matches!(repair.append(&bytes), Err(AppendError::Corrupt(_))));
-    // Sound batches that are not those that were written here.
-    let mut other = Fixture::with(small_segments());
-    (0..60).for_each(|_| _ = other.append_batch(2, batch(NOW.wall_ms, 1)));
-    let mut repair = fixture.log.begin_repair(base).unwrap().unwrap();
-    while let Some(offset) = repair.next_offset() {
-        let slice = other
-            .log
-            .read_plan(offset, 300, i64::MAX, MinOneBatch::Yes)
-            .unwrap();
-        repair.append(&slice.read().unwrap()).unwrap();
-    }
-    assert!(matches!(repair.finish(), Err(AppendError::Corrupt(_))));
-    // A log that was cut meanwhile keeps what it has.
     let healthy = fixture.kill();
-    let mut repair = fixture.log.begin_repair(base).unwrap().unwrap();
-    while let Some(offset) = repair.next_offset() {
-        let slice = healthy
-            .log
-            .read_plan(offset, 300, i64::MAX, MinOneBatch::Yes)
-            .unwrap();
-        repair.append(&slice.read().unwrap()).unwrap();
-    }
-    fixture.log.truncate_to(NOW, base + 1).unwrap();
-    assert!(!fixture.log.replace_segments(repair.finish().unwrap()).unwrap());
-}
-
-#[test]
-fn of_a_compacted_log_everything_before_the_damage_is_fetched_anew() {
-    let config = LogConfig {
-        cleanup_policy: crate::config::CleanupPolicy::COMPACT,
-        min_cleanable_dirty_ratio: 0.0,
-        ..small_segments()
-    };
-    let mut fixture = Fixture::with(config);
-    (0..60).for_each(|_| _ = fixture.append(1));
     let (base, batch_bytes) = second(&fixture);
     flip(&fixture, base, batch_bytes - 1);
     scrub(&mut fixture.log);
-    assert_eq!(fixture.log.segments_to_repair(), [0, base]);
-    let refused = fixture.log.compact(NOW, PassMemory::default());
-    assert!(
-        matches!(refused, Err(LogError::Corrupt { .. })),
-        "it would write damage anew: {refused:?}"
-    );
+    let mut repair = fixture.log.begin_repair(NOW).unwrap().unwrap();
+    let sent = |offset| healthy.log.read_plan(offset, 1, i64::MAX, MinOneBatch::Yes);
+    let mut refused = |bytes: &[u8]| matches!(repair.append(bytes), Err(AppendError::Corrupt(_)));
+    assert!(refused(&sent(0).unwrap().read().unwrap()));
+    // What is damaged elsewhere, too.
+    let mut bytes = sent(base).unwrap().read().unwrap().to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    assert!(refused(&bytes));
+    // Sound batches that are not those that were written here.
+    let mut other = Fixture::with(small_segments());
+    (0..60).for_each(|_| _ = other.append_batch(2, batch(NOW.wall_ms, 1)));
+    let mut repair = fixture.log.begin_repair(NOW).unwrap().unwrap();
+    fetch(&mut repair, &other.log);
+    assert!(matches!(repair.finish(NOW), Err(AppendError::Corrupt(_))));
+    // A log that was cut meanwhile keeps what it has.
+    let mut repair = fixture.log.begin_repair(NOW).unwrap().unwrap();
+    fetch(&mut repair, &healthy.log);
+    repair.finish(NOW).unwrap();
+    fixture.log.truncate_to(NOW, base + 1).unwrap();
+    assert!(repair.is_overtaken());
+    assert!(!fixture.log.replace_segments(repair.into_segments()).unwrap());
+}
+
+#[test]
+fn what_is_not_committed_is_not_repaired() {
+    let mut fixture = filled();
+    let (base, batch_bytes) = second(&fixture);
+    flip(&fixture, base, batch_bytes - 1);
+    scrub(&mut fixture.log);
+    assert!(fixture.log.can_repair());
     fixture.log.set_high_watermark(base + 1);
-    assert!(
-        fixture.log.segments_to_repair().is_empty(),
-        "not all of it is committed"
-    );
+    assert!(!fixture.log.can_repair() && fixture.log.begin_repair(NOW).unwrap().is_none());
+}
+
+#[test]
+fn damage_in_what_is_appended_to_again_is_repaired() {
+    let mut fixture = filled();
+    let (base, batch_bytes) = second(&fixture);
+    flip(&fixture, base, batch_bytes - 1);
+    scrub(&mut fixture.log);
+    fixture.log.truncate_to(NOW, base + 4).unwrap();
+    let healthy = filled();
+    assert_eq!(fixture.log.active_segment_base_offset(), base);
+    // The cut has taken the checksum of its heads.
+    assert!(repair(&mut fixture.log, &healthy.log).unwrap());
+    assert_eq!(fixture.log.damaged_segments(), 0);
+    assert_eq!(fixture.contents(), healthy.contents()[..base as usize + 4]);
+    fixture.append(1);
+    assert_eq!(fixture.log.log_end_offset(), base + 5);
 }

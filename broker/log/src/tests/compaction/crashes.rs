@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::store::{Kind, Survive};
 
 const KEYS: usize = 5;
 
@@ -24,19 +25,22 @@ fn swap_steps(folder: &Path) -> Vec<(PathBuf, PathBuf)> {
         .collect();
     names.sort();
     let cleaned = names.iter().find(|name| name.ends_with(".cleaned")).unwrap();
-    let log = cleaned.strip_suffix(".cleaned").unwrap();
+    let swap = cleaned.replace(".cleaned", ".swap");
+    let log = &cleaned[..cleaned.find(".log").unwrap() + 4];
     let path = |name: &str| folder.join(name);
-    let mut steps = vec![(path(cleaned), path(&format!("{log}.swap")))];
     // The first segments are merged as long as they fit one.
     let mut size_bytes = 0;
+    let mut old = Vec::new();
     for name in names.iter().filter(|name| name.ends_with(".log")) {
         size_bytes += fs::metadata(path(name)).unwrap().len();
         if size_bytes > small_segments().segment_bytes {
             break;
         }
-        steps.push((path(name), path(&format!("{name}.deleted"))));
+        old.push((path(name), path(&format!("{name}.deleted"))));
     }
-    steps.push((path(&format!("{log}.swap")), path(log)));
+    let mut steps = vec![(path(cleaned), path(&swap))];
+    steps.extend(old.into_iter().rev());
+    steps.push((path(&swap), path(log)));
     steps
 }
 
@@ -120,6 +124,41 @@ fn a_swap_is_finished_without_the_index_too() {
 }
 
 #[test]
+fn a_swap_from_before_writers_had_ids_is_finished() {
+    let mut fixture = filled();
+    fixture.compact(NOW);
+    for index in 0..100 {
+        fixture.append_batch(1, keyed(&[("a", Some(&index.to_string()))], Compression::None));
+    }
+    let mut size_bytes = 0;
+    let segments = fixture.log.segments.values();
+    let merged = segments.take_while(|segment| {
+        size_bytes += segment.footer.size_bytes;
+        size_bytes <= small_segments().segment_bytes
+    });
+    let end_offset = merged.last().unwrap().footer.next_offset;
+    let note = fixture.log.key.key(Kind::Swap, &[0]);
+    let store = &fixture.log.directory.store;
+    store
+        .put(note, end_offset.to_be_bytes(), Survive::PowerLoss)
+        .unwrap();
+    let killed = killed_before_swap(&mut fixture);
+    let steps = swap_steps(&killed.join("events-0"));
+    let (_, log) = steps.last().unwrap();
+    let swap = PathBuf::from(format!("{}.swap", log.display()));
+    fs::rename(&steps[0].0, &swap).unwrap();
+    // The first of the old segments went first.
+    let (first, deleted) = &steps[steps.len() - 2];
+    assert!(steps.len() > 3 && first == log);
+    fs::rename(first, deleted).unwrap();
+    let opened = Fixture::at(fixture._temporary.clone(), killed, fixture.config.clone());
+    assert_eq!(latest(&opened.log), latest(&fixture.log));
+    assert!(!swap.exists() && steps[1..].iter().all(|(old, _)| old == log || !old.exists()));
+    opened.directory.purge_deleted(MUCH_LATER).unwrap();
+    assert_eq!(opened.segment_files().len(), opened.log.segments());
+}
+
+#[test]
 fn what_a_killed_pass_has_left_does_not_take_the_next_one_s_file_with_it() {
     let fixture = filled();
     let path = fixture.path.with_file_name("killed");
@@ -150,6 +189,20 @@ fn what_a_killed_pass_has_left_does_not_take_the_next_one_s_file_with_it() {
     });
     assert!(outcome.unwrap().is_some());
     assert_eq!(latest(&opened.log), latest(&fixture.log));
+}
+
+#[test]
+fn a_pass_that_was_overtaken_before_its_swap_leaves_nothing_to_be_read_anew() {
+    let mut fixture = filled();
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    let plan = fixture.log.compaction_plan(NOW).unwrap().unwrap();
+    let outcome = plan.run(PassMemory::default(), &mut |_| Go::On, &mut |cleaned| {
+        fixture.log.stop_compaction();
+        fixture.log.replace_segments(cleaned)
+    });
+    assert!(outcome.unwrap().is_none());
+    assert_eq!(fixture.kill().log.take_recovery_report(), None);
 }
 
 #[test]

@@ -1,0 +1,123 @@
+//! What ends a healing. The other replica is a function.
+
+use std::os::unix::fs::FileExt;
+
+use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
+use odradek_common::records::builder::BatchBuilder;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+
+use super::*;
+use crate::background::Stop;
+use crate::data_directory::DataDirectory;
+use crate::fixtures::LoneBroker;
+
+const BATCHES: i64 = 10;
+const LEADER: NodeId = 2;
+
+fn batch(base_offset: i64) -> Bytes {
+    let mut builder = BatchBuilder::new(base_offset);
+    builder.append(1_700_000_000_000, None, Some(b"value"), &[]);
+    builder.build()
+}
+
+/// A broker with one replica, whose first segment is sealed and damaged.
+struct Damaged {
+    folder: TempDir,
+    rounds: Rounds,
+    replica: Arc<Replica>,
+}
+
+impl Damaged {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut lone = LoneBroker::at(&folder.path().join("a"));
+        lone.create("t", LEADER);
+        let replica = lone.broker.replicas.get("t", 0).unwrap();
+        let path = replica.with(|p| {
+            let log = p.log_mut();
+            for offset in 0..BATCHES {
+                log.append_as_follower(clock::now(), &batch(offset)).unwrap();
+            }
+            log.roll(clock::now()).unwrap();
+            log.set_high_watermark(BATCHES);
+            log.sealed_segment_from(0).unwrap().path().to_owned()
+        });
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(b"damage", 70).unwrap();
+        let rounds = Rounds {
+            broker: lone.broker,
+            runtime: tokio::runtime::Handle::current(),
+            stop: Arc::new(Stop::default()),
+            throttle: Mutex::default(),
+        };
+        let segment = replica.with(|p| p.log().sealed_segment_from(0)).unwrap();
+        assert!(rounds.check(&replica, &segment).unwrap().is_some());
+        Self {
+            folder,
+            rounds,
+            replica,
+        }
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.replica.with(|p| p.log().damaged_segments()) > 0
+    }
+
+    /// Heals from a peer that answers each request with one batch, after `before` was done; also says how many it has answered.
+    async fn heal(&self, mut before: impl FnMut(i64)) -> (Result<Range<i64>, HealingError>, i64) {
+        let mut requests = 0;
+        let healed = self.rounds.replace(&self.replica, async |offset| {
+            requests += 1;
+            before(offset);
+            Ok(batch(offset))
+        });
+        let healed = healed.await;
+        (healed, requests)
+    }
+}
+
+#[tokio::test]
+async fn what_a_peer_sends_piece_by_piece_is_put_in_place() {
+    let damaged = Damaged::new();
+    let (healed, requests) = damaged.heal(|_| ()).await;
+    assert_eq!((healed.unwrap(), requests), (0..BATCHES, BATCHES));
+    assert!(!damaged.is_damaged());
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_meanwhile_is_fetched_no_further() {
+    let damaged = Damaged::new();
+    let replica = &damaged.replica;
+    let (healed, requests) = damaged
+        .heal(|_| {
+            let cut = replica.with(|p| p.log_mut().truncate_to(clock::now(), 5));
+            cut.unwrap();
+        })
+        .await;
+    assert!(matches!(healed, Err(HealingError::Overtaken)), "{healed:?}");
+    assert_eq!(requests, 1);
+}
+
+#[tokio::test]
+async fn a_replica_that_moves_is_not_healed_and_a_move_ends_a_healing() {
+    let damaged = Damaged::new();
+    let log = slog::Logger::root(slog::Discard, slog::o!());
+    let path = damaged.folder.path().join("b");
+    let logs = LogDirectory::open(&path, LogDirectoryOptions::default(), log).unwrap();
+    let elsewhere = Arc::new(DataDirectory::new(uuid::Uuid::from_u128(2), logs));
+    let (healed, requests) = damaged
+        .heal(|_| {
+            damaged.replica.begin_move(&elsewhere, clock::now()).unwrap();
+        })
+        .await;
+    assert!(matches!(healed, Err(HealingError::Overtaken)), "{healed:?}");
+    assert_eq!(requests, 1);
+    let (healed, requests) = damaged.heal(|_| ()).await;
+    assert!(matches!(healed, Err(HealingError::Overtaken)), "{healed:?}");
+    assert_eq!(requests, 0);
+    let here = damaged.replica.directory();
+    damaged.replica.begin_move(&here, clock::now()).unwrap();
+    let (healed, _) = damaged.heal(|_| ()).await;
+    assert_eq!(healed.unwrap(), 0..BATCHES, "once it does not move any more");
+}
