@@ -46,7 +46,7 @@ impl Scrubber {
         Ok(Self(worker))
     }
 
-    /// Ends the thread after the piece, or the request, that it is at.
+    /// Ends the thread after the piece, or the request, that it is at. What was fetched of a damaged segment is dropped.
     pub fn stop(&mut self) {
         self.0.stop();
     }
@@ -116,6 +116,11 @@ impl Rounds {
             // Switched off meanwhile.
             return Go::Stop;
         }
+        self.pay(replica, bytes, per_second)
+    }
+
+    /// Sleeps until bytes that were moved are paid for.
+    fn pay(&self, replica: &Replica, bytes: u64, per_second: i64) -> Go {
         let mut throttle = self.throttle.lock();
         let pause = throttle.pause(Instant::now(), bytes, per_second as f64);
         drop(throttle);

@@ -1,6 +1,7 @@
 //! Fetching a damaged segment anew from another replica, as a consumer would: followers answer as well as leaders.
 //!
-//! A log that was cut, and a move elsewhere, end it after the request that is under way.
+//! No more is fetched in a second than is checked in one. A stop, a log that was cut or closed, and a move elsewhere end it after
+//! the request that is under way.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use odradek_broker_log::compact::Go;
 use odradek_broker_log::error::{AppendError, LogError};
 use odradek_broker_log::repair::SegmentRepair;
 use odradek_common::ids::NodeId;
@@ -44,6 +46,8 @@ enum HealingError {
     Unfit(String),
     #[error("the log has changed meanwhile, or moves")]
     Overtaken,
+    #[error("this broker stops, or the log is offline")]
+    Stopped,
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -74,6 +78,7 @@ impl Rounds {
                         "from_offset" => offsets.start, "to_offset" => offsets.end);
                     return;
                 }
+                Err(HealingError::Stopped) => return,
                 Err(HealingError::Log(error)) => return broker.replicas.log_failed(replica, &error),
                 Err(error) => {
                     slog::info!(broker.log, "a damaged segment was not replaced"; "partition" => %replica.id,
@@ -107,7 +112,7 @@ impl Rounds {
         let Some(mut repair) = begun? else {
             return Err(HealingError::Overtaken);
         };
-        match fetch_all(&mut repair, fetch).await {
+        match self.fetch_all(replica, &mut repair, fetch).await {
             // Its files went with the log.
             Err(HealingError::Log(_)) if repair.is_overtaken() => return Err(HealingError::Overtaken),
             fetched => fetched?,
@@ -118,24 +123,32 @@ impl Rounds {
         }
         Ok(offsets)
     }
-}
 
-async fn fetch_all(
-    repair: &mut SegmentRepair,
-    mut fetch: impl AsyncFnMut(i64) -> Result<Bytes, HealingError>,
-) -> Result<(), HealingError> {
-    while let Some(offset) = repair.next_offset() {
-        let records = fetch(offset).await?;
-        if repair.is_overtaken() {
-            return Err(HealingError::Overtaken);
+    async fn fetch_all(
+        &self,
+        replica: &Replica,
+        repair: &mut SegmentRepair,
+        mut fetch: impl AsyncFnMut(i64) -> Result<Bytes, HealingError>,
+    ) -> Result<(), HealingError> {
+        while let Some(offset) = repair.next_offset() {
+            let records = fetch(offset).await?;
+            if repair.is_overtaken() {
+                return Err(HealingError::Overtaken);
+            }
+            repair.append(&records)?;
+            if repair.next_offset() == Some(offset) {
+                return Err(HealingError::Nothing(offset));
+            }
+            let per_second = self.broker.config.load().odradek.scrub_bytes_per_second;
+            // What was found before the checks were switched off is mended all the same.
+            let per_second = if per_second > 0 { per_second } else { i64::MAX };
+            if self.pay(replica, records.len() as u64, per_second) == Go::Stop {
+                return Err(HealingError::Stopped);
+            }
         }
-        repair.append(&records)?;
-        if repair.next_offset() == Some(offset) {
-            return Err(HealingError::Nothing(offset));
-        }
+        repair.finish(clock::now())?;
+        Ok(())
     }
-    repair.finish(clock::now())?;
-    Ok(())
 }
 
 /// The other replicas that are alive, members of the ISR first.

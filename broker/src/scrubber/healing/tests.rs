@@ -1,4 +1,4 @@
-//! What ends a healing. The other replica is a function.
+//! What ends a healing, and how fast it goes. The other replica is a function.
 
 use std::os::unix::fs::FileExt;
 
@@ -64,6 +64,12 @@ impl Damaged {
         self.replica.with(|p| p.log().damaged_segments()) > 0
     }
 
+    fn scrub_at(&self, bytes_per_second: i64) {
+        let mut config = (**self.rounds.broker.config.load()).clone();
+        config.odradek.scrub_bytes_per_second = bytes_per_second;
+        self.rounds.broker.config.store(Arc::new(config));
+    }
+
     /// Heals from a peer that answers each request with one batch, after `before` was done; also says how many it has answered.
     async fn heal(&self, mut before: impl FnMut(i64)) -> (Result<Range<i64>, HealingError>, i64) {
         let mut requests = 0;
@@ -79,14 +85,33 @@ impl Damaged {
 
 #[tokio::test]
 async fn what_a_peer_sends_piece_by_piece_is_put_in_place() {
-    let damaged = Damaged::new();
-    let (healed, requests) = damaged.heal(|_| ()).await;
-    assert_eq!((healed.unwrap(), requests), (0..BATCHES, BATCHES));
-    assert!(!damaged.is_damaged());
+    // Also after the checks were switched off.
+    for bytes_per_second in [1 << 30, 0] {
+        let damaged = Damaged::new();
+        damaged.scrub_at(bytes_per_second);
+        let (healed, requests) = damaged.heal(|_| ()).await;
+        assert_eq!((healed.unwrap(), requests), (0..BATCHES, BATCHES));
+        assert!(!damaged.is_damaged());
+    }
 }
 
 #[tokio::test]
-async fn a_log_that_is_cut_meanwhile_is_fetched_no_further() {
+async fn a_stop_ends_a_healing_after_the_request_under_way() {
+    let damaged = Damaged::new();
+    let (healed, requests) = damaged
+        .heal(|offset| {
+            if offset == 3 {
+                damaged.rounds.stop.set();
+            }
+        })
+        .await;
+    assert!(matches!(healed, Err(HealingError::Stopped)), "{healed:?}");
+    assert_eq!(requests, 4);
+    assert!(damaged.is_damaged());
+}
+
+#[tokio::test]
+async fn a_log_that_is_cut_or_closed_meanwhile_is_fetched_no_further() {
     let damaged = Damaged::new();
     let replica = &damaged.replica;
     let (healed, requests) = damaged
@@ -97,6 +122,28 @@ async fn a_log_that_is_cut_meanwhile_is_fetched_no_further() {
         .await;
     assert!(matches!(healed, Err(HealingError::Overtaken)), "{healed:?}");
     assert_eq!(requests, 1);
+    let damaged = Damaged::new();
+    let (healed, requests) = damaged.heal(|_| damaged.replica.close()).await;
+    assert!(matches!(healed, Err(HealingError::Stopped)), "{healed:?}");
+    assert_eq!(requests, 1);
+}
+
+#[tokio::test]
+async fn what_is_fetched_is_paid_for_like_what_is_checked() {
+    let damaged = Damaged::new();
+    damaged.scrub_at(1);
+    let (asked, first) = std::sync::mpsc::channel();
+    let stop = damaged.rounds.stop.clone();
+    let stopper = std::thread::spawn(move || {
+        first.recv().unwrap();
+        // Without a pause all would have been fetched long before.
+        std::thread::sleep(Duration::from_millis(300));
+        stop.set();
+    });
+    let (healed, requests) = damaged.heal(|_| asked.send(()).unwrap_or(())).await;
+    assert!(matches!(healed, Err(HealingError::Stopped)), "{healed:?}");
+    assert_eq!(requests, 1);
+    stopper.join().unwrap();
 }
 
 #[tokio::test]
