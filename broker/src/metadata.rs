@@ -29,19 +29,19 @@ pub struct MetadataLoader {
     broker: Arc<Broker>,
     fetchers: Arc<Fetchers>,
     static_config: Arc<ServerConfig>,
-    connection_quotas: Arc<ConnectionQuotas>,
+    connection_quotas: [Arc<ConnectionQuotas>; 2],
     image: MetadataImage,
     log: Logger,
 }
 
 impl MetadataLoader {
-    /// Nothing is published yet; `static_config` is what the file says, `connection_quotas` those of all listeners.
+    /// Nothing is published yet; `static_config` is what the file says, `connection_quotas` those of its listeners and of its controllers'.
     #[must_use]
     pub fn new(
         broker: Arc<Broker>,
         fetchers: Arc<Fetchers>,
         static_config: Arc<ServerConfig>,
-        connection_quotas: Arc<ConnectionQuotas>,
+        connection_quotas: [Arc<ConnectionQuotas>; 2],
     ) -> Self {
         let log = broker.log.clone();
         Self {
@@ -133,7 +133,9 @@ impl MetadataLoader {
         for warning in warnings {
             slog::warn!(self.log, "dynamic configuration"; "key" => &warning.key, "warning" => &warning.message);
         }
-        apply_connection_limits(&self.connection_quotas, &config, &self.log);
+        for quotas in &self.connection_quotas {
+            apply_connection_limits(quotas, &config, &self.log);
+        }
         self.broker.config.store(Arc::new(config));
     }
 

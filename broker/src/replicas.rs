@@ -239,21 +239,23 @@ impl Replicas {
             self.delete_strays(directory, image);
             self.delete_left_behind(directory);
         }
-        self.resume_moves();
+        self.resume_moves(image);
         // The heartbeat that carries this offset is what the controller unfences for.
         self.applied.send_replace(image.offset);
     }
 
+    fn is_placed_here(&self, identity: &PartitionIdentity, image: &MetadataImage) -> bool {
+        let placed = image
+            .topic_by_id(&identity.topic_id)
+            .and_then(|topic| topic.partition(identity.partition));
+        placed.is_some_and(|partition| partition.replicas.contains(&self.node_id))
+    }
+
     /// Removes partitions of topics that were deleted, or placed elsewhere, while this broker was away.
     fn delete_strays(&self, directory: &DataDirectory, image: &MetadataImage) {
-        let is_stray = |identity: &PartitionIdentity| {
-            let placed = image
-                .topic_by_id(&identity.topic_id)
-                .and_then(|topic| topic.partition(identity.partition));
-            placed.is_none_or(|partition| !partition.replicas.contains(&self.node_id))
-        };
         let Some(logs) = directory.logs() else { return };
-        for identity in logs.unopened().into_iter().filter(is_stray) {
+        let unopened = logs.unopened().into_iter();
+        for identity in unopened.filter(|identity| !self.is_placed_here(identity, image)) {
             let folder = identity.folder();
             match logs.delete_unopened(&identity) {
                 Ok(()) => {

@@ -72,7 +72,7 @@ pub(crate) struct Ground {
     /// Memory for requests to the controller: clients that use up the broker's do not silence the quorum.
     pub(crate) controller_budget: MemoryBudget,
     /// And that use up its connections.
-    controller_quotas: Arc<ConnectionQuotas>,
+    pub(crate) controller_quotas: Arc<ConnectionQuotas>,
     /// How many files may be open at once.
     pub(crate) files_max: u64,
 }

@@ -73,7 +73,7 @@ pub(crate) struct DirectoryShared {
     failed: AtomicBool,
     pub(crate) partitions: Mutex<Partitions>,
     /// Partitions of which a copy was on its way here when the process ended.
-    pub(crate) interrupted: Mutex<Vec<PartitionIdentity>>,
+    pub(crate) interrupted: Mutex<Vec<(PartitionIdentity, String)>>,
     doomed: Mutex<Vec<Doomed>>,
     /// Held for its lock; dropped last.
     _lock: File,
@@ -240,7 +240,7 @@ impl LogDirectory {
             shared: Arc::new(shared),
         };
         directory.doom_leftovers()?;
-        directory.discard_interrupted()?;
+        directory.find_interrupted()?;
         Ok(directory)
     }
 

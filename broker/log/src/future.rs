@@ -144,14 +144,39 @@ impl LogDirectory {
         Ok(())
     }
 
-    /// The partitions of which a copy was on its way here when the process ended; a second call returns nothing.
+    /// The partitions of which a copy was on its way here when the process ended, and that are not known yet to be elsewhere.
     #[must_use]
-    pub fn take_interrupted_moves(&self) -> Vec<PartitionIdentity> {
-        std::mem::take(&mut self.shared.interrupted.lock())
+    pub fn interrupted_moves(&self) -> Vec<PartitionIdentity> {
+        let interrupted = self.shared.interrupted.lock();
+        interrupted.iter().map(|(identity, _)| identity.clone()).collect()
     }
 
-    /// Discards the copies that were not complete when the process ended.
-    pub(crate) fn discard_interrupted(&self) -> Result<(), LogError> {
+    /// Whether this partition is one of them: what it has lies in another directory, though it may be recorded to be here.
+    #[must_use]
+    pub fn awaits_move(&self, identity: &PartitionIdentity) -> bool {
+        let interrupted = self.shared.interrupted.lock();
+        interrupted.iter().any(|(awaited, _)| awaited == identity)
+    }
+
+    /// Discards what has arrived of an interrupted copy.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn discard_interrupted(&self, identity: &PartitionIdentity) -> Result<(), LogError> {
+        let mut interrupted = self.shared.interrupted.lock();
+        let of_it = interrupted.extract_if(.., |(awaited, _)| awaited == identity);
+        let folders: Vec<String> = of_it.map(|(_, folder)| folder).collect();
+        drop(interrupted);
+        for folder in folders {
+            self.discard(&folder, None, 0)?;
+            info!(self.shared.logger, "a copy that was not complete is discarded"; "folder" => folder);
+        }
+        Ok(())
+    }
+
+    /// Finds the copies that were not complete when the process ended. Nothing of them is used; their folders stay until it is
+    /// known where their partitions are, however often the process is started before.
+    pub(crate) fn find_interrupted(&self) -> Result<(), LogError> {
         let list = |source: io::Error| self.shared.io("list it", source);
         for entry in fs::read_dir(&self.shared.path).map_err(list)? {
             let entry = entry.map_err(list)?;
@@ -162,18 +187,18 @@ impl LogDirectory {
                 continue;
             };
             let metadata = fs::read_to_string(entry.path().join(METADATA_FILE)).ok();
-            let identity = metadata
-                .as_deref()
-                .and_then(parse_metadata)
-                .map(|topic_id| PartitionIdentity::new(topic, topic_id, partition));
-            // The copy's keys are the partition's.
-            let key = identity
-                .as_ref()
-                .filter(|identity| !self.holds(identity))
-                .map(|identity| PartitionKey::new(identity.topic_id, partition));
-            self.discard(&name, key, 0)?;
-            info!(self.shared.logger, "a copy that was not complete is discarded"; "folder" => name);
-            self.shared.interrupted.lock().extend(identity);
+            let Some(topic_id) = metadata.as_deref().and_then(parse_metadata) else {
+                self.discard(&name, None, 0)?;
+                continue;
+            };
+            let identity = PartitionIdentity::new(topic, topic_id, partition);
+            if !self.holds(&identity) {
+                // The copy's keys are the partition's.
+                let mut batch = Batch::default();
+                batch.delete_partition(&PartitionKey::new(topic_id, partition));
+                self.shared.store.write(batch, Survive::Kill)?;
+            }
+            self.shared.interrupted.lock().push((identity, name));
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use odradek_broker_log::error::LogError;
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::TopicPartition;
+use odradek_common::metadata::MetadataImage;
 use parking_lot::{Condvar, Mutex};
 
 use super::{Replicas, error_chain};
@@ -151,18 +152,25 @@ impl Replicas {
         Ok(begun)
     }
 
-    /// Begins the moves anew that were under way when the process ended.
-    pub(super) fn resume_moves(&self) {
+    /// Begins the moves anew that were under way when the process ended. The copy of a partition that could not be opened stays: it
+    /// tells the next start too that the partition is elsewhere.
+    pub(super) fn resume_moves(&self, image: &MetadataImage) {
         for directory in &self.directories {
-            let interrupted = directory.logs().map(|logs| logs.take_interrupted_moves());
-            for identity in interrupted.into_iter().flatten() {
-                let Some(replica) = self
+            let Some(logs) = directory.logs() else { continue };
+            for identity in logs.interrupted_moves() {
+                let replica = self
                     .get(&identity.topic, identity.partition)
-                    .filter(|replica| replica.topic_id == identity.topic_id)
-                else {
+                    .filter(|replica| replica.topic_id == identity.topic_id);
+                if replica.is_none() && self.is_placed_here(&identity, image) {
                     continue;
-                };
-                if let Err(error) = self.begin_move(&replica, directory) {
+                }
+                if let Err(error) = logs.discard_interrupted(&identity) {
+                    self.directory_failed(directory, &error);
+                    break;
+                }
+                if let Some(replica) = replica
+                    && let Err(error) = self.begin_move(&replica, directory)
+                {
                     self.move_failed(&replica, directory, &error);
                 }
             }

@@ -66,6 +66,11 @@ impl Replicas {
         if let Some(found) = self.holder(identity)?.filter(|_| !may_be_elsewhere) {
             return Ok(found);
         }
+        // What it has was on its way to a directory that may be recorded already.
+        let awaits_move = || self.online().any(|(_, logs)| logs.awaits_move(identity));
+        if !all_online && awaits_move() {
+            return Err(self.offline());
+        }
         let mut named = self.online().filter(|(directory, _)| is_preferred(directory));
         let mut recorded = self.online().filter(|(directory, _)| is_wanted(directory));
         if let Some(found) = named.next().or_else(|| recorded.next()) {
@@ -75,14 +80,19 @@ impl Replicas {
         let is_new =
             wanted.is_nil() && (partition.partition_epoch == 0 || is_joining(partition, self.node_id));
         if !all_online && !is_new {
-            let offline = self.directories.iter().find(|directory| directory.is_offline());
-            let path = offline.map_or_else(Default::default, |directory| directory.path().to_owned());
-            return Err(LogError::Offline { path });
+            return Err(self.offline());
         }
         let least = self.online().min_by_key(|(directory, _)| load(directory));
         least.ok_or(LogError::Offline {
             path: self.directories[0].path().to_owned(),
         })
+    }
+
+    /// A directory is offline in which a partition may be.
+    fn offline(&self) -> LogError {
+        let offline = self.directories.iter().find(|directory| directory.is_offline());
+        let path = offline.map_or_else(Default::default, |directory| directory.path().to_owned());
+        LogError::Offline { path }
     }
 
     /// Which directory holds a partition; of several, the one it was moved to last.

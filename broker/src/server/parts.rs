@@ -377,7 +377,7 @@ fn start_metadata(
     fetchers: &Arc<Fetchers>,
     updates: MetadataReceiver,
 ) -> Result<(), ServerError> {
-    let quotas = ground.context.quotas.clone();
+    let quotas = [ground.context.quotas.clone(), ground.controller_quotas.clone()];
     let loader = MetadataLoader::new(broker.clone(), fetchers.clone(), ground.config.clone(), quotas);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -213,7 +213,7 @@ fn a_copy_is_on_disk_and_announced_once_its_log_is_there() {
 }
 
 #[test]
-fn a_copy_that_a_kill_interrupts_is_discarded_and_told_once() {
+fn a_copy_that_a_kill_interrupts_is_told_until_it_is_discarded() {
     let mut moved = Move::begin(small_segments());
     (0..20).for_each(|_| _ = moved.from.append(2));
     moved.from.log.checkpoint(NOW).unwrap();
@@ -225,10 +225,13 @@ fn a_copy_that_a_kill_interrupts_is_discarded_and_told_once() {
     let late = moved.kill();
     for [from, to] in [early, late] {
         assert!(from.holds(&identity()) && !to.holds(&identity()));
-        assert_eq!(to.take_interrupted_moves(), [identity()]);
-        assert!(to.take_interrupted_moves().is_empty());
-        assert!(from.take_interrupted_moves().is_empty());
+        assert_eq!(to.interrupted_moves(), [identity()]);
+        assert!(to.awaits_move(&identity()) && !from.awaits_move(&identity()));
+        assert!(from.interrupted_moves().is_empty());
         assert_eq!(to.moves(&identity()).unwrap(), 0);
+        assert_eq!(to.purge_deleted(MUCH_LATER).unwrap(), 0);
+        to.discard_interrupted(&identity()).unwrap();
+        assert!(to.interrupted_moves().is_empty());
         assert_eq!(to.purge_deleted(MUCH_LATER).unwrap(), 1);
         // Nothing of the old copy is taken for the new one's.
         let mut copy = to.begin_future(moved.from.log.to_follow(), NOW).unwrap().unwrap();

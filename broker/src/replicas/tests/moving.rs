@@ -133,18 +133,22 @@ impl Node {
         node
     }
 
-    /// The replicas of the node as it starts after a kill at this moment, if the second directory does not open.
-    fn kill_without_the_second(&self) -> Arc<Replicas> {
-        let first = self.folder.path().join(Uuid::new_v4().to_string());
-        copy(&self.path(0), &first);
+    /// What the replicas are after a kill at this moment, when one of the directories does not open any more.
+    fn kill_without(&self, broken: usize) -> Arc<Replicas> {
+        let copies = self.folder.path().join(Uuid::new_v4().to_string());
         let log = self.replicas.log.clone();
-        let logs = LogDirectory::open(&first, LogDirectoryOptions::default(), log.clone()).unwrap();
-        let directories = vec![
-            DataDirectory::new(Uuid::from_u128(1), logs),
-            DataDirectory::failed(Uuid::nil(), self.folder.path().join("broken")),
-        ];
+        let open = |at: usize| {
+            if at == broken {
+                return DataDirectory::failed(Uuid::nil(), self.folder.path().join("broken"));
+            }
+            let path = copies.join(at.to_string());
+            copy(&self.path(at), &path);
+            let logs = LogDirectory::open(&path, LogDirectoryOptions::default(), log.clone()).unwrap();
+            DataDirectory::new(self.directory(at).id(), logs)
+        };
+        let directories = vec![open(0), open(1)];
         let image = Arc::new(ArcSwap::from_pointee(MetadataImage::default()));
-        let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log);
+        let replicas = Replicas::new(NODE, directories, Metrics::new(), image, log.clone());
         let everything = MetadataDelta::between(&MetadataImage::default(), &self.image);
         replicas.publish(&everything, &self.image, &self.config, true);
         replicas
@@ -339,7 +343,7 @@ fn what_a_move_left_is_not_used_while_the_directory_it_went_to_is_offline() {
     let mut node = two_directories();
     node.filled("t", 20);
     node.record("t", 1);
-    let replicas = node.kill_without_the_second();
+    let replicas = node.kill_without(1);
     assert!(replicas.get("t", 0).is_none());
     assert_eq!(replicas.failures().unapplied(), 1);
 }
@@ -352,7 +356,7 @@ fn a_copy_takes_the_place_once_the_controller_has_recorded_it_and_not_before() {
     assert_eq!(node.told(), node.directory(1).id());
     append_own(&replica);
     // Everything is where the records say, whatever becomes of the other directory.
-    let started = node.kill_without_the_second();
+    let started = node.kill_without(1);
     let found = started.get("t", 0).unwrap();
     assert_eq!(found.offsets().log_end, 210);
 
@@ -362,6 +366,10 @@ fn a_copy_takes_the_place_once_the_controller_has_recorded_it_and_not_before() {
     assert!(lives_in(&found, &after.directory(0)) && found.is_moving());
     assert_eq!(found.offsets().log_end, 210);
     assert_eq!(after.told(), after.directory(0).id());
+    // Its only copy is in the directory that is not there, whatever the records say.
+    let started = node.kill_without(0);
+    assert!(started.get("t", 0).is_none());
+    assert_eq!(started.failures().unapplied(), 1);
 
     let queued = node.replicas.moves().next().unwrap();
     node.finish(&queued);
@@ -369,7 +377,7 @@ fn a_copy_takes_the_place_once_the_controller_has_recorded_it_and_not_before() {
     assert_eq!(replica.offsets().log_end, 210);
     assert!(node.replicas.assignments().take(NODE).is_empty());
     // And nothing is made where it was.
-    let started = node.kill_without_the_second();
+    let started = node.kill_without(1);
     assert!(started.get("t", 0).is_none());
 }
 
