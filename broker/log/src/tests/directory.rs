@@ -54,7 +54,7 @@ fn a_log_whose_namesake_is_open_is_opened_once_that_is_deleted() {
     fixture.directory.delete_partition(&mut fixture.log).unwrap();
     fixture.directory.delete_unopened(&identity()).unwrap();
     assert_eq!(fixture.directory.open_logs(), 1);
-    assert_eq!(fixture.directory.partitions(), [recreated.clone()]);
+    assert_eq!(fixture.directory.partitions(), std::slice::from_ref(&recreated));
     assert_eq!(contents(&log).len(), 1);
     fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     assert_eq!(fixture.segment_files().len(), 1);

@@ -25,7 +25,7 @@ fn park(broker: &Arc<Broker>, session: SessionRequest) -> Fetch {
         .with_partitions(vec![partition]);
     let request = FetchRequest::default().with_topics(vec![topic]);
     let fetch = Fetch::begin(broker.clone(), parameters, request);
-    let fetch = fetch.ok().expect("the session is as it says");
+    let fetch = fetch.expect("the session is as it says");
     assert!(!fetch.is_enough());
     fetch
 }
@@ -36,7 +36,7 @@ async fn a_client_that_left_while_its_fetch_was_parked_is_told_nothing() {
     let mut lone = LoneBroker::at(folder.path());
     lone.create("t", LoneBroker::NODE);
     let broker = lone.broker.clone();
-    let replica = broker.replicas.hosted("t", 0).ok().expect("it leads");
+    let replica = broker.replicas.hosted("t", 0).expect("it leads");
     let mut request = SessionRequest {
         id: 0,
         epoch: 0,
