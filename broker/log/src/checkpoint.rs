@@ -50,6 +50,8 @@ pub(crate) struct Persistence {
     pub(crate) cut: Option<i64>,
     /// Grows when compaction replaces segments.
     pub(crate) swaps: u64,
+    /// Whether there was no room to flush the index after a repair.
+    pub(crate) owes_flush: bool,
 }
 
 impl Persistence {
@@ -74,6 +76,7 @@ impl Persistence {
             generation: 0,
             cut: None,
             swaps: 0,
+            owes_flush: false,
         }
     }
 }

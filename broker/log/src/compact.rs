@@ -251,6 +251,7 @@ impl Log {
                 detail: damage.detail.clone(),
             });
         }
+        self.flush_owed()?;
         let sources = self.segments.range(..dirtiness.first_uncleanable_offset);
         let sources: Vec<_> = sources.map(|(_, segment)| Source::of(segment)).collect();
         self.pass.overtake();

@@ -89,6 +89,7 @@ impl Log {
         let Some(Range { start, end }) = self.range_to_repair() else {
             return Ok(None);
         };
+        self.flush_owed()?;
         if self.active_segment_base_offset() < end {
             // The log was cut since, and appends to what is to be replaced.
             self.roll(now)?;

@@ -31,6 +31,7 @@ impl Log {
             self.truncate_fully_and_start_at(now, offset)?;
             return Ok(offset);
         };
+        self.flush_owed()?;
         let (footer, end_offset) = self.cut_at(&self.segments[&base_offset], offset)?;
         if self.compacted_until > end_offset {
             self.set_compacted_until(end_offset)?;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use odradek_broker_core::aborted::AbortedTransaction;
+use slog::warn;
 use uuid::Uuid;
 
 use super::{PassFlag, Source};
@@ -263,9 +264,27 @@ impl Log {
         cleaned.delete_note(&mut batch);
         self.persistence.swaps += 1;
         self.directory.store.write(batch, Survive::Nothing)?;
-        if cleaned.is_durable {
-            // What a later pass forgets of aborted transactions builds upon this.
+        if !cleaned.is_durable {
+            return Ok(());
+        }
+        self.persistence.owes_flush = true;
+        match self.flush_owed() {
+            Err(error) if error.is_disk_full() => {
+                // All is in place, and a kill makes the next start find the note: it comes to the same.
+                warn!(self.logger, "the index could not be flushed after a repair: no other one and no compaction until it is";
+                    "error" => %error);
+                Ok(())
+            }
+            flushed => flushed,
+        }
+    }
+
+    /// Flushes the index, if that is still to be done for a repair. What a later pass forgets of aborted transactions, and what a
+    /// cut removes of them, builds upon it: a start that found the repair's note would bring it back.
+    pub(crate) fn flush_owed(&mut self) -> Result<(), LogError> {
+        if self.persistence.owes_flush {
             self.directory.store.flush()?;
+            self.persistence.owes_flush = false;
         }
         Ok(())
     }

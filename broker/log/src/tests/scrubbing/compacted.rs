@@ -461,3 +461,29 @@ fn a_pass_that_was_planned_meanwhile_and_a_repair_do_not_write_into_each_other()
     assert_eq!(committed(&fixture.log), expected);
     assert_sound(&mut fixture.log);
 }
+
+#[test]
+fn a_repair_that_finds_no_room_to_flush_the_index_is_done_all_the_same() {
+    let (mut ahead, behind, expected) = ahead_and_behind();
+    damage(&mut ahead);
+    let mut begun = ahead.log.begin_repair(NOW).unwrap().unwrap();
+    fetch(&mut begun, &behind.log);
+    begun.finish(NOW).unwrap();
+    ahead.fail_flushes(1);
+    assert!(ahead.log.replace_segments(begun.into_segments()).unwrap());
+    assert_eq!(committed(&ahead.log), expected);
+    assert_mended(&mut ahead.kill(), &behind, &expected);
+    // Nothing builds upon it before it is flushed.
+    ahead.append_batch(1, record("new-0", Some("value")));
+    ahead.fail_flushes(2);
+    let refused = ahead.log.compaction_plan(NOW).map(|plan| plan.is_some());
+    assert!(refused.is_err_and(|error| error.is_disk_full()));
+    let refused = ahead.log.truncate_to(NOW, ahead.log.log_end_offset() - 1);
+    assert!(refused.is_err_and(|error| error.is_disk_full()));
+    ahead
+        .log
+        .truncate_to(NOW, ahead.log.log_end_offset() - 1)
+        .unwrap();
+    ahead.log.set_high_watermark(ahead.log.log_end_offset());
+    assert_mended(&mut ahead, &behind, &expected);
+}
