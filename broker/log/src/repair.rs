@@ -5,8 +5,9 @@
 //!
 //! Of a compacted log another replica may rightly have other batches. One that has compacted further may have removed a tombstone
 //! of which this one still has what it deletes, and one that has compacted less may have what a tombstone has deleted here that is
-//! gone. So everything below the cleaner offset, and the end of what is damaged if that is higher, is replaced at once. What
-//! was fetched says which transactions are aborted, and counts as not compacted. Promises what holds for a follower that fetches: a
+//! gone. How far that reaches the cleaner offset does not tell: what was fetched from a compacted replica is compacted too, and so is
+//! what a pass that ended early has put in place. So all that is committed is replaced at once, in whole segments. What was
+//! fetched says which transactions are aborted, and counts as not compacted. Promises what holds for a follower that fetches: a
 //! deleted record stays deleted if the fetching takes no longer than `delete.retention.ms`. If it does, it is given up.
 
 use std::fs::File;
@@ -29,7 +30,7 @@ use crate::flush::sync_folder;
 use crate::log::Log;
 use crate::segment::SEGMENT_SIZE_BYTES_MAX;
 
-/// What replaces a damaged segment, or all that is compacted, while it is fetched.
+/// What replaces a damaged segment, or all of a compacted log, while it is fetched.
 pub struct SegmentRepair {
     directory: Arc<DirectoryShared>,
     folder: PathBuf,
@@ -67,19 +68,25 @@ impl Log {
     }
 
     /// The offsets to be fetched anew so that the first damaged segment is whole again, if all of them are committed. The range
-    /// begins, and ends, where a segment does.
+    /// begins where a segment does, and ends there or at the log's end.
     fn range_to_repair(&self) -> Option<Range<i64>> {
         let mut segments = self.segments.values();
         let damaged = segments.find(|segment| segment.damage.is_some())?.base_offset;
-        let (first, last) = if self.is_compacted() {
-            let below = self.segments.range(..self.compacted_until.max(damaged + 1));
-            (*self.segments.first_key_value()?.0, *below.last()?.0)
-        } else {
-            (damaged, damaged)
-        };
-        let mut behind = self.segments.range(last + 1..);
+        let mut behind = self.segments.range(damaged + 1..);
         let end = behind.next().map_or(self.log_end_offset, |(base, _)| *base);
-        (end <= self.high_watermark).then_some(first..end)
+        if end > self.high_watermark {
+            return None;
+        }
+        if !self.is_compacted() {
+            return Some(damaged..end);
+        }
+        let first = *self.segments.first_key_value()?.0;
+        let committed = if self.high_watermark == self.log_end_offset {
+            self.log_end_offset
+        } else {
+            *self.segments.range(..=self.high_watermark).next_back()?.0
+        };
+        Some(first..committed.max(end))
     }
 
     /// Begins the repair of the first damaged segment, and ends a compaction; None if there is none that can be fetched anew. The
@@ -91,7 +98,7 @@ impl Log {
         };
         self.flush_owed()?;
         if self.active_segment_base_offset() < end {
-            // The log was cut since, and appends to what is to be replaced.
+            // The log appends to what is to be replaced: it was cut since, or is compacted.
             self.roll(now)?;
         }
         self.pass.overtake();
@@ -153,6 +160,13 @@ impl SegmentRepair {
     #[must_use]
     pub fn is_overtaken(&self) -> bool {
         self.cleaned.is_overtaken()
+    }
+
+    /// Another replica has nothing more below this offset: compaction may have removed the last records.
+    pub fn skip_to(&mut self, offset: i64) {
+        if self.refetch.is_some() {
+            self.next_offset = self.next_offset.max(offset.min(self.end_offset));
+        }
     }
 
     /// Takes what another replica has sent; batches behind the range are ignored.

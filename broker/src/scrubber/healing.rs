@@ -100,7 +100,7 @@ impl Rounds {
     async fn replace(
         &self,
         replica: &Replica,
-        fetch: impl AsyncFnMut(i64) -> Result<Bytes, HealingError>,
+        fetch: impl AsyncFnMut(i64) -> Result<Fetched, HealingError>,
     ) -> Result<Range<i64>, HealingError> {
         let begun = replica.with(|p| {
             // Looked at under the lock, under which a move begins: the copy must not get a part from before, and one from after.
@@ -128,14 +128,20 @@ impl Rounds {
         &self,
         replica: &Replica,
         repair: &mut SegmentRepair,
-        mut fetch: impl AsyncFnMut(i64) -> Result<Bytes, HealingError>,
+        mut fetch: impl AsyncFnMut(i64) -> Result<Fetched, HealingError>,
     ) -> Result<(), HealingError> {
         while let Some(offset) = repair.next_offset() {
-            let records = fetch(offset).await?;
+            let Fetched {
+                records,
+                high_watermark,
+            } = fetch(offset).await?;
             if repair.is_overtaken() {
                 return Err(HealingError::Overtaken);
             }
             repair.append(&records)?;
+            if records.is_empty() {
+                repair.skip_to(high_watermark);
+            }
             if repair.next_offset() == Some(offset) {
                 return Err(HealingError::Nothing(offset));
             }
@@ -149,6 +155,13 @@ impl Rounds {
         repair.finish(clock::now())?;
         Ok(())
     }
+}
+
+/// What another replica has answered.
+struct Fetched {
+    records: Bytes,
+    /// Without records, there is nothing between the offset that was asked for and this one.
+    high_watermark: i64,
 }
 
 /// The other replicas that are alive, members of the ISR first.
@@ -183,7 +196,7 @@ async fn connect(broker: &Broker, peer: NodeId) -> Result<Exchange, HealingError
 }
 
 /// What another replica has from this offset on.
-async fn fetch(exchange: &mut Exchange, replica: &Replica, offset: i64) -> Result<Bytes, HealingError> {
+async fn fetch(exchange: &mut Exchange, replica: &Replica, offset: i64) -> Result<Fetched, HealingError> {
     let partition = FetchPartition::default()
         .with_partition(replica.id.partition)
         .with_current_leader_epoch(-1)
@@ -212,5 +225,8 @@ async fn fetch(exchange: &mut Exchange, replica: &Replica, offset: i64) -> Resul
     if found.error_code != 0 {
         return Err(HealingError::Refused(found.error_code));
     }
-    Ok(found.records.unwrap_or_default())
+    Ok(Fetched {
+        records: found.records.unwrap_or_default(),
+        high_watermark: found.high_watermark,
+    })
 }

@@ -303,7 +303,7 @@ impl Log {
     }
 
     /// If the recovery point that is written down lies in what was replaced, it names the last new segment from now on, all of
-    /// which is on disk, as is all before it.
+    /// which is on disk, as is all before it. What comes behind it is read again: the producers at it are of before.
     fn follow_recovery_point(
         &self,
         replaced: Range<i64>,
@@ -317,9 +317,14 @@ impl Log {
             .and_then(State::decode)
             .filter(|state| replaced.contains(&state.active_base_offset))
         {
+            let footer = if state.recovery_point < replaced.end {
+                Footer::empty(last.base_offset)
+            } else {
+                last.footer
+            };
             let state = State {
                 active_base_offset: last.base_offset,
-                footer: last.footer,
+                footer,
                 ..state
             };
             batch.put(key, state.encode());

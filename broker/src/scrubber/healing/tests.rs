@@ -76,7 +76,10 @@ impl Damaged {
         let healed = self.rounds.replace(&self.replica, async |offset| {
             requests += 1;
             before(offset);
-            Ok(batch(offset))
+            Ok(Fetched {
+                records: batch(offset),
+                high_watermark: BATCHES,
+            })
         });
         let healed = healed.await;
         (healed, requests)

@@ -219,13 +219,17 @@ fn a_replica_that_has_compacted_more_is_as_good() {
 }
 
 #[test]
-fn of_a_compacted_log_nothing_stays_below_what_is_damaged() {
+fn of_a_compacted_log_everything_that_is_committed_is_replaced() {
     let mut fixture = Fixture::with(config());
     fill(&mut fixture, "key", 60);
-    let base = damage(&mut fixture);
-    let end = fixture.log.segments[&base].footer.next_offset;
+    damage(&mut fixture);
+    let active = fixture.log.active_segment_base_offset();
+    fixture.log.set_high_watermark(active + 1);
     let repair = fixture.log.begin_repair(NOW).unwrap().unwrap();
-    assert_eq!(repair.offsets(), 0..end);
+    assert_eq!(repair.offsets(), 0..active);
+    fixture.log.set_high_watermark(60);
+    let repair = fixture.log.begin_repair(NOW).unwrap().unwrap();
+    assert_eq!(repair.offsets(), 0..60);
     drop(repair);
     let refused = fixture.log.compact(NOW, PassMemory::default());
     assert!(
@@ -486,4 +490,100 @@ fn a_repair_that_finds_no_room_to_flush_the_index_is_done_all_the_same() {
         .unwrap();
     ahead.log.set_high_watermark(ahead.log.log_end_offset());
     assert_mended(&mut ahead, &behind, &expected);
+}
+
+/// Repairs a log, in which something is damaged, from one that was never compacted.
+fn assert_nothing_comes_back(compacted: &mut Fixture, behind: &Fixture, expected: &BTreeMap<String, String>) {
+    damage(compacted);
+    assert!(repair(&mut compacted.log, &behind.log).unwrap());
+    assert_eq!(committed(&compacted.log), *expected);
+    assert_mended(compacted, behind, expected);
+}
+
+#[test]
+fn what_was_fetched_from_a_compacted_replica_is_replaced_too() {
+    let (ahead, mut behind, expected) = ahead_and_behind();
+    let intact = behind.kill();
+    damage(&mut behind);
+    assert!(repair(&mut behind.log, &ahead.log).unwrap());
+    assert_nothing_comes_back(&mut behind, &intact, &expected);
+    // As a new replica does; nearly all is in the segment that it appends to.
+    let mut fetched = Fixture::with(LogConfig {
+        segment_bytes: 300,
+        ..config()
+    });
+    let mut offset = 0;
+    while offset < ahead.log.log_end_offset() {
+        let slice = ahead.log.read_plan(offset, 300, i64::MAX, MinOneBatch::Yes);
+        fetched
+            .log
+            .append_fetched(NOW, &slice.unwrap().read().unwrap())
+            .unwrap();
+        offset = fetched.log.log_end_offset();
+        if fetched.log.segments() > 2 {
+            fetched.log.set_config(LogConfig {
+                segment_bytes: 1 << 20,
+                ..config()
+            });
+        }
+    }
+    fetched.log.set_config(config());
+    fetched.log.set_high_watermark(offset);
+    assert_eq!(fetched.log.cleaner_offset(), 0);
+    assert_nothing_comes_back(&mut fetched, &intact, &expected);
+}
+
+#[test]
+fn what_a_pass_that_ended_early_has_put_in_place_is_replaced_too() {
+    let mut behind = Fixture::with(config());
+    history(&mut behind);
+    let mut compacted = behind.kill();
+    for pass in [0, 2, 4] {
+        fill(&mut behind, "later", 20);
+        fill(&mut compacted, "later", 20);
+        let later = NOW.plus_ms(pass * RETENTION_MS as u64);
+        let plan = compacted.log.compaction_plan(later).unwrap().unwrap();
+        let mut swap = |cleaned| compacted.log.replace_segments(cleaned);
+        // It was put in place; that the cleaner offset follows, it does not live to see.
+        plan.run(PassMemory::default(), &mut |_| Go::On, &mut swap)
+            .unwrap();
+    }
+    assert_eq!(compacted.log.cleaner_offset(), 0);
+    assert!(compacted.log.aborted_transactions(0, i64::MAX).is_empty());
+    let expected = committed(&behind.log);
+    assert_eq!(committed(&compacted.log), expected);
+    assert_nothing_comes_back(&mut compacted, &behind, &expected);
+}
+
+#[test]
+fn a_producer_from_behind_the_recovery_point_is_known_after_a_repair_and_a_kill() {
+    let mut fixture = Fixture::with(config());
+    fill(&mut fixture, "first", 30);
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    fixture.append_batch(1, producer_batch(PRODUCER, 0, 0, false));
+    let healthy = fixture.kill();
+    damage(&mut fixture);
+    assert!(repair(&mut fixture.log, &healthy.log).unwrap());
+    assert_eq!(fixture.log.producers().len(), 1);
+    assert_eq!(fixture.kill().log.producers().len(), 1);
+    assert_eq!(fixture.restart().log.producers().len(), 1);
+}
+
+#[test]
+fn a_replica_that_has_lost_its_last_records_to_compaction_has_all_of_it() {
+    let mut fixture = Fixture::with(config());
+    fill(&mut fixture, "key", 60);
+    damage(&mut fixture);
+    let mut begun = fixture.log.begin_repair(NOW).unwrap().unwrap();
+    begun.append(&record("other", Some("value"))).unwrap();
+    begun.skip_to(30);
+    assert_eq!(begun.next_offset(), Some(30));
+    begun.skip_to(i64::MAX);
+    assert_eq!(begun.next_offset(), None);
+    begun.finish(NOW).unwrap();
+    assert!(fixture.log.replace_segments(begun.into_segments()).unwrap());
+    assert_eq!(fixture.log.log_end_offset(), 60);
+    fixture.append_batch(1, record("more", None));
+    assert_eq!(fixture.kill().log.log_end_offset(), 61);
 }
