@@ -7,6 +7,7 @@
 
 mod healing;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use odradek_broker_log::error::LogError;
 use odradek_broker_log::scrub::{Damage, Finding, SealedSegment};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use crate::background::{Stop, Throttle, Worker};
 use crate::broker::Broker;
@@ -22,8 +24,12 @@ use crate::replica::Replica;
 
 /// How often it is looked whether a pass is due.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a damaged segment that could not be replaced is left alone.
+/// How often it is looked for logs that can be healed.
 const HEALING_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a log that could not be healed is left alone at first,
+const BACKOFF_MIN: Duration = Duration::from_secs(60);
+/// and at most, twice as long each time.
+const BACKOFF_MAX: Duration = Duration::from_secs(3_600);
 
 /// The thread.
 pub struct Scrubber(Worker);
@@ -40,6 +46,7 @@ impl Scrubber {
                 runtime,
                 stop,
                 throttle: Mutex::default(),
+                backoffs: Mutex::default(),
             };
             rounds.run();
         })?;
@@ -57,6 +64,35 @@ struct Rounds {
     runtime: Handle,
     stop: Arc<Stop>,
     throttle: Mutex<Throttle>,
+    /// Of logs that could not be healed, by topic id and partition.
+    backoffs: Mutex<HashMap<(Uuid, i32), Backoff>>,
+}
+
+/// How long a log that could not be healed is left alone: what is fetched in vain costs the others as much as what is not.
+#[derive(Clone, Copy, Debug)]
+struct Backoff {
+    pause: Duration,
+    since: Instant,
+}
+
+impl Backoff {
+    fn after(before: Option<Self>, now: Instant) -> Self {
+        let pause = before.map_or(BACKOFF_MIN, |before| (before.pause * 2).min(BACKOFF_MAX));
+        Self { pause, since: now }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= self.pause
+    }
+}
+
+/// What became of an attempt to heal a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    /// Nothing can be replaced now, nobody can be asked, or this broker stops.
+    NotMade,
+    Healed,
+    Failed,
 }
 
 impl Rounds {
@@ -147,13 +183,33 @@ impl Rounds {
         if !is_due(healed, HEALING_INTERVAL) {
             return;
         }
+        // Of partitions that are gone nothing is kept.
+        let mut before = std::mem::take(&mut *self.backoffs.lock());
         for replica in self.broker.replicas.all().iter() {
             if self.stop.wait(Duration::ZERO) {
                 return;
             }
             if !replica.is_offline() && replica.with(|p| p.log().damaged_segments()) > 0 {
-                self.runtime.block_on(self.heal(replica));
+                let before = before.remove(&(replica.topic_id, replica.id.partition));
+                self.heal_unless(replica, before, |replica| {
+                    self.runtime.block_on(self.heal(replica))
+                });
             }
+        }
+    }
+
+    /// Heals a log, unless it is left alone after the attempts before.
+    fn heal_unless(
+        &self,
+        replica: &Arc<Replica>,
+        before: Option<Backoff>,
+        heal: impl FnOnce(&Arc<Replica>) -> Attempt,
+    ) {
+        let waits = before.filter(|before| !before.is_over(Instant::now()));
+        let failed = || (heal(replica) == Attempt::Failed).then(|| Backoff::after(before, Instant::now()));
+        if let Some(backoff) = waits.or_else(failed) {
+            let id = (replica.topic_id, replica.id.partition);
+            self.backoffs.lock().insert(id, backoff);
         }
     }
 }

@@ -91,12 +91,18 @@ impl Log {
 
     /// Begins the repair of the first damaged segment, and ends a compaction; None if there is none that can be fetched anew. The
     /// caller sees to it that the log is not being copied elsewhere.
+    ///
+    /// # Errors
+    /// The log is closed, or there is no room for as much as is replaced beside it.
     pub fn begin_repair(&mut self, now: Now) -> Result<Option<SegmentRepair>, LogError> {
         self.check_open()?;
         let Some(Range { start, end }) = self.range_to_repair() else {
             return Ok(None);
         };
         self.flush_owed()?;
+        let replaced = self.segments.range(start..end);
+        let replaced_bytes = replaced.map(|(_, segment)| segment.footer.size_bytes).sum();
+        self.directory.check_room(replaced_bytes)?;
         if self.active_segment_base_offset() < end {
             // The log appends to what is to be replaced: it was cut since, or is compacted.
             self.roll(now)?;
@@ -172,7 +178,7 @@ impl SegmentRepair {
     /// Takes what another replica has sent; batches behind the range are ignored.
     ///
     /// # Errors
-    /// The bytes are no batches that may stand there, or the disk failed.
+    /// The bytes are no batches that may stand there, or the disk failed, or has no more room than is to be kept.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let corrupt = |error: &dyn std::fmt::Display| AppendError::Corrupt(error.to_string());
         for batch in batches(bytes) {
@@ -183,6 +189,7 @@ impl SegmentRepair {
                 break;
             }
             self.make_place(&header)?;
+            self.directory.take_room(batch.len() as u64)?;
             self.file.write_all(batch).map_err(|source| {
                 let attempt = format!("write {}", self.cleaned.path().display());
                 LogError::io(&self.directory.path, attempt, source)

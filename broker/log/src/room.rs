@@ -24,6 +24,14 @@ pub(crate) struct Room {
     unasked_bytes: AtomicI64,
 }
 
+#[cfg(test)]
+impl Room {
+    /// The next append asks the disk.
+    pub(crate) fn forget(&self) {
+        self.unasked_bytes.store(0, Ordering::Relaxed);
+    }
+}
+
 impl DirectoryShared {
     /// Refuses an append of so many bytes that would leave less than the reserve.
     ///
@@ -46,12 +54,30 @@ impl DirectoryShared {
         if spare >= 0 {
             return Ok(());
         }
-        Err(LogError::NoRoom {
+        Err(self.no_room(space))
+    }
+
+    /// Refuses what is going to take so many bytes if that would leave less than the reserve. Takes nothing.
+    ///
+    /// # Errors
+    /// [`LogError::NoRoom`].
+    pub(crate) fn check_room(&self, size_bytes: u64) -> Result<(), LogError> {
+        match self.options.disk.space(&self.path) {
+            Ok(space) if space.free_bytes.saturating_sub(self.reserve_bytes(space)) < size_bytes => {
+                Err(self.no_room(space))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn no_room(&self, space: Space) -> LogError {
+        let (free, reserve) = (space.free_bytes, self.reserve_bytes(space));
+        LogError::NoRoom {
             path: self.path.clone(),
             detail: format!(
                 "{free} bytes are free, and {reserve} are kept so (odradek.log.dir.reserve.bytes)"
             ),
-        })
+        }
     }
 
     /// Whether so many bytes may be taken in advance, by this log and by many others, and nobody will miss them.

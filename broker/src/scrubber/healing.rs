@@ -18,7 +18,7 @@ use odradek_net::client::{ClientError, ClientSettings};
 use odradek_net::exchange::Exchange;
 use odradek_net::pool::join_address;
 
-use super::Rounds;
+use super::{Attempt, Rounds};
 use crate::broker::Broker;
 use crate::clock;
 use crate::connection_limits::connect_timeout;
@@ -65,10 +65,11 @@ impl From<AppendError> for HealingError {
 
 impl Rounds {
     /// Replaces the first damaged segment of a replica by what the first replica has of it that can be asked.
-    pub(super) async fn heal(&self, replica: &Arc<Replica>) {
+    pub(super) async fn heal(&self, replica: &Arc<Replica>) -> Attempt {
         let broker = &self.broker;
+        let mut attempt = Attempt::NotMade;
         if replica.is_moving() || !replica.with(|p| p.log().can_repair()) {
-            return;
+            return attempt;
         }
         for peer in peers(broker, replica) {
             match self.heal_from(replica, peer).await {
@@ -76,16 +77,21 @@ impl Rounds {
                     slog::warn!(broker.log, "a damaged segment was replaced by what another replica has";
                         "partition" => %replica.id, "replica" => peer,
                         "from_offset" => offsets.start, "to_offset" => offsets.end);
-                    return;
+                    return Attempt::Healed;
                 }
-                Err(HealingError::Stopped) => return,
-                Err(HealingError::Log(error)) => return broker.replicas.log_failed(replica, &error),
+                Err(HealingError::Stopped) => return Attempt::NotMade,
+                Err(HealingError::Log(error)) => {
+                    broker.replicas.log_failed(replica, &error);
+                    return Attempt::Failed;
+                }
                 Err(error) => {
+                    attempt = Attempt::Failed;
                     slog::info!(broker.log, "a damaged segment was not replaced"; "partition" => %replica.id,
                         "replica" => peer, "reason" => error_chain(&error));
                 }
             }
         }
+        attempt
     }
 
     async fn heal_from(&self, replica: &Replica, peer: NodeId) -> Result<Range<i64>, HealingError> {

@@ -99,3 +99,50 @@ fn removed_segments_go_at_once_where_room_is_short() {
     disk.0.store(0, Ordering::SeqCst);
     assert!(directory.purge_deleted(NOW).unwrap() > 0);
 }
+
+#[test]
+fn a_repair_leaves_the_reserve_alone() {
+    let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let disk = Arc::new(SmallDisk(AtomicU64::new(TOTAL_BYTES)));
+    let options = LogDirectoryOptions {
+        disk: disk.clone(),
+        reserve_bytes: RESERVE_BYTES,
+        ..LogDirectoryOptions::default()
+    };
+    let directory = LogDirectory::open(folder.path(), options, logger()).unwrap();
+    let mut log = directory
+        .open_partition(identity(), small_segments(), NOW)
+        .unwrap();
+    while log.segments() < 3 {
+        append(&mut log).unwrap();
+    }
+    log.set_high_watermark(log.log_end_offset());
+    copy(folder.path(), elsewhere.path());
+    let healthy = open(elsewhere.path())
+        .open_partition(identity(), small_segments(), NOW)
+        .unwrap();
+    let segment = log.sealed_segment_from(0).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(segment.path()).unwrap();
+    io::Write::write_all(&mut &file, b"damage").unwrap();
+    let finding = segment.check(&mut |_| crate::compact::Go::On).unwrap();
+    assert!(log.note_finding(&segment, finding).unwrap().is_some());
+    let size_bytes = log.segments[&0].footer.size_bytes;
+    let is_full = |refused: Result<(), LogError>| refused.is_err_and(|error| error.is_disk_full());
+    disk.0.store(RESERVE_BYTES + size_bytes - 1, Ordering::SeqCst);
+    assert!(is_full(log.begin_repair(NOW).map(|_| ())));
+    disk.0.store(RESERVE_BYTES + size_bytes, Ordering::SeqCst);
+    let mut repair = log.begin_repair(NOW).unwrap().unwrap();
+    // Others have taken it meanwhile; what the disk has said before is used up.
+    disk.0.store(RESERVE_BYTES, Ordering::SeqCst);
+    log.directory.room.forget();
+    let slice = healthy.read_plan(0, 300, i64::MAX, MinOneBatch::Yes).unwrap();
+    let Err(AppendError::Log(error)) = repair.append(&slice.read().unwrap()) else {
+        panic!("it would take the reserve")
+    };
+    assert!(is_full(Err(error)));
+    drop(repair);
+    disk.0.store(RESERVE_BYTES + 10_000, Ordering::SeqCst);
+    append(&mut log).unwrap();
+    log.set_high_watermark(log.log_end_offset());
+    assert!(log.can_repair() && log.begin_repair(NOW).unwrap().is_some());
+}

@@ -7,6 +7,7 @@ use odradek_common::records::builder::BatchBuilder;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use super::super::{BACKOFF_MAX, BACKOFF_MIN, Backoff};
 use super::*;
 use crate::background::Stop;
 use crate::data_directory::DataDirectory;
@@ -50,6 +51,7 @@ impl Damaged {
             runtime: tokio::runtime::Handle::current(),
             stop: Arc::new(Stop::default()),
             throttle: Mutex::default(),
+            backoffs: Mutex::default(),
         };
         let segment = replica.with(|p| p.log().sealed_segment_from(0)).unwrap();
         assert!(rounds.check(&replica, &segment).unwrap().is_some());
@@ -170,4 +172,42 @@ async fn a_replica_that_moves_is_not_healed_and_a_move_ends_a_healing() {
     damaged.replica.begin_move(&here, clock::now()).unwrap();
     let (healed, _) = damaged.heal(|_| ()).await;
     assert_eq!(healed.unwrap(), 0..BATCHES, "once it does not move any more");
+}
+
+#[tokio::test]
+async fn a_log_that_could_not_be_healed_is_left_alone_for_longer_each_time() {
+    let Damaged {
+        rounds,
+        replica,
+        folder: _folder,
+    } = Damaged::new();
+    let backoff = || rounds.backoffs.lock().values().next().copied();
+    let attempt = |before, outcome| {
+        rounds.backoffs.lock().clear();
+        let mut made = false;
+        rounds.heal_unless(&replica, before, |_| {
+            made = true;
+            outcome
+        });
+        made
+    };
+    assert!(attempt(None, Attempt::Failed));
+    let first = backoff().unwrap();
+    assert_eq!(first.pause, BACKOFF_MIN);
+    assert!(!attempt(Some(first), Attempt::Failed));
+    assert_eq!(backoff().unwrap().since, first.since, "it goes on");
+    let is_over = |backoff: Backoff| Backoff {
+        since: backoff.since.checked_sub(backoff.pause).unwrap(),
+        ..backoff
+    };
+    assert!(attempt(Some(is_over(first)), Attempt::Failed));
+    let second = backoff().unwrap();
+    assert_eq!(second.pause, 2 * BACKOFF_MIN);
+    assert!(attempt(Some(is_over(second)), Attempt::Healed));
+    assert!(backoff().is_none(), "another segment may be healed at once");
+    let longest = Backoff {
+        pause: BACKOFF_MAX,
+        ..first
+    };
+    assert_eq!(Backoff::after(Some(longest), first.since).pause, BACKOFF_MAX);
 }
