@@ -263,8 +263,15 @@ impl Log {
         self.closed = true;
         self.pass.overtake();
         self.close_files();
-        self.directory.note_closed(&self.folder_name());
+        self.unregister();
         Ok(())
+    }
+
+    /// Another log may bear the name from now on.
+    pub(crate) fn unregister(&mut self) {
+        if std::mem::take(&mut self.is_registered) {
+            self.directory.note_closed(&self.folder_name());
+        }
     }
 
     /// The high watermark if it differs from the one written down; the caller hands it to
@@ -339,14 +346,12 @@ pub struct HighWatermarkCheckpoint {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // Nothing depends on a copy that is not complete: the next start discards it.
-        if !self.closed && !self.is_future {
-            if self.is_made() {
-                self.directory.note_dropped(&self.folder_name());
-            } else {
-                self.directory.note_closed(&self.folder_name());
-            }
+        // Nothing depends on a copy that is not complete, which is not registered: the next start discards it.
+        if self.is_registered && self.is_made() {
+            // It was neither closed nor deleted: what it knew is lost, so this stop is not clean.
+            self.directory.note_failed();
         }
+        self.unregister();
         self.close_files();
     }
 }

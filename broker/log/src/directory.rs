@@ -141,12 +141,6 @@ impl DirectoryShared {
         Ok(())
     }
 
-    /// A log that was neither closed nor deleted: what it knew is lost, so this stop is not clean.
-    pub(crate) fn note_dropped(&self, folder: &str) {
-        self.note_failed();
-        self.note_closed(folder);
-    }
-
     /// Leaves a file or folder to a purge, which removes it so long after it has seen it first.
     pub(crate) fn doom(&self, path: PathBuf, delay_ms: i64) {
         self.doomed.lock().push(Doomed {
@@ -318,11 +312,12 @@ impl LogDirectory {
         if !is_first {
             return Err(LogError::Open(folder));
         }
-        let opened = self
+        let mut opened = self
             .claim_folder(&identity, &folder)
             .and_then(|path| open::open_log(self.shared.clone(), identity, path, config, now));
-        match &opened {
-            Ok(_) => {
+        match &mut opened {
+            Ok(log) => {
+                log.is_registered = true;
                 self.shared.partitions.lock().unopened.remove(&folder);
             }
             Err(_) => {
@@ -336,7 +331,7 @@ impl LogDirectory {
     /// Removes a partition: its folder is renamed at once, its files go after `file.delete.delay.ms`, those of a copy that is
     /// not complete with the next purge. The log is closed.
     pub fn delete_partition(&self, log: &mut Log) -> Result<(), LogError> {
-        let was_open = !std::mem::replace(&mut log.closed, true);
+        log.closed = true;
         log.pass.overtake();
         log.close_files();
         let folder = log.folder_name();
@@ -352,9 +347,7 @@ impl LogDirectory {
         };
         // Not before: whoever opens a log by this name would find the folder. And even if that cannot be moved away: the log is
         // not open any more.
-        if was_open {
-            self.shared.note_closed(&folder);
-        }
+        log.unregister();
         discarded
     }
 

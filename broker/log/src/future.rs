@@ -140,6 +140,7 @@ impl LogDirectory {
         }
         partitions.open.insert(folder);
         log.folder = path;
+        log.is_registered = true;
         log.is_future = false;
         Ok(())
     }

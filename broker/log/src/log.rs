@@ -91,6 +91,8 @@ pub struct Log {
     pub(crate) made: bool,
     /// Whether it is a copy that is to take the place of a log in another directory.
     pub(crate) is_future: bool,
+    /// Whether the directory knows it as open under its folder's name: it may have failed since, and be closed.
+    pub(crate) is_registered: bool,
     pub(crate) closed: bool,
 }
 

@@ -122,6 +122,7 @@ pub(crate) fn open_log(
         recovery: None,
         made,
         is_future: false,
+        is_registered: false,
         closed: false,
     };
     Opening {

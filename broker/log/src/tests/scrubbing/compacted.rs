@@ -587,3 +587,27 @@ fn a_replica_that_has_lost_its_last_records_to_compaction_has_all_of_it() {
     fixture.append_batch(1, record("more", None));
     assert_eq!(fixture.kill().log.log_end_offset(), 61);
 }
+
+#[test]
+fn the_name_of_a_log_that_a_swap_has_closed_is_free_once_it_is_deleted() {
+    let (mut ahead, behind, _) = ahead_and_behind();
+    damage(&mut ahead);
+    let mut begun = ahead.log.begin_repair(NOW).unwrap().unwrap();
+    fetch(&mut begun, &behind.log);
+    begun.finish(NOW).unwrap();
+    for entry in fs::read_dir(ahead.path.join("events-0")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|it| it == "cleaned") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    ahead.log.replace_segments(begun.into_segments()).unwrap_err();
+    assert!(matches!(ahead.log.check_open(), Err(LogError::Closed(_))));
+    assert_eq!(ahead.directory.open_logs(), 1);
+    ahead.directory.delete_partition(&mut ahead.log).unwrap();
+    assert_eq!(ahead.directory.open_logs(), 0);
+    let recreated = PartitionIdentity::new("events", Uuid::from_u128(43), 0);
+    let mut log = ahead.directory.open_partition(recreated, config(), NOW).unwrap();
+    log.close_clean(NOW).unwrap();
+    assert!(ahead.directory.close_clean().unwrap(), "what has failed is gone");
+}
