@@ -178,8 +178,13 @@ impl SegmentRepair {
     /// Takes what another replica has sent; batches behind the range are ignored.
     ///
     /// # Errors
-    /// The bytes are no batches that may stand there, or the disk failed, or has no more room than is to be kept.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
+    /// The bytes are no batches that may stand there, they come too late, or the disk failed, or has no more room than is to be
+    /// kept.
+    pub fn append(&mut self, now: Now, bytes: &[u8]) -> Result<(), AppendError> {
+        if let Some(refetch) = &self.refetch {
+            // What is fetched beyond the limit is fetched in vain.
+            refetch.check_time(now)?;
+        }
         let corrupt = |error: &dyn std::fmt::Display| AppendError::Corrupt(error.to_string());
         for batch in batches(bytes) {
             let (header, batch) = batch.map_err(|error| corrupt(&error))?;
@@ -247,15 +252,7 @@ impl SegmentRepair {
             return Err(AppendError::Corrupt(detail));
         }
         if let Some(refetch) = self.refetch.take() {
-            let elapsed_ms = now.mono_ms.saturating_sub(refetch.begun_ms);
-            if i64::try_from(elapsed_ms).unwrap_or(i64::MAX) > refetch.delete_retention_ms {
-                let detail = format!(
-                    "fetching took {elapsed_ms} ms: after delete.retention.ms={} the tombstones of what was fetched \
-                     first may be gone",
-                    refetch.delete_retention_ms
-                );
-                return Err(AppendError::Corrupt(detail));
-            }
+            refetch.check_time(now)?;
             self.cleaned.aborted = AbortedChange::Replace(refetch.aborted);
         }
         self.sync_file()?;
@@ -283,6 +280,20 @@ impl SegmentRepair {
 }
 
 impl Refetch {
+    /// Refuses what is too late to be put in place.
+    fn check_time(&self, now: Now) -> Result<(), AppendError> {
+        let elapsed_ms = now.mono_ms.saturating_sub(self.begun_ms);
+        if i64::try_from(elapsed_ms).unwrap_or(i64::MAX) <= self.delete_retention_ms {
+            return Ok(());
+        }
+        let detail = format!(
+            "fetching took {elapsed_ms} ms: after delete.retention.ms={} the tombstones of what was fetched first may \
+             be gone",
+            self.delete_retention_ms
+        );
+        Err(AppendError::Corrupt(detail))
+    }
+
     /// Takes note of the transaction that a batch belongs to, or ends.
     fn note(&mut self, header: &BatchHeader, batch: &[u8]) -> Result<(), AppendError> {
         match marker_in(header, batch)? {

@@ -144,7 +144,7 @@ impl Rounds {
             if repair.is_overtaken() {
                 return Err(HealingError::Overtaken);
             }
-            repair.append(&records)?;
+            repair.append(clock::now(), &records)?;
             if records.is_empty() {
                 repair.skip_to(high_watermark);
             }

@@ -136,7 +136,7 @@ fn a_repair_leaves_the_reserve_alone() {
     disk.0.store(RESERVE_BYTES, Ordering::SeqCst);
     log.directory.room.forget();
     let slice = healthy.read_plan(0, 300, i64::MAX, MinOneBatch::Yes).unwrap();
-    let Err(AppendError::Log(error)) = repair.append(&slice.read().unwrap()) else {
+    let Err(AppendError::Log(error)) = repair.append(NOW, &slice.read().unwrap()) else {
         panic!("it would take the reserve")
     };
     assert!(is_full(Err(error)));

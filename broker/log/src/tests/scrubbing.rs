@@ -188,7 +188,7 @@ fn a_check_that_the_log_has_overtaken_says_nothing() {
 fn fetch(repair: &mut SegmentRepair, from: &Log) {
     while let Some(offset) = repair.next_offset() {
         let slice = from.read_plan(offset, 300, i64::MAX, MinOneBatch::Yes).unwrap();
-        repair.append(&slice.read().unwrap()).unwrap();
+        repair.append(NOW, &slice.read().unwrap()).unwrap();
     }
 }
 
@@ -284,7 +284,7 @@ fn records_that_do_not_fit_mend_nothing() {
     scrub(&mut fixture.log);
     let mut repair = fixture.log.begin_repair(NOW).unwrap().unwrap();
     let sent = |offset| healthy.log.read_plan(offset, 1, i64::MAX, MinOneBatch::Yes);
-    let mut refused = |bytes: &[u8]| matches!(repair.append(bytes), Err(AppendError::Corrupt(_)));
+    let mut refused = |bytes: &[u8]| matches!(repair.append(NOW, bytes), Err(AppendError::Corrupt(_)));
     assert!(refused(&sent(0).unwrap().read().unwrap()));
     // What is damaged elsewhere, too.
     let mut bytes = sent(base).unwrap().read().unwrap().to_vec();

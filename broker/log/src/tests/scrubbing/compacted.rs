@@ -246,6 +246,15 @@ fn what_takes_longer_to_fetch_than_a_tombstone_stays_is_not_put_in_place() {
     fetch(&mut slow, &behind.log);
     let later = NOW.plus_ms(RETENTION_MS as u64 + 1);
     assert!(matches!(slow.finish(later), Err(AppendError::Corrupt(_))));
+    let mut slow = ahead.log.begin_repair(NOW).unwrap().unwrap();
+    let in_time = NOW.plus_ms(RETENTION_MS as u64);
+    slow.append(in_time, &record("first", Some("value"))).unwrap();
+    // Nobody fetches the rest in vain.
+    let refused = slow.append(later, &record("first", Some("value")));
+    assert!(
+        matches!(&refused, Err(AppendError::Corrupt(detail)) if detail.contains("delete.retention.ms")),
+        "{refused:?}"
+    );
 }
 
 /// The steps of a swap on what a crash before it has left.
@@ -453,7 +462,7 @@ fn a_pass_that_was_planned_meanwhile_and_a_repair_do_not_write_into_each_other()
     damage(&mut fixture);
     let mut begun = fixture.log.begin_repair(NOW).unwrap().unwrap();
     let first = healthy.log.read_plan(0, 300, i64::MAX, MinOneBatch::Yes).unwrap();
-    begun.append(&first.read().unwrap()).unwrap();
+    begun.append(NOW, &first.read().unwrap()).unwrap();
     // What was damaged is cut off, and written anew.
     fixture.log.truncate_to(NOW, 0).unwrap();
     fill(&mut fixture, "key", 60);
@@ -576,7 +585,7 @@ fn a_replica_that_has_lost_its_last_records_to_compaction_has_all_of_it() {
     fill(&mut fixture, "key", 60);
     damage(&mut fixture);
     let mut begun = fixture.log.begin_repair(NOW).unwrap().unwrap();
-    begun.append(&record("other", Some("value"))).unwrap();
+    begun.append(NOW, &record("other", Some("value"))).unwrap();
     begun.skip_to(30);
     assert_eq!(begun.next_offset(), Some(30));
     begun.skip_to(i64::MAX);
