@@ -96,6 +96,8 @@ impl Pass<'_> {
             self.report.segments += sources.len();
             self.report.bytes_before += sources.iter().map(|source| source.footer.size_bytes).sum::<u64>();
             self.report.bytes_after += cleaned.size_bytes();
+            // With the note and without the file, the next start would take the swap for done.
+            self.sync_folder()?;
             cleaned.announce()?;
             if !swap(cleaned)? {
                 return Err(Interrupted::Stopped);

@@ -1,8 +1,13 @@
 //! What a crash leaves of a pass, at each of its steps.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 
+use parking_lot::Mutex;
+
 use super::*;
+use crate::disk::{Disk, Space, SystemDisk};
 use crate::store::{Kind, Survive};
 
 const KEYS: usize = 5;
@@ -294,4 +299,59 @@ fn a_cleaner_offset_above_the_end_is_reset() {
     }
     assert_eq!(damaged.kill().log.cleaner_offset(), 0, "it stays reset");
     assert!(damaged.compact(NOW).segments > 0);
+}
+
+/// A disk that remembers which files a folder had when its names were flushed.
+#[derive(Debug)]
+struct NamingDisk {
+    folder: PathBuf,
+    names: Mutex<BTreeSet<String>>,
+}
+
+impl Disk for NamingDisk {
+    fn sync_data(&self, file: &fs::File) -> io::Result<()> {
+        SystemDisk.sync_data(file)
+    }
+
+    fn sync_all(&self, file: &fs::File) -> io::Result<()> {
+        if file.metadata()?.is_dir() {
+            let entries = fs::read_dir(&self.folder)?.map(|entry| entry.unwrap().file_name());
+            *self.names.lock() = entries.map(|name| name.into_string().unwrap()).collect();
+        }
+        SystemDisk.sync_all(file)
+    }
+
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        SystemDisk.space(directory)
+    }
+}
+
+#[test]
+fn the_name_of_what_a_pass_wrote_is_on_disk_before_it_is_swapped_in() {
+    let temporary = TempDir::new().unwrap();
+    let disk = Arc::new(NamingDisk {
+        folder: temporary.path().join("events-0"),
+        names: Mutex::default(),
+    });
+    let options = LogDirectoryOptions {
+        disk: disk.clone(),
+        ..LogDirectoryOptions::default()
+    };
+    let directory = LogDirectory::open(temporary.path(), options, logger()).unwrap();
+    let mut log = directory.open_partition(identity(), compacted(0), NOW).unwrap();
+    for index in 0..100 {
+        let one = keyed(&[(&format!("key-{index}"), Some("value"))], Compression::None);
+        append_one(&mut log, 1, &one, AppendOrigin::Client).unwrap();
+    }
+    log.set_high_watermark(100);
+    let plan = log.compaction_plan(NOW).unwrap().unwrap();
+    let mut swaps = 0;
+    let outcome = plan.run(PassMemory::default(), &mut |_| Go::On, &mut |cleaned| {
+        let path = cleaned.path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(disk.names.lock().contains(name), "{name}");
+        swaps += 1;
+        log.replace_segments(cleaned)
+    });
+    assert!(outcome.unwrap().is_some() && swaps > 1);
 }
