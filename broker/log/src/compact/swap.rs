@@ -155,6 +155,15 @@ impl CleanedSegments {
         self.sources[0].0
     }
 
+    /// An empty file where the first source was.
+    fn put_first_back(&self) -> Result<(), LogError> {
+        let path = segment_path(&self.folder, self.base_offset());
+        let made = File::create(&path).and_then(|_| sync_folder(&self.directory, &self.folder));
+        made.map_err(|source| {
+            LogError::io(&self.directory.path, format!("create {}", path.display()), source)
+        })
+    }
+
     fn path_of(&self, base_offset: i64, suffix: &str) -> PathBuf {
         id_path(&self.folder, base_offset, self.id, suffix)
     }
@@ -218,17 +227,13 @@ impl Drop for CleanedSegments {
 
 impl Log {
     /// Puts cleaned segments in the place of those they were made from. False, and nothing happens, if the log was cut or lost
-    /// one of them meanwhile.
+    /// one of them meanwhile. Those that a repair replaces may be gone below the log start, since fetching takes long: what is
+    /// put there goes with the next [`Log::retention`].
     ///
     /// # Errors
     /// The log directory failed; the log is closed then, because it is not known which segments it has.
     pub fn replace_segments(&mut self, mut cleaned: CleanedSegments) -> Result<bool, LogError> {
-        let is_there = |(base_offset, size_bytes): &(i64, u64)| {
-            self.segments
-                .get(base_offset)
-                .is_some_and(|segment| segment.footer.size_bytes == *size_bytes)
-        };
-        if !self.is_current(&cleaned.pass) || !cleaned.sources.iter().all(is_there) {
+        if !self.is_current(&cleaned.pass) || !self.has_sources_of(&cleaned) {
             return Ok(false);
         }
         let replaced = self.replace(&mut cleaned);
@@ -236,11 +241,37 @@ impl Log {
         replaced.map(|()| true)
     }
 
+    fn has_sources_of(&self, cleaned: &CleanedSegments) -> bool {
+        let behind = cleaned
+            .sources
+            .iter()
+            .skip(1)
+            .map(|(base_offset, _)| *base_offset);
+        let ends = behind.chain([cleaned.end_offset]);
+        cleaned
+            .sources
+            .iter()
+            .zip(ends)
+            .all(
+                |((base_offset, size_bytes), end_offset)| match self.segments.get(base_offset) {
+                    Some(segment) => segment.footer.size_bytes == *size_bytes,
+                    None => cleaned.is_durable && end_offset <= self.log_start_offset,
+                },
+            )
+    }
+
     fn replace(&mut self, cleaned: &mut CleanedSegments) -> Result<(), LogError> {
         let (base_offset, end_offset) = (cleaned.base_offset(), cleaned.end_offset);
+        if !self.segments.contains_key(&base_offset) {
+            // As long as it is there, the next start knows that others may be.
+            cleaned.put_first_back()?;
+        }
         cleaned.commit()?;
         let mut batch = Batch::default();
-        for (source, _) in cleaned.sources.iter().rev() {
+        let is_there = |base: &i64| self.segments.contains_key(base) || *base == base_offset;
+        let sources = cleaned.sources.iter().rev().map(|(source, _)| source);
+        let sources: Vec<i64> = sources.filter(|source| is_there(source)).copied().collect();
+        for source in &sources {
             self.discard_segment_file(*source)?;
             self.forget_segment(*source, &mut batch);
             self.segments.remove(source);

@@ -620,3 +620,50 @@ fn the_name_of_a_log_that_a_swap_has_closed_is_free_once_it_is_deleted() {
     log.close_clean(NOW).unwrap();
     assert!(ahead.directory.close_clean().unwrap(), "what has failed is gone");
 }
+
+#[test]
+fn what_is_deleted_at_the_log_start_meanwhile_is_no_hindrance() {
+    let (mut ahead, behind, expected) = ahead_and_behind();
+    damage(&mut ahead);
+    let mut begun = ahead.log.begin_repair(NOW).unwrap().unwrap();
+    fetch(&mut begun, &behind.log);
+    begun.finish(NOW).unwrap();
+    let base = ahead.log.active_segment_base_offset() - 3;
+    ahead.log.delete_records_before(base).unwrap();
+    assert!(ahead.log.retention(NOW).unwrap() > 0);
+    let killed = ahead.path.with_file_name("killed");
+    copy(&ahead.path, &killed);
+    let remaining: Vec<i64> = ahead.log.segments.keys().copied().collect();
+    assert!(!remaining.contains(&0));
+    let replaced = begun.offsets();
+    assert!(ahead.log.replace_segments(begun.into_segments()).unwrap());
+    let seen = committed(&ahead.log);
+    assert!(seen.iter().all(|(key, value)| expected.get(key) == Some(value)) && !seen.is_empty());
+    assert_eq!(committed(&ahead.kill().log), seen);
+    assert!(
+        ahead.log.retention(NOW).unwrap() > 0,
+        "what was put below the log start"
+    );
+    assert_eq!(ahead.log.damaged_segments(), 0);
+    assert_eq!(committed(&ahead.log), seen);
+    assert_eq!(committed(&ahead.kill().log), seen);
+    // A kill at any step: what stands where the first segment was tells that others may be there.
+    let folder = killed.join("events-0");
+    fs::write(segment_path(&folder, 0), b"").unwrap();
+    let steps = swap_steps(&folder, replaced.clone());
+    for done in 0..=steps.len() {
+        let path = ahead.path.with_file_name(Uuid::new_v4().to_string());
+        copy(&killed, &path);
+        for (from, to) in swap_steps(&path.join("events-0"), replaced.clone())
+            .iter()
+            .take(done)
+        {
+            fs::rename(from, to).unwrap();
+        }
+        let opened = Fixture::at(ahead._temporary.clone(), path, ahead.config.clone());
+        assert_eq!(opened.log.log_start_offset(), base, "{done}");
+        assert_eq!(opened.log.log_end_offset(), ahead.log.log_end_offset());
+        assert_eq!(opened.log.damaged_segments(), 0, "{done}");
+        assert_eq!(committed(&opened.log), seen, "{done}");
+    }
+}
