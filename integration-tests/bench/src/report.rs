@@ -85,7 +85,8 @@ pub fn page(runs: &[RunFile]) -> String {
          Medians of interleaved runs, with the least and the greatest in parentheses. The load generator sends prepared\n\
          batches; where a rate is given, latency counts from when a request was due, sent or not. CPU is that of the broker processes,\n\
          user and system. \"x Kafka\" is how many times better Odradek is than Apache Kafka as shipped, as the median over\n\
-         the pairs. Bounds are information: \"2.5x less\" is against Kafka, \"2.0x floor\"\n         against the floor server (the least that any server could do for the workload), both in the same run.\n",
+         the pairs. Bounds are information: \"2.5x less\" is against Kafka, \"2.0x floor\"\n\
+         against the floor server (the least that any server could do for the workload), both in the same run.\n",
     );
     let mut used = Vec::new();
     for group in GROUPS {
