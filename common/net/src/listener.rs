@@ -174,10 +174,10 @@ impl BoundListener {
                 request_max_bytes: self.settings.request_max_bytes,
                 max_idle: self.settings.max_idle,
             },
-            own_quotas: ConnectionQuotas::new(
-                self.settings.connections_max.unwrap_or(usize::MAX),
-                usize::MAX,
-            ),
+            own_quotas: self
+                .settings
+                .connections_max
+                .map(|max| ConnectionQuotas::new(max, usize::MAX)),
             settings: self.settings,
             workers: Arc::clone(&context.workers),
             quotas: Arc::clone(&context.quotas),
@@ -234,7 +234,8 @@ struct Shared {
     settings: ListenerSettings,
     workers: Arc<WorkerPool>,
     quotas: Arc<ConnectionQuotas>,
-    own_quotas: Arc<ConnectionQuotas>,
+    /// If this listener has a limit beside those of the node.
+    own_quotas: Option<Arc<ConnectionQuotas>>,
     connections: AtomicUsize,
     log_limit: LogLimit,
 }
@@ -290,7 +291,9 @@ fn shared_addr(listener: &TcpListener) -> SocketAddr {
 
 /// `max.connections` holds new clients in the backlog; the per-address limit turns them away.
 async fn accept(shared: &Shared, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    shared.own_quotas.wait_for_room().await;
+    if let Some(own) = &shared.own_quotas {
+        own.wait_for_room().await;
+    }
     if !shared.settings.is_for_nodes {
         shared.quotas.wait_for_room().await;
     }
@@ -304,10 +307,11 @@ fn admit(
     stop: &watch::Receiver<Option<Instant>>,
     alive: &mpsc::Sender<()>,
 ) {
-    let places = shared
-        .quotas
-        .admit(peer.ip())
-        .and_then(|place| Ok([place, shared.own_quotas.admit(peer.ip())?]));
+    let own = shared.own_quotas.as_ref();
+    let places = shared.quotas.admit(peer.ip()).and_then(|place| {
+        let own = own.map(|quotas| quotas.admit(peer.ip())).transpose()?;
+        Ok((place, own))
+    });
     let places = match places {
         Ok(places) => places,
         Err(refused) => {
@@ -428,7 +432,7 @@ fn report(open: &Open, reason: &CloseReason) {
 struct Open {
     shared: Arc<Shared>,
     info: Arc<ConnectionInfo>,
-    _places: [Place; 2],
+    _places: (Place, Option<Place>),
     _alive: mpsc::Sender<()>,
 }
 
@@ -436,7 +440,7 @@ impl Open {
     fn new(
         shared: Arc<Shared>,
         info: Arc<ConnectionInfo>,
-        places: [Place; 2],
+        places: (Place, Option<Place>),
         alive: mpsc::Sender<()>,
     ) -> Self {
         shared.connections.fetch_add(1, Ordering::AcqRel);

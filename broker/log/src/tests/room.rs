@@ -76,23 +76,29 @@ fn clients_leave_the_reserve_alone_and_go_on_once_there_is_room() {
     assert!(appended < 1_000);
 }
 
-#[test]
-fn removed_segments_go_at_once_where_room_is_short() {
-    let folder = TempDir::new().unwrap();
+/// A disk with room, and a log on it of so many segments, all of it committed.
+fn committed_segments(folder: &Path, segments: usize) -> (Arc<SmallDisk>, LogDirectory, Log) {
     let disk = Arc::new(SmallDisk(AtomicU64::new(TOTAL_BYTES)));
     let options = LogDirectoryOptions {
         disk: disk.clone(),
         reserve_bytes: RESERVE_BYTES,
         ..LogDirectoryOptions::default()
     };
-    let directory = LogDirectory::open(folder.path(), options, logger()).unwrap();
+    let directory = LogDirectory::open(folder, options, logger()).unwrap();
     let mut log = directory
         .open_partition(identity(), small_segments(), NOW)
         .unwrap();
-    while log.segments() < 4 {
+    while log.segments() < segments {
         append(&mut log).unwrap();
     }
     log.set_high_watermark(log.log_end_offset());
+    (disk, directory, log)
+}
+
+#[test]
+fn removed_segments_go_at_once_where_room_is_short() {
+    let folder = TempDir::new().unwrap();
+    let (disk, directory, mut log) = committed_segments(folder.path(), 4);
     log.delete_records_before(log.log_end_offset()).unwrap();
     assert!(log.retention(NOW).unwrap() > 0);
     assert_eq!(directory.purge_deleted(NOW).unwrap(), 0, "file.delete.delay.ms");
@@ -103,20 +109,7 @@ fn removed_segments_go_at_once_where_room_is_short() {
 #[test]
 fn a_repair_leaves_the_reserve_alone() {
     let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let disk = Arc::new(SmallDisk(AtomicU64::new(TOTAL_BYTES)));
-    let options = LogDirectoryOptions {
-        disk: disk.clone(),
-        reserve_bytes: RESERVE_BYTES,
-        ..LogDirectoryOptions::default()
-    };
-    let directory = LogDirectory::open(folder.path(), options, logger()).unwrap();
-    let mut log = directory
-        .open_partition(identity(), small_segments(), NOW)
-        .unwrap();
-    while log.segments() < 3 {
-        append(&mut log).unwrap();
-    }
-    log.set_high_watermark(log.log_end_offset());
+    let (disk, _directory, mut log) = committed_segments(folder.path(), 3);
     copy(folder.path(), elsewhere.path());
     let healthy = open(elsewhere.path())
         .open_partition(identity(), small_segments(), NOW)

@@ -209,21 +209,25 @@ async fn an_address_has_only_so_many_connections() {
 
 #[tokio::test]
 async fn too_many_connections_wait_in_the_backlog() {
-    let quotas = ConnectionQuotas::new(1, 100);
-    let server = Server::with(Options {
-        quotas,
+    let of_the_node = Options {
+        quotas: ConnectionQuotas::new(1, 100),
         ..Options::default()
-    });
-    let mut first = server.connect().await;
-    first.send(&private(ECHO, 1, b"")).await;
-    first.receive().await;
-    let mut second = server.connect().await;
-    second.send(&private(ECHO, 2, b"")).await;
-    first.send(&private(ECHO, 3, b"")).await;
-    first.receive().await;
-    assert!(!server.service.has_started(2));
-    drop(first);
-    assert_eq!(second.receive().await.0, 2);
+    };
+    let mut of_the_listener = Options::default();
+    of_the_listener.settings.connections_max = Some(1);
+    for options in [of_the_node, of_the_listener] {
+        let server = Server::with(options);
+        let mut first = server.connect().await;
+        first.send(&private(ECHO, 1, b"")).await;
+        first.receive().await;
+        let mut second = server.connect().await;
+        second.send(&private(ECHO, 2, b"")).await;
+        first.send(&private(ECHO, 3, b"")).await;
+        first.receive().await;
+        assert!(!server.service.has_started(2));
+        drop(first);
+        assert_eq!(second.receive().await.0, 2);
+    }
 }
 
 #[tokio::test]
@@ -253,21 +257,4 @@ async fn nodes_connect_though_clients_have_used_up_the_connections() {
     assert!(!for_clients.service.has_started(2), "the node is counted");
     drop(node);
     assert_eq!(other.receive().await.0, 2);
-}
-
-#[tokio::test]
-async fn a_listener_may_have_a_limit_of_its_own() {
-    let mut options = Options::default();
-    options.settings.connections_max = Some(1);
-    let server = Server::with(options);
-    let mut first = server.connect().await;
-    first.send(&private(ECHO, 1, b"")).await;
-    first.receive().await;
-    let mut second = server.connect().await;
-    second.send(&private(ECHO, 2, b"")).await;
-    first.send(&private(ECHO, 3, b"")).await;
-    first.receive().await;
-    assert!(!server.service.has_started(2));
-    drop(first);
-    assert_eq!(second.receive().await.0, 2);
 }
