@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::fs;
+use std::hint::black_box;
 use std::path::Path;
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel_settings::{self, CONGESTION_CONTROL, PAGE_REPORTING_ORDER};
+use crate::kernel_settings::{self, CONGESTION_CONTROL, HALT_POLL_NS, PAGE_REPORTING_ORDER};
 use crate::systems::Programs;
 
 /// The machine and the versions.
@@ -32,6 +33,9 @@ pub struct Machine {
     /// From which order on free blocks of pages go back to the host, if this is a virtual machine that gives any.
     #[serde(default)]
     pub page_reporting_order: Option<String>,
+    /// How long an idle core looks for work before it halts, if this is a virtual machine whose cores can.
+    #[serde(default)]
+    pub halt_poll_ns: Option<String>,
     /// Apache Kafka's version, if its jars are here.
     pub kafka: Option<String>,
     /// The JVM's version, if there is one.
@@ -44,9 +48,7 @@ impl Machine {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let kib: u64 = field(&meminfo, "MemTotal:")
-            .and_then(|text| text.trim_end_matches("kB").trim().parse().ok())
-            .unwrap_or(0);
+        let kib = kib_of(&meminfo, "MemTotal:");
         Self {
             revision: said("git", &["describe", "--always", "--dirty", "--exclude", "*"]),
             rustc: said("rustc", &["--version"]),
@@ -57,6 +59,7 @@ impl Machine {
             file_system: file_system(&mounts, &programs.data).unwrap_or_else(unknown),
             congestion_control: kernel_settings::value(CONGESTION_CONTROL).unwrap_or_else(unknown),
             page_reporting_order: kernel_settings::value(PAGE_REPORTING_ORDER),
+            halt_poll_ns: kernel_settings::value(HALT_POLL_NS),
             kafka: programs.jars.as_deref().and_then(kafka_version),
             jvm: programs.jars.as_ref().map(|_| jvm_version()),
         }
@@ -70,10 +73,16 @@ impl fmt::Display for Machine {
             "{} x {}, {} GiB, Linux {}, data on {}, TCP {}",
             self.cores, self.cpu, self.memory_gib, self.kernel, self.file_system, self.congestion_control
         )?;
-        match &self.page_reporting_order {
-            Some(order) => writeln!(f, ", page_reporting_order {order}.")?,
-            None => writeln!(f, ".")?,
+        let settings = [
+            ("page_reporting_order", &self.page_reporting_order),
+            ("guest_halt_poll_ns", &self.halt_poll_ns),
+        ];
+        for (name, value) in settings {
+            if let Some(value) = value {
+                write!(f, ", {name} {value}")?;
+            }
         }
+        writeln!(f, ".")?;
         write!(f, "Odradek {}, {}", self.revision, self.rustc)?;
         if let (Some(kafka), Some(jvm)) = (&self.kafka, &self.jvm) {
             write!(f, "; Apache Kafka {kafka}, {jvm}")?;
@@ -117,6 +126,31 @@ fn kafka_version(jars: &Path) -> Option<String> {
 /// would otherwise be dearest for the system that gets there first.
 pub fn settle() {
     rustix::fs::sync();
+}
+
+/// Writes to so much memory, page by page, and gives it back: the first touch of a page makes a virtual machine's host find one,
+/// 3 s/GB on a nested machine, and whoever is measured first would pay. At most half of what is free.
+pub fn touch_memory(bytes: u64) {
+    const PAGE_BYTES: usize = 4096;
+    const PART_BYTES: usize = 256 << 20;
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let bytes = bytes.min((kib_of(&meminfo, "MemFree:") << 10) / 2);
+    let parts = usize::try_from(bytes).unwrap_or(0) / PART_BYTES;
+    let mut touched = Vec::with_capacity(parts);
+    for _ in 0..parts {
+        let mut part = vec![0_u8; PART_BYTES];
+        for page in part.chunks_mut(PAGE_BYTES) {
+            page[0] = 1;
+        }
+        touched.push(black_box(part));
+    }
+}
+
+/// A field of /proc/meminfo in KiB, 0 if there is none.
+fn kib_of(meminfo: &str, name: &str) -> u64 {
+    let text = field(meminfo, name);
+    text.and_then(|text| text.trim_end_matches("kB").trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn jvm_version() -> String {

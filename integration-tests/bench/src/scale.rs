@@ -9,6 +9,8 @@ const SMOKE_DIVISOR: f64 = 50.0;
 pub const JVM_CLUSTER_WARM_FACTOR: f64 = 4.0;
 /// Bytes that a cluster writes before anything is measured, so that its page cache consists of used pages.
 const RECYCLED_BYTES: u64 = 6 << 30;
+/// Bytes that are touched before anything starts: a cluster's limit, and what runs beside it.
+const TOUCHED_BYTES: u64 = 10 << 30;
 
 /// How large a run is.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +23,8 @@ pub struct Scale {
     pub jvm_warm_seconds: f64,
     /// Bytes that a cluster writes first.
     pub recycled_bytes: u64,
+    /// Bytes of memory that are touched before anything starts.
+    pub touched_bytes: u64,
     /// What rates, counts and sizes are divided by.
     pub divisor: f64,
 }
@@ -33,6 +37,7 @@ impl Scale {
             warm_seconds,
             jvm_warm_seconds,
             recycled_bytes: RECYCLED_BYTES,
+            touched_bytes: TOUCHED_BYTES,
             divisor: 1.0,
         }
     }
@@ -44,6 +49,7 @@ impl Scale {
             warm_seconds: 0.2,
             jvm_warm_seconds: 0.2,
             recycled_bytes: 8 << 20,
+            touched_bytes: 0,
             divisor: SMOKE_DIVISOR,
         }
     }
