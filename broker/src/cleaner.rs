@@ -19,9 +19,10 @@ use parking_lot::Mutex;
 use crate::background::{self, Stop, Throttle};
 use crate::broker::Broker;
 use crate::clock;
+use crate::maintenance::retain;
 use crate::replica::Replica;
 use crate::replicas::error_chain;
-use cleaning::{Failure, LastPass};
+use cleaning::{Cleaning, Failure, LastPass};
 
 /// How often the supervisor looks at the configuration and at its workers.
 const SUPERVISION_INTERVAL: Duration = Duration::from_secs(1);
@@ -168,8 +169,14 @@ impl Worker {
             return false;
         };
         let begun = Instant::now();
+        let grabbed = Grabbed {
+            cleaning,
+            replica: &replica,
+        };
         let outcome = self.clean(&replica);
-        cleaning.release(&replica);
+        drop(grabbed);
+        // Nothing was deleted while the pass ran.
+        retain(&self.broker, &replica);
         match outcome {
             Ok(Some(report)) => {
                 let last = LastPass {
@@ -260,6 +267,21 @@ impl Worker {
                     "error" => error_chain(error));
             }
         }
+    }
+}
+
+/// A log that a thread is at. A pass that panics leaves it as one that failed, for other threads to try again.
+struct Grabbed<'a> {
+    cleaning: &'a Cleaning,
+    replica: &'a Replica,
+}
+
+impl Drop for Grabbed<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.cleaning.note_failure(self.replica, Instant::now());
+        }
+        self.cleaning.release(self.replica);
     }
 }
 

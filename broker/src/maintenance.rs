@@ -213,12 +213,7 @@ impl Chores {
 
     fn retain(&self) {
         for replica in self.broker.replicas.all().iter() {
-            match replica.with(|p| p.log_mut().retention(clock::now())) {
-                Ok(0) => {}
-                Ok(segments) => slog::info!(self.broker.log, "segments deleted by retention";
-                    "partition" => %replica.id, "segments" => segments),
-                Err(error) => self.broker.replicas.log_failed(replica, &error),
-            }
+            retain(&self.broker, replica);
         }
     }
 
@@ -228,6 +223,16 @@ impl Chores {
                 slog::error!(self.broker.log, "deleted files not removed"; "error" => error_chain(&error));
             }
         }
+    }
+}
+
+/// Deletes what a log need not keep.
+pub(crate) fn retain(broker: &Broker, replica: &Arc<Replica>) {
+    match replica.with(|p| p.log_mut().retention(clock::now())) {
+        Ok(0) => {}
+        Ok(segments) => slog::info!(broker.log, "segments deleted by retention";
+            "partition" => %replica.id, "segments" => segments),
+        Err(error) => broker.replicas.log_failed(replica, &error),
     }
 }
 

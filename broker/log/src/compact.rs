@@ -103,6 +103,8 @@ pub struct CompactionPlan {
     key: PartitionKey,
     folder: PathBuf,
     pass: PassFlag,
+    /// What the log tells by that the pass runs.
+    _running: Arc<()>,
     sources: Vec<Source>,
     dirtiness: Dirtiness,
     aborted: Vec<AbortedTransaction>,
@@ -225,6 +227,11 @@ impl Log {
         dirtiness
     }
 
+    /// Whether a pass is under way that reads the log's segments.
+    pub(crate) fn is_being_compacted(&self) -> bool {
+        self.running_pass.strong_count() > 0 && !self.pass.is_overtaken()
+    }
+
     /// Ends the pass that is under way, if one is; what it has swapped in stays.
     pub fn stop_compaction(&mut self) {
         self.pass.overtake();
@@ -256,11 +263,14 @@ impl Log {
         let sources: Vec<_> = sources.map(|(_, segment)| Source::of(segment)).collect();
         self.pass.overtake();
         self.pass = PassFlag::default();
+        let running = Arc::new(());
+        self.running_pass = Arc::downgrade(&running);
         Ok(Some(CompactionPlan {
             directory: self.directory.clone(),
             key: self.key,
             folder: self.folder.clone(),
             pass: self.pass.clone(),
+            _running: running,
             sources,
             dirtiness,
             aborted: self.aborted.entries().to_vec(),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use odradek_broker_core::aborted::{AbortedTransaction, AbortedTransactions};
 use odradek_broker_core::leader_epochs::LeaderEpochs;
@@ -86,6 +86,8 @@ pub struct Log {
     pub(crate) compacted_until: i64,
     /// The pass that compacts it, or the repair of it, if there is one.
     pub(crate) pass: PassFlag,
+    /// Alive while a pass runs.
+    pub(crate) running_pass: Weak<()>,
     pub(crate) recovery: Option<RecoveryReport>,
     /// Whether the folder exists.
     pub(crate) made: bool,

@@ -9,7 +9,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::UNIX_EPOCH;
 
 use odradek_broker_core::aborted::{AbortedTransaction, AbortedTransactions};
 use odradek_broker_core::leader_epochs::LeaderEpochs;
@@ -119,6 +120,7 @@ pub(crate) fn open_log(
         recent: RecentBatches::default(),
         compacted_until: cleaner_offset.map_or(0, |bytes| decode_i64(&bytes)),
         pass: PassFlag::default(),
+        running_pass: Weak::new(),
         recovery: None,
         made,
         is_future: false,
@@ -217,9 +219,9 @@ impl Opening {
         for (index, &(base_offset, size_bytes)) in files.iter().enumerate() {
             let known = self.known_footer(persisted, base_offset, size_bytes);
             if let Some(footer) = known.filter(|footer| footer.size_bytes == size_bytes) {
-                self.log
-                    .segments
-                    .insert(base_offset, Segment::new(base_offset, footer, self.now.wall_ms));
+                let created_ms = self.created_ms(base_offset, footer);
+                let segment = Segment::new(base_offset, footer, created_ms);
+                self.log.segments.insert(base_offset, segment);
                 continue;
             }
             let resume = known.filter(|footer| footer.size_bytes < size_bytes);
@@ -229,6 +231,24 @@ impl Opening {
             }
         }
         Ok(())
+    }
+
+    /// When a segment was created, as far as it matters: one whose records have timestamps is as old as they say. One without is
+    /// as old as its file, or it would be new with each start, and hold up the retention of all behind it.
+    fn created_ms(&self, base_offset: i64, footer: Footer) -> i64 {
+        let now_ms = self.now.wall_ms;
+        let is_active_and_empty = self
+            .state
+            .is_some_and(|state| base_offset == state.active_base_offset && state.footer.size_bytes == 0);
+        if footer.max_timestamp >= 0 || is_active_and_empty {
+            return now_ms;
+        }
+        let metadata = fs::metadata(segment_path(&self.log.folder, base_offset));
+        let modified = metadata.and_then(|metadata| metadata.modified()).ok();
+        let modified = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        modified
+            .and_then(|since| i64::try_from(since.as_millis()).ok())
+            .map_or(now_ms, |modified_ms| modified_ms.min(now_ms))
     }
 
     /// What is certain about a segment without reading it: all of it, or the part below the recovery point.
@@ -328,7 +348,7 @@ impl Opening {
         // Only advice: a file system that cannot take it is no error.
         _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         let start = resume.unwrap_or_else(|| Footer::empty(base_offset));
-        let mut segment = Segment::new(base_offset, start, self.now.wall_ms);
+        let mut segment = Segment::new(base_offset, start, self.created_ms(base_offset, start));
         let mut index = Batch::default();
         segment
             .index

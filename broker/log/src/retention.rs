@@ -12,9 +12,13 @@ impl Log {
     /// Deletes the segments that have had their time; returns how many.
     ///
     /// Whole segments from the oldest on, never at or above the high watermark. If the active segment is due, an empty
-    /// one takes its place. Segments below the log start go whatever `cleanup.policy` says.
+    /// one takes its place. Segments below the log start go whatever `cleanup.policy` says. A pass of compaction needs all that
+    /// it was planned for: while one runs nothing is deleted, and who runs it calls this when it has ended.
     pub fn retention(&mut self, now: Now) -> Result<usize, LogError> {
         self.check_open()?;
+        if self.is_being_compacted() {
+            return Ok(0);
+        }
         let mut deleted = self.delete_below_log_start(now)?;
         if !self.config.cleanup_policy.delete {
             return Ok(deleted);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
 
 use odradek_broker_core::compaction::offset_map::OffsetMap;
 use odradek_broker_core::compaction::{BatchCleaner, KeyReader, Left, Rules};
@@ -169,6 +170,9 @@ impl Pass<'_> {
         let Output {
             file, mut cleaned, ..
         } = output;
+        // Records without timestamps are as old as the file. A file system that does not take it is no error: they live longer.
+        _ = file
+            .set_modified(UNIX_EPOCH + Duration::from_millis(u64::try_from(last.created_ms).unwrap_or(0)));
         file.sync_all()
             .map_err(|source| self.failed("flush", &cleaned.path(), source))?;
         cleaned.aborted = AbortedChange::Forget(cleaner.take_forgotten());
@@ -210,7 +214,9 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// The reserve is not for what may be done later.
     fn write_out(&mut self, output: &mut Output) -> Result<(), Interrupted> {
+        self.plan.directory.take_room(output.buffer.len() as u64)?;
         output
             .file
             .write_all(&output.buffer)

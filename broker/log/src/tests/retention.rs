@@ -1,8 +1,11 @@
 //! Old records go.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use super::*;
 use crate::config::CleanupPolicy;
 use crate::error::ReadError;
+use crate::segment::segment_path;
 
 fn filled(config: LogConfig) -> Fixture {
     let mut fixture = Fixture::with(LogConfig {
@@ -123,4 +126,42 @@ fn files_keep_their_place_for_file_delete_delay_ms() {
     assert_eq!(purged(1_499), 0);
     assert_eq!(purged(1_500), deleted);
     assert_eq!(purged(9_000), 0);
+}
+
+/// Three segments of records without timestamps, whose files were written five seconds ago.
+fn undated() -> Fixture {
+    let mut fixture = Fixture::with(LogConfig {
+        retention_ms: 1_000,
+        ..small_segments()
+    });
+    while fixture.log.segments() < 3 {
+        fixture.append_at(-1, 1);
+    }
+    let long_ago = u64::try_from(NOW.wall_ms - 5_000).unwrap();
+    for base_offset in fixture.log.segments.keys() {
+        let path = segment_path(fixture.log.folder(), *base_offset);
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_millis(long_ago))
+            .unwrap();
+    }
+    assert_eq!(fixture.log.retention(NOW).unwrap(), 0, "it made them just now");
+    fixture
+}
+
+#[test]
+fn a_segment_without_timestamps_is_as_old_as_its_file() {
+    let mut stopped = undated().restart();
+    let Fixture {
+        _temporary,
+        path,
+        directory,
+        log,
+        config,
+    } = undated();
+    drop((log, directory));
+    let mut ended = Fixture::at(_temporary, path, config);
+    for fixture in [&mut stopped, &mut ended] {
+        fixture.log.set_high_watermark(fixture.log.log_end_offset());
+        assert!(fixture.log.retention(NOW).unwrap() > 0);
+    }
 }

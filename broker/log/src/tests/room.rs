@@ -5,6 +5,8 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::compact::PassMemory;
+use crate::config::CleanupPolicy;
 use crate::disk::{Disk, Space, SystemDisk};
 use crate::error::LogError;
 
@@ -104,6 +106,27 @@ fn removed_segments_go_at_once_where_room_is_short() {
     assert_eq!(directory.purge_deleted(NOW).unwrap(), 0, "file.delete.delay.ms");
     disk.0.store(0, Ordering::SeqCst);
     assert!(directory.purge_deleted(NOW).unwrap() > 0);
+}
+
+#[test]
+fn a_compaction_leaves_the_reserve_alone() {
+    let folder = TempDir::new().unwrap();
+    let (disk, _directory, mut log) = committed_segments(folder.path(), 4);
+    let config = LogConfig {
+        cleanup_policy: CleanupPolicy::COMPACT,
+        min_cleanable_dirty_ratio: 0.0,
+        ..small_segments()
+    };
+    log.set_config(config);
+    let pass = |log: &mut Log| log.compact(NOW, PassMemory::default());
+    disk.0.store(RESERVE_BYTES, Ordering::SeqCst);
+    log.directory.room.forget();
+    let refused = pass(&mut log).unwrap_err();
+    assert!(refused.is_disk_full(), "{refused}");
+    assert_eq!(log.cleaner_offset(), 0);
+    disk.0.store(TOTAL_BYTES, Ordering::SeqCst);
+    log.directory.room.forget();
+    assert!(pass(&mut log).unwrap().segments > 0);
 }
 
 #[test]

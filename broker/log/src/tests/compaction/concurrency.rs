@@ -75,18 +75,54 @@ fn a_truncation_takes_the_cleaner_offset_with_it() {
 }
 
 #[test]
-fn a_pass_whose_segments_were_deleted_stops_there() {
+fn nothing_is_deleted_while_a_pass_needs_it() {
     let mut fixture = filled(100);
-    let outcome = pass_with(&mut fixture, |log, swap| {
-        if swap == 1 {
-            log.delete_records_before(70).unwrap();
-            assert!(log.retention(NOW).unwrap() > 0);
-        }
-    });
-    assert!(outcome.is_none());
-    assert_eq!(fixture.log.cleaner_offset(), 0);
-    assert!(fixture.compact(NOW).segments > 0);
+    let plan = fixture.log.compaction_plan(NOW).unwrap().unwrap();
+    let log = Mutex::new(&mut fixture.log);
+    let delete = || {
+        let mut log = log.lock();
+        log.delete_records_before(70).unwrap();
+        assert_eq!(log.retention(NOW).unwrap(), 0);
+    };
+    // From its first bytes on: segments that were not opened yet count as well.
+    let memory = PassMemory {
+        io_bytes: 64,
+        ..PassMemory::default()
+    };
+    let mut paces = 0;
+    let compacted = plan.run(
+        memory,
+        &mut |_| {
+            paces += 1;
+            delete();
+            Go::On
+        },
+        &mut |cleaned| {
+            delete();
+            log.lock().replace_segments(cleaned)
+        },
+    );
+    assert!(paces > 1);
+    let compacted = compacted.unwrap().expect("the pass is complete");
+    assert!(fixture.log.complete_compaction(compacted).unwrap().segments > 0);
+    assert!(fixture.log.cleaner_offset() > 70);
+    fixture.log.retention(NOW).unwrap();
+    assert!(fixture.log.segments.range(..70).count() <= 1);
     assert!(entries(&fixture.log).iter().all(|(offset, ..)| *offset >= 70));
+}
+
+#[test]
+fn a_plan_that_was_overtaken_holds_no_retention_up() {
+    let mut fixture = filled(100);
+    let plan = fixture.log.compaction_plan(NOW).unwrap().unwrap();
+    fixture.log.delete_records_before(70).unwrap();
+    assert_eq!(fixture.log.retention(NOW).unwrap(), 0);
+    fixture.log.stop_compaction();
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    let outcome = plan.run(PassMemory::default(), &mut |_| Go::On, &mut |cleaned| {
+        fixture.log.replace_segments(cleaned)
+    });
+    assert!(outcome.unwrap().is_none(), "its segments are gone");
 }
 
 #[test]
