@@ -10,6 +10,7 @@ use odradek_common::records::batch::{HEADER_SIZE_BYTES, TimestampType, update_cr
 use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::{Compression, RATIO_FREE_BYTES, compress};
 use odradek_common::records::record::Header;
+use odradek_common::records::record::decoded_section;
 use odradek_common::records::validate::{ProduceRules, recompress, validate_produce};
 use proptest::prelude::*;
 
@@ -169,6 +170,18 @@ fn recompression_refuses_what_grows_past_the_limit() {
         recompress(&marker, Compression::Gzip, None, 1 << 20).unwrap(),
         marker
     );
+}
+
+#[test]
+fn what_would_be_denser_than_readers_believe_keeps_its_codec() {
+    let mut builder = BatchBuilder::new(0);
+    builder.append(NOW_MS, None, Some(&vec![b'a'; RATIO_FREE_BYTES + 1]), &[]);
+    let batch = builder.build();
+    let kept = recompress(&batch, Compression::Zstd, None, 32 << 20).unwrap();
+    assert_eq!(kept, batch);
+    decoded_section(&kept, 32 << 20).unwrap();
+    let refused = recompress(&batch, Compression::Zstd, None, 1 << 20);
+    assert_eq!(refused.unwrap_err().code, ErrorCode::MessageTooLarge);
 }
 
 /// The model: everything in memory, one byte after the other. `None` stands for any fault.

@@ -350,7 +350,8 @@ impl<'a> RecordCheck<'a> {
 /// The same batch under another codec, with new length, attribute bits and CRC; everything else is kept.
 ///
 /// For a topic whose `compression.type` is not `producer`. Expects a validated batch. Like Kafka it refuses a result of
-/// more than `max_message_bytes`, and stops when the result has grown past them; a control batch stays as it is.
+/// more than `max_message_bytes`, and stops when the result has grown past them; a control batch stays as it is. So does one
+/// that would become smaller than what is believed of a producer's batch: whoever reads the log holds it to such limits too.
 pub fn recompress(
     batch: &[u8],
     codec: Compression,
@@ -366,12 +367,14 @@ pub fn recompress(
     let mut out = Vec::with_capacity(batch.len());
     out.resize(HEADER_SIZE_BYTES, 0);
     let mut encoder = Encoder::new(codec, level, out);
+    let mut section_bytes = 0;
     let ended = compression::decompress_into(
         from,
         section,
         Limits::stored(DECOMPRESSED_BYTES_MAX),
         &mut |piece| {
             encoder.write(piece);
+            section_bytes += piece.len();
             if encoder.len() > max_message_bytes {
                 ControlFlow::Break(())
             } else {
@@ -381,7 +384,13 @@ pub fn recompress(
     );
     let ended = ended.map_err(RecordError::from)?;
     let mut out = encoder.finish();
-    if ended.is_break() || out.len() > max_message_bytes {
+    let is_too_dense = ended.is_continue()
+        && codec != Compression::None
+        && section_bytes > Limits::PRODUCED.effective_bytes(out.len() - HEADER_SIZE_BYTES);
+    if is_too_dense && batch.len() <= max_message_bytes {
+        return Ok(Bytes::copy_from_slice(batch));
+    }
+    if ended.is_break() || is_too_dense || out.len() > max_message_bytes {
         let name = codec.name();
         let message = format!("the batch has more than max.message.bytes, {max_message_bytes}, as {name}");
         return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
