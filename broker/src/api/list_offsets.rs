@@ -142,6 +142,11 @@ impl Query<'_> {
             ErrorCode::LeaderNotAvailable
         };
         let promised = known || !consumer;
+        // What was found stays true whatever else becomes known.
+        let settled = |found| match below(found, end)? {
+            None if !promised => Err(not_yet),
+            found => Ok(found),
+        };
         match self.partition.timestamp {
             EARLIEST => Ok(self.at(replica, offsets.log_start)),
             EARLIEST_LOCAL if self.api_version >= EARLIEST_LOCAL_SINCE => {
@@ -150,11 +155,11 @@ impl Query<'_> {
             LATEST_TIERED if self.api_version >= LATEST_TIERED_SINCE => Ok(None),
             EARLIEST_PENDING_UPLOAD if self.api_version >= EARLIEST_PENDING_UPLOAD_SINCE => Ok(None),
             LATEST if promised => Ok(self.at(replica, end)),
-            _ if !promised => Err(not_yet),
+            LATEST => Err(not_yet),
             MAX_TIMESTAMP if self.api_version >= MAX_TIMESTAMP_SINCE => {
-                below(replica.max_timestamp_offset(), end)
+                settled(replica.max_timestamp_offset())
             }
-            timestamp if timestamp >= 0 => below(replica.offset_for_timestamp(timestamp), end),
+            timestamp if timestamp >= 0 => settled(replica.offset_for_timestamp(timestamp)),
             _ => Err(ErrorCode::UnsupportedVersion),
         }
     }
@@ -176,4 +181,83 @@ fn below(found: Result<Option<TimestampedOffset>, LogError>, end: i64) -> Result
     Ok(found
         .filter(|found| found.offset < end)
         .map(|found| (found.offset, found.timestamp, found.leader_epoch)))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::list_offsets_request::ListOffsetsTopic;
+    use odradek_broker_log::append::LeaderBatch;
+    use odradek_common::metadata::{MetadataDelta, PartitionImage, TopicImage};
+    use odradek_common::records::builder::BatchBuilder;
+
+    use super::*;
+    use crate::clock;
+    use crate::fixtures::LoneBroker;
+    use crate::names::topic_name;
+
+    /// One record at each of these times.
+    fn append(lone: &LoneBroker, timestamps: std::ops::Range<i64>) {
+        let replica = lone.broker.replicas.hosted("t", 0).expect("it leads");
+        for timestamp in timestamps {
+            let mut builder = BatchBuilder::new(0);
+            builder.append(timestamp, None, Some(b"record"), &[]);
+            let batch = builder.build();
+            let mut batches = [LeaderBatch::whole(&batch).unwrap()];
+            replica.append(clock::now(), &mut batches, None).unwrap();
+        }
+    }
+
+    /// The partition as the controller would have it next.
+    fn change(lone: &mut LoneBroker, change: impl FnOnce(&mut PartitionImage)) {
+        let before = lone.image.clone();
+        let topic = lone.image.topics.get("t").expect("it was created");
+        let mut partition = (*topic.partitions[0]).clone();
+        change(&mut partition);
+        partition.partition_epoch += 1;
+        let topic = TopicImage {
+            partitions: vec![Arc::new(partition)],
+            ..(**topic).clone()
+        };
+        lone.image.topics.insert("t".into(), Arc::new(topic));
+        let delta = MetadataDelta::between(&before, &lone.image);
+        let config = lone.broker.config.load();
+        lone.broker.replicas.publish(&delta, &lone.image, &config, true);
+    }
+
+    fn ask(lone: &LoneBroker, timestamp: i64) -> (i16, i64) {
+        let partition = ListOffsetsPartition::default()
+            .with_current_leader_epoch(-1)
+            .with_timestamp(timestamp);
+        let topic = ListOffsetsTopic::default()
+            .with_name(topic_name("t"))
+            .with_partitions(vec![partition]);
+        let request = ListOffsetsRequest::default()
+            .with_replica_id((-1).into())
+            .with_topics(vec![topic]);
+        let response = answer(&lone.broker, MAX_TIMESTAMP_SINCE, &request);
+        let partition = &response.topics[0].partitions[0];
+        (partition.error_code, partition.offset)
+    }
+
+    #[tokio::test]
+    async fn until_the_end_is_known_again_what_lies_below_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("t", LoneBroker::NODE);
+        append(&lone, 100..105);
+        change(&mut lone, |partition| {
+            partition.replicas = vec![LoneBroker::NODE, 2];
+            partition.isr = partition.replicas.clone();
+        });
+        append(&lone, 105..110);
+        assert_eq!(ask(&lone, LATEST), (0, 5), "the other one has not fetched");
+        change(&mut lone, |partition| partition.leader_epoch += 1);
+        let not_yet = ErrorCode::OffsetNotAvailable.code();
+        assert_eq!(ask(&lone, LATEST).0, not_yet);
+        assert_eq!(ask(&lone, 103), (0, 3));
+        assert_eq!(ask(&lone, 107).0, not_yet);
+        assert_eq!(ask(&lone, 200).0, not_yet);
+        assert_eq!(ask(&lone, MAX_TIMESTAMP).0, not_yet);
+        assert_eq!(ask(&lone, -100).0, ErrorCode::UnsupportedVersion.code());
+    }
 }
