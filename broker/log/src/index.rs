@@ -130,7 +130,7 @@ impl SparseIndex {
         if let Some(entry) = self.last_pending(before) {
             return Ok(Some(entry));
         }
-        place.last_stored(place.base_offset, before)
+        place.last_stored_by_halves(before)
     }
 
     /// Drops stored entries at or after `position`, if there are any; what is in memory is all before it.
@@ -225,6 +225,37 @@ impl Place<'_> {
 }
 
 impl Place<'_> {
+    /// The last stored entry for which `before` holds, which it does for none behind the first for which it does not. Halves the
+    /// offsets that may have it: a full segment has a thousand chunks.
+    fn last_stored_by_halves(
+        &self,
+        before: impl Fn(&IndexEntry) -> bool,
+    ) -> Result<Option<IndexEntry>, LogError> {
+        let chunk_at = |offset| {
+            self.store
+                .floor(self.partition, Kind::IndexChunk, &[self.base_offset], offset)
+        };
+        let Some((mut high, chunk)) = chunk_at(i64::MAX)? else {
+            return Ok(None);
+        };
+        if let Some(entry) = last_of(&chunk, &before) {
+            return Ok(Some(entry));
+        }
+        let (mut low, mut found) = (self.base_offset - 1, None);
+        // Chunks that begin at or below `low` are no later than what was found; those from `high` on have nothing.
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match chunk_at(middle)? {
+                Some((begin, chunk)) if begin > low => match last_of(&chunk, &before) {
+                    Some(entry) => (found, low) = (Some(entry), middle),
+                    None => high = begin,
+                },
+                Some(_) | None => low = middle,
+            }
+        }
+        Ok(found)
+    }
+
     /// The first stored entry behind `position`.
     pub(crate) fn next_stored(&self, position: u64) -> Result<Option<IndexEntry>, LogError> {
         let mut found = None;

@@ -4,6 +4,7 @@ use odradek_common::records::batch::{HEADER_SIZE_BYTES, set_base_offset, set_par
 
 use super::*;
 use crate::error::{AppendError, ReadError};
+use crate::index::CHUNK_ENTRIES;
 use crate::read::{Patience, Planned};
 
 #[test]
@@ -350,4 +351,27 @@ fn drop_page_cache(fixture: &Fixture) {
         file.sync_all().unwrap();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     }
+}
+
+#[test]
+fn timestamps_are_found_in_every_part_of_a_long_index() {
+    let mut fixture = Fixture::with(LogConfig {
+        index_interval_bytes: 1,
+        ..LogConfig::default()
+    });
+    // Two of each timestamp, in more than eleven chunks of the index.
+    let batches = 12 * CHUNK_ENTRIES as i64;
+    for index in 0..batches {
+        fixture.append_at(NOW.wall_ms + 10 * (index / 2), 1);
+    }
+    fixture.log.roll(NOW).unwrap();
+    fixture.append(1);
+    let fixture = fixture.restart();
+    let find = |timestamp| find_timestamp(&fixture.log, timestamp).map(|found| found.offset);
+    for index in (0..batches / 2).step_by(29).chain([batches / 2 - 1]) {
+        let timestamp = NOW.wall_ms + 10 * index;
+        assert_eq!(find(timestamp), Some(2 * index));
+        assert_eq!(find(timestamp - 9), Some(2 * index));
+    }
+    assert_eq!(find(0), Some(0));
 }
