@@ -232,3 +232,48 @@ pub(super) fn dirtiness(replica: &Replica, now: Now) -> Option<Dirtiness> {
 fn id_of(replica: &Replica) -> LogId {
     (replica.topic_id, replica.id.partition)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::LoneBroker;
+
+    #[tokio::test]
+    async fn a_log_that_failed_is_tried_again_after_a_pause_that_doubles() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("t", LoneBroker::NODE);
+        let replica = lone.broker.replicas.hosted("t", 0).expect("it leads");
+        let cleaning = Cleaning::default();
+        assert!(cleaning.is_free(&replica) && !cleaning.is_uncleanable(&replica));
+        let now = Instant::now();
+        let seconds = Duration::from_secs;
+        let first = cleaning.note_failure(&replica, now);
+        assert_eq!(
+            first,
+            Failure::First {
+                retry_after: RETRY_MIN
+            }
+        );
+        assert!(!cleaning.is_free(&replica) && cleaning.is_uncleanable(&replica));
+        for expected in [120, 240, 480, 960, 1_920, 3_600, 3_600] {
+            let again = cleaning.note_failure(&replica, now);
+            let retry_after = seconds(expected);
+            assert_eq!(again, Failure::Again { retry_after });
+        }
+        // As if that had been an hour ago.
+        let Some(long_ago) = now.checked_sub(RETRY_MAX) else {
+            return;
+        };
+        cleaning.note_failure(&replica, long_ago);
+        assert!(cleaning.is_free(&replica) && cleaning.is_uncleanable(&replica));
+        let pass = LastPass {
+            report: CompactionReport::default(),
+            elapsed: seconds(1),
+        };
+        cleaning.reset_workers(1);
+        assert!(cleaning.note_pass(0, &replica, pass), "that is news");
+        assert!(!cleaning.is_uncleanable(&replica));
+        assert!(!cleaning.note_pass(0, &replica, pass));
+    }
+}

@@ -127,14 +127,14 @@ async fn a_thousand_topics_come_and_go() {
 }
 
 #[tokio::test]
-async fn two_thousand_connections_are_served() {
-    const CONNECTIONS: usize = 2_000;
+async fn ten_thousand_connections_are_served() {
+    const CONNECTIONS: usize = 10_000;
     let limit = getrlimit(Resource::Nofile).maximum;
     let raised = Rlimit {
         current: limit,
         maximum: limit,
     };
-    setrlimit(Resource::Nofile, raised).expect("the hard limit allows for two thousand sockets");
+    setrlimit(Resource::Nofile, raised).expect("what the hard limit allows can be had");
     let cluster = TestCluster::start(1, &[]).await;
     let node = cluster.node(1);
     let idle = node.descriptors();

@@ -375,3 +375,37 @@ fn timestamps_are_found_in_every_part_of_a_long_index() {
     }
     assert_eq!(find(0), Some(0));
 }
+
+#[test]
+fn jitter_makes_segments_roll_earlier_and_not_all_at_once() {
+    let waited = |jitter_ms| {
+        let mut fixture = Fixture::with(LogConfig {
+            segment_ms: 10_000,
+            segment_jitter_ms: jitter_ms,
+            ..LogConfig::default()
+        });
+        let mut waits = Vec::new();
+        let mut begun = NOW.wall_ms;
+        fixture.append_at(begun, 1);
+        for timestamp in (NOW.wall_ms..).step_by(100) {
+            let segments = fixture.log.segments();
+            fixture.append_at(timestamp, 1);
+            if fixture.log.segments() > segments {
+                waits.push(timestamp - begun);
+                begun = timestamp;
+            }
+            if waits.len() == 8 {
+                break;
+            }
+        }
+        waits
+    };
+    assert_eq!(waited(0), [10_100; 8]);
+    let waits = waited(5_000);
+    assert!(
+        waits.iter().all(|waited| (5_000..=10_100).contains(waited)),
+        "{waits:?}"
+    );
+    assert!(waits.iter().any(|waited| *waited != waits[0]), "{waits:?}");
+    assert!(waits.iter().any(|waited| *waited < 10_000), "{waits:?}");
+}

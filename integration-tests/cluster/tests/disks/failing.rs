@@ -3,8 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
-use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, ElectLeadersRequest};
+use kafka_protocol::messages::{
+    BrokerId, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, ElectLeadersRequest,
+};
 use odradek_cluster_tests::asks::{OK, code, creatable, topic_name};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
@@ -87,6 +91,66 @@ async fn a_disk_that_fills_up_refuses_produces_and_nothing_else_until_there_is_r
     let connection = cluster.connect(1).await;
     connection.await_leaders("t", 1).await;
     assert_eq!(readable(&connection, "t").await, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn what_is_deleted_on_a_full_disk_makes_room_for_producers() {
+    let cluster = TestCluster::prepare(1, &[]);
+    let node = cluster.node(1);
+    let Some(disk) = SmallDisk::mount(node.directory().join("disk"), "size=64m") else {
+        return;
+    };
+    let dirs = list(&[&disk.path().join("data")]);
+    configure(
+        node,
+        &[
+            ("log.dirs", dirs),
+            ("log.retention.check.interval.ms", "100".to_owned()),
+        ],
+    );
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    connection.create_topic("t", 1, 1, &[]).await;
+    let configs = [("segment.bytes", "1048576")];
+    for name in ["deleted", "retained"] {
+        connection.create_topic(name, 1, 1, &configs).await;
+        for _ in 0..16 {
+            let record = "x".repeat(900_000);
+            connection.produce(name, 0, &batch(&[&record])).await;
+        }
+    }
+    let full = || async {
+        disk.fill();
+        let large = "x".repeat(100_000);
+        let refused = connection.produce_with("t", 0, 1, &batch(&[&large])).await;
+        assert_eq!(refused.error_code, code(ErrorCode::KafkaStorageError));
+    };
+    full().await;
+    let topic = DeleteTopicState::default().with_name(Some(topic_name("deleted")));
+    let request = DeleteTopicsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(30_000);
+    let response = connection.ask_at(6, request).await;
+    assert_eq!(response.responses[0].error_code, OK);
+    in_the_end(&connection, "t", "after a topic went").await;
+    disk.make_room();
+    full().await;
+    let partition = DeleteRecordsPartition::default()
+        .with_partition_index(0)
+        .with_offset(-1);
+    let topic = DeleteRecordsTopic::default()
+        .with_name(topic_name("retained"))
+        .with_partitions(vec![partition]);
+    let request = DeleteRecordsRequest::default()
+        .with_topics(vec![topic])
+        .with_timeout_ms(30_000);
+    let response = connection.ask_at(2, request).await;
+    assert_eq!(response.topics[0].partitions[0].error_code, OK);
+    in_the_end(&connection, "t", "after records went").await;
+    assert_eq!(
+        readable(&connection, "t").await,
+        ["after a topic went", "after records went"]
+    );
 }
 
 #[tokio::test]

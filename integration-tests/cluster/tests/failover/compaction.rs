@@ -1,5 +1,7 @@
 //! Compaction as clients see it, and what it leaves on the disk.
 
+use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use odradek_cluster_tests::asks::{OK, text};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::java;
+use odradek_cluster_tests::node::Node;
 use odradek_cluster_tests::records::{keyed, now_ms};
 use odradek_cluster_tests::wait::{eventually, holds};
 use odradek_common::records::builder::BatchBuilder;
@@ -21,6 +24,9 @@ const CLEANER: [(&str, &str); 3] = [
     ("log.retention.check.interval.ms", "100"),
     ("log.initial.task.delay.ms", "0"),
 ];
+/// Resource types of configurations.
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
 const CODECS: [Compression; 5] = [
     Compression::None,
     Compression::Gzip,
@@ -119,14 +125,14 @@ async fn a_compacted_log_survives_a_kill_and_is_kafkas() {
     let compacted = || is_compacted(&connection);
     eventually("old values and the tombstone are gone", LIMIT, compacted).await;
     use_two_threads(&connection).await;
+    let passes = || cluster.node(1).log_text().matches("log compacted").count();
+    let before = passes();
     eventually("two threads compact", LIMIT, async || {
         tick(&connection).await;
-        let metric = "odradek_log_cleaner_since_last_run_seconds";
-        let since = cluster.node(1).metric(metric).await;
+        let threads = cleaner_threads(cluster.node(1));
         holds(
-            since.is_some_and(|seconds| seconds < 1.0)
-                && cluster.node(1).log_text().matches("log compacted").count() > 3,
-            format!("{since:?}"),
+            threads == ["cleaner-0", "cleaner-1"] && passes() > before,
+            format!("{threads:?}, {} passes", passes()),
         )
     })
     .await;
@@ -168,14 +174,72 @@ async fn is_compacted(connection: &Connection) -> Result<(), String> {
     )
 }
 
+/// The names of a node's threads that compact.
+fn cleaner_threads(node: &Node) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", node.pid())).expect("the node runs");
+    let names = tasks.flatten().map(|task| {
+        // One that has ended meanwhile has no name.
+        fs::read_to_string(task.path().join("comm")).unwrap_or_default()
+    });
+    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+    names.retain(|name| name.starts_with("cleaner-"));
+    names.sort();
+    names
+}
+
+/// A log that cannot be compacted is named and counted, and serves what is not damaged.
+#[tokio::test]
+async fn a_damaged_log_is_left_alone_by_compaction_and_seen() {
+    let cluster = TestCluster::start(1, &CLEANER).await;
+    let connection = cluster.connect(1).await;
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+    ];
+    connection.create_topic("compacted", 1, 1, &configs).await;
+    for value in ["first", "second"] {
+        let batch = keyed(&[("key", Some(value))]);
+        connection.produce("compacted", 0, &batch).await;
+    }
+    let node = cluster.node(1);
+    let segment = node.log_dir().join("compacted-0/00000000000000000000.log");
+    let file = fs::File::options()
+        .write(true)
+        .open(segment)
+        .expect("it was appended to");
+    // In the first batch, behind its header.
+    file.write_all_at(&[0xff], 70).expect("it can be written to");
+    alter(&connection, (TOPIC, "compacted"), ("segment.ms", "50")).await;
+    let uncleanable = format!(
+        "odradek_log_cleaner_uncleanable_partitions{{log_dir=\"{}\"}}",
+        node.log_dir().display()
+    );
+    eventually("it is counted", LIMIT, async || {
+        tick(&connection).await;
+        let counted = node.metric(&uncleanable).await;
+        holds(counted == Some(1.0), format!("{counted:?}"))
+    })
+    .await;
+    let next = tick(&connection).await;
+    let seen = connection.read_from("compacted", 0, 2).await;
+    assert_eq!(seen.last().map(|record| record.offset), Some(next - 1));
+    let said = node.log_text();
+    assert_eq!(said.matches("a log cannot be compacted").count(), 1, "{said}");
+}
+
 async fn use_two_threads(connection: &Connection) {
+    alter(connection, (BROKER, ""), ("log.cleaner.threads", "2")).await;
+}
+
+/// Sets one key of a resource, given by type and name.
+async fn alter(connection: &Connection, (kind, name): (i8, &str), (key, value): (&str, &str)) {
     let change = AlterableConfig::default()
-        .with_name(text("log.cleaner.threads"))
+        .with_name(text(key))
         .with_config_operation(0)
-        .with_value(Some(text("2")));
+        .with_value(Some(text(value)));
     let resource = AlterConfigsResource::default()
-        .with_resource_type(4)
-        .with_resource_name(text(""))
+        .with_resource_type(kind)
+        .with_resource_name(text(name))
         .with_configs(vec![change]);
     let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
     let response = connection.ask(request).await;
@@ -195,7 +259,7 @@ fn dump(folder: PathBuf) {
             return;
         }
     };
-    let files: Vec<String> = std::fs::read_dir(folder)
+    let files: Vec<String> = fs::read_dir(folder)
         .expect("the partition has a folder")
         .map(|entry| entry.expect("the folder can be read").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
