@@ -13,7 +13,7 @@ use crate::scale::Scale;
 use crate::systems::{Cluster, Programs, Shape, System};
 use crate::workloads::topics::{self, Topic};
 use crate::workloads::{Group, Sharing, Workload, table};
-use crate::{kernel_settings, machine, report, soak};
+use crate::{machine, report, soak};
 
 /// Seconds of writing between two looks at how much was written.
 const RECYCLE_SECONDS: f64 = 2.0;
@@ -79,7 +79,6 @@ fn all_rows() -> String {
 pub fn run(plan: &Plan, programs: &Programs, save: impl Fn(&RunFile) -> Result<()>) -> Result<RunFile> {
     let selection = plan.selection()?;
     let systems = present(&plan.systems, programs)?;
-    let _kernel_settings = kernel_settings::hold();
     machine::touch_memory(plan.scale.touched_bytes);
     let settings = Settings {
         pairs: plan.pairs,

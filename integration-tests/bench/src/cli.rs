@@ -1,6 +1,7 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -11,7 +12,7 @@ use crate::report::run_file::RunFile;
 use crate::scale::Scale;
 use crate::systems::{self, Programs, System};
 use crate::workloads::command_line;
-use crate::{floor, report, soak};
+use crate::{floor, report, soak, supervise};
 
 /// Measures Odradek beside Apache Kafka and a floor server.
 #[derive(Debug, Parser)]
@@ -57,6 +58,21 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
+}
+
+impl Command {
+    /// Where it puts data, if it measures.
+    fn data_folder(&self) -> Option<&Path> {
+        let places = match self {
+            Self::Run(arguments) => &arguments.places,
+            Self::Smoke(arguments) => &arguments.places,
+            Self::Soak(arguments) => &arguments.places,
+            Self::Calibrate { .. } | Self::Report { .. } | Self::Time { .. } | Self::Floor { .. } => {
+                return None;
+            }
+        };
+        Some(&places.data_dir)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -141,7 +157,7 @@ impl Places {
         Programs {
             odradek: self.binary,
             jars: systems::find_jars(),
-            data: self.data_dir,
+            data: supervise::data_folder().unwrap_or(self.data_dir),
             cgroups: !self.no_cgroup,
         }
     }
@@ -151,8 +167,15 @@ impl Places {
 ///
 /// # Errors
 /// What went wrong.
-pub fn run(arguments: Arguments) -> Result<()> {
-    match arguments.command {
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    if let (Some(data), None) = (arguments.command.data_folder(), supervise::data_folder()) {
+        return supervise::run(data);
+    }
+    carry_out(arguments.command).map(|()| ExitCode::SUCCESS)
+}
+
+fn carry_out(command: Command) -> Result<()> {
+    match command {
         Command::Run(run) => measure(run),
         Command::Soak(arguments) => {
             let soak = soak::run(arguments.system, arguments.minutes, &arguments.places.programs())?;

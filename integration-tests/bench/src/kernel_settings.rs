@@ -1,9 +1,10 @@
 //! Settings of the kernel that distort what is measured: held while a run lasts, and given back afterwards.
 //!
-//! A user who may not write one measures with what there is; a run names what it had (`machine.rs`). A run that is killed leaves
-//! them as they were set.
+//! A user who may not write one measures with what there is; a run names what it had (`machine.rs`). What they were is noted in a
+//! file, from which the next run after one that was killed with -9 gives them back.
 
 use std::fs;
+use std::path::PathBuf;
 
 /// Which congestion control new connections have.
 pub const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
@@ -32,6 +33,7 @@ const LONG_POLL_NS: u64 = 10_000_000;
 #[derive(Debug)]
 pub struct KernelSettings {
     before: Vec<(&'static str, String)>,
+    note: PathBuf,
 }
 
 /// A setting, and what to write instead of what was found: the best first, and the next where the kernel refuses it.
@@ -47,15 +49,40 @@ const WANTED: [Wanted; 4] = [
 
 /// Sets what all systems are to be measured with.
 pub fn hold() -> KernelSettings {
-    let mut before = Vec::new();
-    for (path, wanted) in WANTED {
+    hold_noting(
+        std::env::temp_dir().join("odradek-bench-kernel-settings"),
+        &WANTED,
+    )
+}
+
+fn hold_noting(note: PathBuf, all: &[Wanted]) -> KernelSettings {
+    let noted = fs::read_to_string(&note).unwrap_or_default();
+    let mut changes = Vec::new();
+    for (path, wanted) in all {
         let Some(found) = value(path) else { continue };
-        let mut wanted = wanted(&found).into_iter();
-        if wanted.any(|wanted| fs::write(path, wanted).is_ok()) {
-            before.push((path, found));
+        let before = noted.lines().find_map(|line| {
+            let (noted_path, before) = line.split_once(' ')?;
+            (noted_path == *path).then(|| before.to_owned())
+        });
+        let wanted = wanted(&found);
+        if before.is_some() || !wanted.is_empty() {
+            changes.push((*path, before.unwrap_or(found), wanted));
         }
     }
-    KernelSettings { before }
+    let lines = changes
+        .iter()
+        .map(|(path, before, _)| format!("{path} {before}\n"));
+    // Without the note they come back all the same, unless the process is killed.
+    _ = fs::write(&note, lines.collect::<String>());
+    let before = changes.into_iter().map(|(path, before, wanted)| {
+        // One that may not be changed stays as it is.
+        _ = wanted.into_iter().any(|wanted| fs::write(path, wanted).is_ok());
+        (path, before)
+    });
+    KernelSettings {
+        before: before.collect(),
+        note,
+    }
 }
 
 /// A setting as it is, if this kernel has it.
@@ -93,6 +120,7 @@ impl Drop for KernelSettings {
             // There is nobody to tell, and the machine works with either.
             _ = fs::write(path, before);
         }
+        _ = fs::remove_file(&self.note);
     }
 }
 
@@ -118,5 +146,22 @@ mod tests {
             halt_poll_shrinks("N"),
         ];
         assert!(fine.iter().all(Vec::is_empty), "{fine:?}");
+    }
+
+    #[test]
+    fn what_a_killed_run_changed_is_given_back_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("congestion_control");
+        let path: &'static str = file.to_str().unwrap().to_owned().leak();
+        let note = folder.path().join("note");
+        let wanted: [Wanted; 1] = [(path, congestion_control)];
+        fs::write(path, "bbr\n").unwrap();
+        std::mem::forget(hold_noting(note.clone(), &wanted));
+        assert_eq!(value(path).unwrap(), "cubic");
+        let held = hold_noting(note.clone(), &wanted);
+        assert_eq!(value(path).unwrap(), "cubic");
+        drop(held);
+        assert_eq!(value(path).unwrap(), "bbr");
+        assert!(!note.exists());
     }
 }

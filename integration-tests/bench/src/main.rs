@@ -20,6 +20,7 @@ mod protocol;
 mod report;
 mod scale;
 mod soak;
+mod supervise;
 mod systems;
 mod workloads;
 
@@ -31,7 +32,7 @@ use crate::cli::Arguments;
 
 fn main() -> ExitCode {
     match cli::run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             println!("bench: {error:#}");
             ExitCode::FAILURE

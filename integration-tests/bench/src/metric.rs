@@ -70,6 +70,11 @@ pub struct Style {
 }
 
 impl Metric {
+    /// Whether it tells how long requests took.
+    pub fn is_latency(self) -> bool {
+        matches!(self, Self::P50 | Self::P90 | Self::P99 | Self::P999 | Self::Max)
+    }
+
     /// How the figure is written.
     pub fn style(self) -> Style {
         let style = |title, unit, less_is_better| Style {

@@ -16,7 +16,6 @@ use anyhow::{Result, anyhow, ensure};
 use crate::admin::{Admin, NewTopic};
 use crate::batches::BatchShape;
 use crate::clock::{self, Nanos, SECOND};
-use crate::kernel_settings;
 use crate::load::{self, ConsumeLoad, Load, ProduceLoad};
 use crate::proc;
 use crate::protocol::fetch::FetchSettings;
@@ -104,7 +103,6 @@ pub fn run(system: System, minutes: f64, programs: &Programs) -> Result<Soak> {
     )?;
     Topic::single(1).create(&cluster, group_member::GROUP_TOPIC)?;
     let counts = Counts::default();
-    let _kernel_settings = kernel_settings::hold();
     let began = clock::now();
     let until = began + clock::seconds(minutes * 60.0);
     let stopped = AtomicBool::new(false);

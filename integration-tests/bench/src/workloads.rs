@@ -140,6 +140,16 @@ pub struct Bound {
 }
 
 impl Workload {
+    /// Whether its load has a rate, whatever the system can do.
+    pub fn has_rate(&self) -> bool {
+        let (Plan::Produce(_, load) | Plan::ProduceAndConsume(_, load, _) | Plan::ColdCatchUp(_, load)) =
+            &self.plan
+        else {
+            return false;
+        };
+        load.records_per_second.is_some()
+    }
+
     /// Whether this system can do it: the floor knows nothing but Produce, and stands for one node.
     pub fn suits(&self, system: System) -> bool {
         system != System::Floor || matches!(self.plan, Plan::Produce(topic, _) if topic.replicas == 1)

@@ -8,6 +8,9 @@ use crate::workloads::{Bound, Group, Level, Limit, Workload};
 /// The systems with a column, in its order.
 const COLUMNS: [System; 4] = [System::Odradek, System::Kafka, System::KafkaTuned, System::Floor];
 
+/// Half of the requests waiting for so long, from when they were due, are a queue that grows.
+const BACKLOG_MS: f64 = 100.0;
+
 /// The table of a group from the newest runs that have its workloads; none if no run has any. The numbers of the runs that
 /// it shows are added to `used`.
 pub fn of_group(group: &Group, runs: &[RunFile], used: &mut Vec<usize>) -> Option<String> {
@@ -77,11 +80,14 @@ fn line(workload: &Workload, metric: Metric, run: &RunFile, systems: &[System]) 
     }
     let style = metric.style();
     let mut cells = vec![String::new(), format!("{}, {}", style.title, style.unit)];
-    cells.extend(
-        spreads
-            .iter()
-            .map(|spread| spread.as_ref().map_or_else(String::new, Spread::shown)),
-    );
+    cells.extend(systems.iter().zip(&spreads).map(|(system, spread)| {
+        let shown = spread.as_ref().map_or_else(String::new, Spread::shown);
+        if metric.is_latency() && lags(*system, workload, run) {
+            format!("{shown} (backlog)")
+        } else {
+            shown
+        }
+    }));
     cells.push(times_kafka(workload, metric, run).map_or_else(String::new, |times| format!("{times:.1}")));
     for level in [Level::Must, Level::Goal] {
         cells.push(verdicts(workload, metric, run, level));
@@ -111,8 +117,18 @@ fn times_better(other: System, workload: &Workload, metric: Metric, run: &RunFil
     Spread::of(ratios.filter(|ratio| ratio.is_finite())).map(|spread| spread.median)
 }
 
+/// Whether a system did not keep the rate: its latencies tell how long the load went on, and compare with nothing.
+fn lags(system: System, workload: &Workload, run: &RunFile) -> bool {
+    let medians = values(&run.of(workload.row, system), Metric::P50);
+    let median = Spread::of(medians.into_iter().map(|(_, value)| value));
+    workload.has_rate() && median.is_some_and(|spread| spread.median > BACKLOG_MS)
+}
+
 /// Than Kafka as shipped.
 fn times_kafka(workload: &Workload, metric: Metric, run: &RunFile) -> Option<f64> {
+    if metric.is_latency() && lags(System::Kafka, workload, run) {
+        return None;
+    }
     times_better(System::Kafka, workload, metric, run)
 }
 

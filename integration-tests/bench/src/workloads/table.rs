@@ -314,8 +314,8 @@ const REPLICATED: &[Workload] = &[
     },
     Workload {
         row: "8b",
-        title: "1 KB records, 64 KiB batches, 3 connections, 60,000 records/s",
-        plan: Plan::Produce(Topic::replicated(6), at(60_000.0, all(load(BATCHED_1K, 3, 5)))),
+        title: "1 KB records, 64 KiB batches, 3 connections, 30,000 records/s",
+        plan: Plan::Produce(Topic::replicated(6), at(30_000.0, all(load(BATCHED_1K, 3, 5)))),
         shown: BATCHED,
         bounds: &[must_be_less(P99, 3.0)],
     },
