@@ -49,11 +49,12 @@ pub struct Connection {
         visible_alias = "bootstrap-servers",
         value_name = "HOST:PORT",
         value_delimiter = ',',
-        default_value = "127.0.0.1:9092"
+        default_value = "127.0.0.1:9092",
+        global = true
     )]
     pub bootstrap_server: Vec<String>,
     /// A .properties file for the client; request.timeout.ms and client.id are read from it.
-    #[arg(long = "command-config", value_name = "FILE")]
+    #[arg(long = "command-config", value_name = "FILE", global = true)]
     pub command_config: Option<std::path::PathBuf>,
 }
 

@@ -28,7 +28,7 @@ pub struct FeaturesArguments {
     #[command(flatten)]
     connection: Connection,
     /// Controllers to ask instead of brokers.
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', global = true)]
     bootstrap_controller: Option<Vec<String>>,
     #[command(subcommand)]
     action: Action,

@@ -30,7 +30,7 @@ pub struct QuorumArguments {
     #[command(flatten)]
     connection: Connection,
     /// Controllers to ask instead of brokers.
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', global = true)]
     bootstrap_controller: Option<Vec<String>>,
     #[command(subcommand)]
     action: Action,
@@ -284,6 +284,26 @@ mod tests {
     use super::*;
     use kafka_protocol::messages::BrokerId;
     use kafka_protocol::messages::describe_quorum_response::{Listener, Node};
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: QuorumArguments,
+    }
+
+    #[test]
+    fn where_the_cluster_is_may_be_said_anywhere() {
+        use clap::Parser;
+        let server = ["--bootstrap-server", "h:1"];
+        let describe = ["describe", "--status"];
+        for words in [[server, describe].concat(), [describe, server].concat()] {
+            let line = Line::try_parse_from([&["quorum"][..], &words].concat()).unwrap();
+            assert_eq!(line.arguments.connection.bootstrap_server, ["h:1"]);
+        }
+        let controller = ["quorum", "describe", "--status", "--bootstrap-controller", "h:2"];
+        let line = Line::try_parse_from(controller).unwrap();
+        assert_eq!(line.arguments.bootstrap_controller.unwrap(), ["h:2"]);
+    }
 
     fn voter(id: i32, end: i64, caught_up: i64) -> ReplicaState {
         ReplicaState::default()
