@@ -48,7 +48,9 @@ fn apis_markdown() -> String {
         let versions = versions(api.versions.min, api.versions.max);
         writeln!(text, "| {} | {:?} | {versions} | {by} |", api.key as i16, api.key).unwrap();
     }
-    text += "\nApiVersions says that Produce is served from version 0 on, as Kafka does: old librdkafka looks for it.\n\n\
+    text += "\nApiVersions says that Produce is served from version 0 on, as Kafka does: old librdkafka looks for it. \
+             ConsumerGroupHeartbeat is always refused with UNSUPPORTED_VERSION (KIP-848); librdkafka waits for ever for a broker that \
+             does not list it.\n\n\
              ### Not answered\n\n| key | API | why |\n|---|---|---|\n";
     for (key, reason) in UNSUPPORTED {
         writeln!(text, "| {} | {key:?} | {reason} |", *key as i16).unwrap();
