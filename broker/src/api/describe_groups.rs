@@ -6,7 +6,6 @@ use futures::stream::{self, StreamExt};
 use kafka_protocol::messages::describe_groups_response::DescribedGroup;
 use kafka_protocol::messages::{ApiKey, DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
 use odradek_broker_core::groups::{GroupRequest, GroupResponse};
-use odradek_common::error::ErrorCode;
 
 use super::{Call, Handler};
 use crate::authorized_operations::on_group;
@@ -36,14 +35,9 @@ impl Handler for DescribeGroups {
 }
 
 async fn describe(broker: &Broker, call: &Call, operations: i32, group_id: GroupId) -> DescribedGroup {
+    // For backwards compatibility Kafka describes the group with the empty id, which commits may have made.
     let request = GroupRequest::DescribeGroup(group_id);
-    let answer = if request.group_id().is_some_and(|group_id| group_id.is_empty()) {
-        request
-            .refuse(ErrorCode::InvalidGroupId)
-            .for_version(call.api_version)
-    } else {
-        broker.groups.call(caller(call), request).await
-    };
+    let answer = broker.groups.call(caller(call), request).await;
     let GroupResponse::DescribeGroup(group) = answer else {
         unreachable!("DescribeGroups is answered in kind, not by {answer:?}")
     };
