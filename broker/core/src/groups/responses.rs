@@ -17,9 +17,9 @@ use kafka_protocol::messages::txn_offset_commit_response::{
     TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic,
 };
 use kafka_protocol::messages::{
-    HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetDeleteResponse, OffsetFetchResponse, SyncGroupResponse, TxnOffsetCommitRequest,
-    TxnOffsetCommitResponse,
+    GroupId, HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteResponse, OffsetFetchResponse, SyncGroupResponse,
+    TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use kafka_protocol::protocol::StrBytes;
 use odradek_common::error::{ErrorCode, wire_code};
@@ -43,11 +43,7 @@ impl GroupRequest {
             Self::OffsetCommit(request) => {
                 GroupResponse::OffsetCommit(offset_commit_answer(&request, |_, _| Err(code)))
             }
-            Self::OffsetFetch { group, .. } => GroupResponse::OffsetFetch(
-                OffsetFetchResponseGroup::default()
-                    .with_group_id(group.group_id)
-                    .with_error_code(code.code()),
-            ),
+            Self::OffsetFetch { group, .. } => offset_fetch_refusal(group.group_id, code),
             Self::OffsetDelete(_) => {
                 GroupResponse::OffsetDelete(OffsetDeleteResponse::default().with_error_code(code.code()))
             }
@@ -87,11 +83,7 @@ impl GroupResponse {
                 }
                 Self::OffsetCommit(response)
             }
-            Self::OffsetFetch(group) => Self::OffsetFetch(
-                OffsetFetchResponseGroup::default()
-                    .with_group_id(group.group_id)
-                    .with_error_code(code.code()),
-            ),
+            Self::OffsetFetch(group) => offset_fetch_refusal(group.group_id, code),
             Self::OffsetDelete(_) => {
                 Self::OffsetDelete(OffsetDeleteResponse::default().with_error_code(code.code()))
             }
@@ -244,6 +236,19 @@ pub(super) fn sync_success(
             .with_protocol_type(protocol_type.clone())
             .with_protocol_name(protocol.clone())
             .with_assignment(assignment.clone()),
+    )
+}
+
+/// Consumers before 3.9 die of COORDINATOR_NOT_AVAILABLE here, and look for the coordinator again after NOT_COORDINATOR.
+fn offset_fetch_refusal(group_id: GroupId, code: ErrorCode) -> GroupResponse {
+    let code = match code {
+        ErrorCode::CoordinatorNotAvailable => ErrorCode::NotCoordinator,
+        known => known,
+    };
+    GroupResponse::OffsetFetch(
+        OffsetFetchResponseGroup::default()
+            .with_group_id(group_id)
+            .with_error_code(code.code()),
     )
 }
 

@@ -160,6 +160,10 @@ impl Node {
 
     /// Error and offset.
     async fn fetch(&self, group: &str) -> (i16, Option<i64>) {
+        self.fetch_as(group, false).await
+    }
+
+    async fn fetch_as(&self, group: &str, require_stable: bool) -> (i16, Option<i64>) {
         let topic = OffsetFetchRequestTopics::default()
             .with_name(topic_name("t"))
             .with_partition_indexes(vec![0]);
@@ -169,7 +173,7 @@ impl Node {
         match self
             .call(GroupRequest::OffsetFetch {
                 group,
-                require_stable: false,
+                require_stable,
             })
             .await
         {
@@ -345,6 +349,16 @@ async fn a_commit_that_came_too_late_for_its_client_counts_once_it_is_replicated
     while node.fetch("g").await != (0, Some(7)) {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_fetch_that_has_waited_too_long_is_sent_to_look_for_the_coordinator() {
+    let node = Node::leading(&[("offsets.commit.timeout.ms", "50")], &[NODE, OTHER]);
+    node.fetch_when_loaded("g").await;
+    let unavailable = ErrorCode::CoordinatorNotAvailable.code();
+    assert_eq!(node.commit("g", 7).await, unavailable, "nobody replicates");
+    let fetched = node.fetch_as("g", true).await;
+    assert_eq!(fetched, (ErrorCode::NotCoordinator.code(), None));
 }
 
 #[tokio::test]
