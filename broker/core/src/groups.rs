@@ -310,17 +310,9 @@ impl GroupShard {
     ) -> Effects<GroupResponse> {
         match self.phase {
             Phase::Active => self.dispatch(now, token, caller, request),
-            // Kafka answers heartbeats while it loads as if all were well: the session starts anew afterwards, and no
-            // client has a use for the error.
-            Phase::Loading => match request {
-                GroupRequest::Heartbeat(_) => {
-                    self.replies
-                        .push((token, GroupResponse::Heartbeat(HeartbeatResponse::default())));
-                }
-                request => self
-                    .replies
-                    .push((token, request.refuse(ErrorCode::CoordinatorLoadInProgress))),
-            },
+            Phase::Loading => self
+                .replies
+                .push((token, request.refuse(ErrorCode::CoordinatorLoadInProgress))),
             Phase::Resigned => self
                 .replies
                 .push((token, request.refuse(ErrorCode::NotCoordinator))),

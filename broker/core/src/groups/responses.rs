@@ -35,7 +35,13 @@ impl GroupRequest {
     pub fn refuse(self, code: ErrorCode) -> GroupResponse {
         match self {
             Self::JoinGroup(request) => join_refusal(request.member_id, code),
+            // Clients know no code 14 here. The rebalance under way is lost: they join again, which asks for patience.
+            Self::SyncGroup(_) if code == ErrorCode::CoordinatorLoadInProgress => {
+                sync_refusal(ErrorCode::RebalanceInProgress)
+            }
             Self::SyncGroup(_) => sync_refusal(code),
+            // Kafka answers heartbeats while it loads as if all were well: no client has a use for the error.
+            Self::Heartbeat(_) if code == ErrorCode::CoordinatorLoadInProgress => heartbeat_answer(Ok(())),
             Self::Heartbeat(_) => heartbeat_answer(Err(code)),
             Self::LeaveGroup(_) => {
                 GroupResponse::LeaveGroup(LeaveGroupResponse::default().with_error_code(code.code()))

@@ -115,6 +115,11 @@ fn a_cold_coordinator_says_that_it_loads() {
         unreachable!()
     };
     assert_eq!((answer.error_code, answer.member_id), (loading, text("a")));
+    let GroupResponse::SyncGroup(answer) = ask(GroupRequest::SyncGroup(sync_request("a", 1, &[]))) else {
+        unreachable!()
+    };
+    let again = ErrorCode::RebalanceInProgress.code();
+    assert_eq!(answer.error_code, again, "no client knows the other code here");
     let commit = GroupRequest::OffsetCommit(simple_commit("orders", 0, 1));
     let GroupResponse::OffsetCommit(answer) = ask(commit) else {
         unreachable!()

@@ -9,7 +9,8 @@ use kafka_protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest, ProducerId, TxnOffsetCommitRequest,
+    GroupId, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest, ProducerId, SyncGroupRequest,
+    TxnOffsetCommitRequest,
 };
 use odradek_broker_core::partition::FollowerFetch;
 use odradek_broker_core::producer_state::verification::Verification;
@@ -156,6 +157,15 @@ impl Node {
         self.groups
             .end_transaction(0, end_of(producer_id, epoch, result))
             .await
+    }
+
+    /// Of nobody the group knows.
+    async fn heartbeat(&self, group: &str) -> i16 {
+        let beat = HeartbeatRequest::default().with_group_id(group_id(group));
+        match self.call(GroupRequest::Heartbeat(beat)).await {
+            GroupResponse::Heartbeat(response) => response.error_code,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Error and offset.
@@ -326,11 +336,7 @@ async fn a_new_leader_waits_until_its_log_is_committed() {
     node.elect(NODE, &[NODE, OTHER]);
     let loading = ErrorCode::CoordinatorLoadInProgress.code();
     assert_eq!(node.fetch("g").await.0, loading);
-    let beat = HeartbeatRequest::default().with_group_id(group_id("g"));
-    let GroupResponse::Heartbeat(beat) = node.call(GroupRequest::Heartbeat(beat)).await else {
-        panic!("a heartbeat is answered by a heartbeat")
-    };
-    assert_eq!(beat.error_code, 0, "members need not know");
+    assert_eq!(node.heartbeat("g").await, 0, "members need not know");
     assert_eq!(node.fetch("g").await.0, loading);
     node.other_replica_fetches();
     assert_eq!(node.fetch_when_loaded("g").await, (0, Some(7)));
@@ -486,4 +492,19 @@ async fn beyond_its_queue_a_shard_asks_for_patience() {
         .count();
     let accepted = codes.iter().filter(|code| **code == 0).count();
     assert_eq!((accepted, refused), (SHARD_QUEUE_MAX, 10));
+}
+
+#[tokio::test]
+async fn beyond_the_queue_members_hear_nothing_that_their_clients_die_of() {
+    let node = Node::leading(&[], &[NODE]);
+    node.fetch_when_loaded("g").await;
+    let commits =
+        futures::future::join_all((0..SHARD_QUEUE_MAX as i64).map(|offset| node.commit("g", offset)));
+    let sync = GroupRequest::SyncGroup(SyncGroupRequest::default().with_group_id(group_id("g")));
+    let (_, beat, sync) = tokio::join!(commits, node.heartbeat("g"), node.call(sync));
+    assert_eq!(beat, 0);
+    let GroupResponse::SyncGroup(sync) = sync else {
+        panic!("a sync is answered by a sync")
+    };
+    assert_eq!(sync.error_code, ErrorCode::RebalanceInProgress.code());
 }
