@@ -82,24 +82,26 @@ impl GroupShard {
             group_id: group_id.clone(),
             value: None,
         });
-        self.forget_group(group_id, None);
+        let mut taken_out = self.take_group_out(group_id).map(Box::new);
+        if let Some(group) = &mut taken_out {
+            // Whoever was given one of these ids and joins with it meanwhile hears that nobody knows it.
+            group.pending_members.clear();
+        }
         slog::info!(self.log, "deleting group"; "group" => %group_id);
         self.push_in_parts(
             records,
             Then::DeleteGroup {
                 group_id: group_id.clone(),
+                taken_out,
             },
         )
     }
 
-    /// Takes a live group out with its timers; an error is for those who wait in it.
-    fn forget_group(&mut self, group_id: &StrBytes, code: Option<ErrorCode>) {
-        if let Some((group, mut turn)) = self.group_turn(Now::default(), group_id) {
-            group.cancel_timers(&mut turn);
-        }
-        if let Some(group) = self.groups.remove(group_id) {
-            group.refuse_parked(code.unwrap_or(ErrorCode::UnknownMemberId), &mut self.replies);
-        }
+    /// Takes a live group out, with its timers.
+    fn take_group_out(&mut self, group_id: &StrBytes) -> Option<Group> {
+        let (group, mut turn) = self.group_turn(Now::default(), group_id)?;
+        group.cancel_timers(&mut turn);
+        self.groups.remove(group_id)
     }
 
     /// Hands out many records in several appends; what follows belongs to the last.
@@ -281,7 +283,9 @@ impl GroupShard {
                     group.on_static_member_stored(&mut turn, *replaced, result);
                 }
             }
-            Then::DeleteGroup { group_id } => self.on_group_deleted(now, &group_id, result),
+            Then::DeleteGroup { group_id, taken_out } => {
+                self.on_group_deleted(now, &group_id, taken_out, result);
+            }
         }
     }
 
@@ -293,16 +297,24 @@ impl GroupShard {
             .get(group_id)
             .is_some_and(|group| group.generation == 0)
         {
-            self.forget_group(group_id, Some(code));
-            self.restore_group(now, group_id);
+            if let Some(group) = self.take_group_out(group_id) {
+                group.refuse_parked(code, &mut self.replies);
+            }
+            self.restore_group(now, group_id, None);
         }
     }
 
-    fn on_group_deleted(&mut self, now: Now, group_id: &StrBytes, result: Result<(), ErrorCode>) {
+    fn on_group_deleted(
+        &mut self,
+        now: Now,
+        group_id: &StrBytes,
+        taken_out: Option<Box<Group>>,
+        result: Result<(), ErrorCode>,
+    ) {
         match result {
             Err(code) => {
                 slog::warn!(self.log, "could not delete a group"; "group" => %group_id, "error" => ?code);
-                self.restore_group(now, group_id);
+                self.restore_group(now, group_id, taken_out);
             }
             Ok(()) => {
                 // A commit that was under way before the deletion may have brought the group back for a moment.
@@ -317,16 +329,26 @@ impl GroupShard {
         }
     }
 
-    /// Brings a live group back to what the log says about it, if nobody has founded another one.
-    fn restore_group(&mut self, now: Now, group_id: &StrBytes) {
+    /// Puts a live group back as it was taken out, unless the log knows nothing of it or somebody has founded another one.
+    /// The log may be behind: it may still have members that left since. One of which nothing but the log is known begins
+    /// as after loading, so that members of the past do not stay for ever.
+    fn restore_group(&mut self, now: Now, group_id: &StrBytes, taken_out: Option<Box<Group>>) {
         let stored = self.replicated.group(group_id);
         let has_offsets =
             self.replicated.offsets_of(group_id).is_some() || self.replicated.has_pending(group_id);
-        if self.groups.contains_key(group_id) || (stored.is_none() && !has_offsets) {
+        let is_founded_anew = self.groups.get(group_id).is_some_and(|group| !group.is_simple());
+        if is_founded_anew || (stored.is_none() && !has_offsets) {
+            return;
+        }
+        if let Some(group) = taken_out {
+            self.groups.insert(group_id.clone(), *group);
             return;
         }
         let group = Group::from_replicated(group_id, stored, now, &self.log);
         self.groups.insert(group_id.clone(), group);
+        if let Some((group, mut turn)) = self.group_turn(now, group_id) {
+            group.on_loaded(&mut turn);
+        }
     }
 }
 

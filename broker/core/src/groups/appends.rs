@@ -8,7 +8,7 @@ use kafka_protocol::protocol::StrBytes;
 use odradek_common::error::ErrorCode;
 
 use super::GroupResponse;
-use super::group::Member;
+use super::group::{Group, Member};
 use super::records::Record;
 use crate::coordination::{Append, AppendId, AppendKind, RequestToken};
 
@@ -27,8 +27,11 @@ pub(super) enum Then {
     },
     /// A static member has come back under a new member id.
     StaticMember(Box<StaticMember>),
-    /// The group is gone; it has been taken out of the live groups already.
-    DeleteGroup { group_id: StrBytes },
+    /// The group is gone; it has been taken out of the live groups already, and is put back if the log refuses.
+    DeleteGroup {
+        group_id: StrBytes,
+        taken_out: Option<Box<Group>>,
+    },
 }
 
 /// A static member replaced while its group was stable.

@@ -187,6 +187,52 @@ fn a_deletion_that_the_log_refuses_is_reverted() {
     assert_eq!((t.state(), t.fetch("orders", 0).0), (Some(GroupState::Empty), 1));
 }
 
+/// A group whose last member is gone, which the log has refused to hear.
+fn left_behind_the_log() -> Harness {
+    let mut t = Harness::new();
+    let (member_id, first) = t.enter();
+    t.joined(first);
+    t.sync(&member_id, 1, &[(&member_id, b"all")]);
+    t.commits_at_once = false;
+    t.advance(SESSION_MS as u64);
+    t.fail(ErrorCode::NotEnoughReplicas);
+    assert_eq!((t.state(), t.members()), (Some(GroupState::Empty), 0));
+    t
+}
+
+#[test]
+fn a_deletion_that_the_log_refuses_brings_nobody_back() {
+    let mut t = left_behind_the_log();
+    let deleting = t.send(2, GroupRequest::DeleteGroup(group_id()));
+    assert_eq!(t.state(), None);
+    t.fail(ErrorCode::NotEnoughReplicas);
+    deleted(&mut t, deleting);
+    assert_eq!((t.state(), t.members()), (Some(GroupState::Empty), 0));
+    let (_, joining) = t.enter();
+    let joined = t.joined(joining).expect("nobody else is waited for");
+    assert_eq!(joined.generation_id, 3, "generation 2 was that without members");
+}
+
+#[test]
+fn an_expiry_that_the_log_refuses_brings_nobody_back() {
+    let mut t = left_behind_the_log();
+    t.advance(t.settings.offsets_retention_check_interval_ms);
+    assert_eq!(t.state(), None);
+    t.fail(ErrorCode::NotEnoughReplicas);
+    assert_eq!((t.state(), t.members()), (Some(GroupState::Empty), 0));
+}
+
+#[test]
+fn members_that_only_the_log_remembers_do_not_stay_for_ever() {
+    let mut t = left_behind_the_log();
+    t.send(2, GroupRequest::DeleteGroup(group_id()));
+    t.new_member_id();
+    t.fail(ErrorCode::NotEnoughReplicas);
+    assert_eq!((t.state(), t.members()), (Some(GroupState::Stable), 1));
+    t.advance(SESSION_MS as u64);
+    assert_eq!((t.state(), t.members()), (Some(GroupState::Empty), 0));
+}
+
 #[test]
 fn who_joins_behind_a_deletion_founds_another_group() {
     let mut t = Harness::new();
