@@ -297,7 +297,7 @@ impl GroupShard {
         } else {
             slog::info!(self.log, "groups loaded"; "groups" => self.groups.len(), "skipped_records" => self.skipped_records);
         }
-        self.finish(now)
+        self.take_effects()
     }
 
     /// Handles one request. Its answer comes in these or in later effects.
@@ -317,7 +317,7 @@ impl GroupShard {
                 .replies
                 .push((token, request.refuse(ErrorCode::NotCoordinator))),
         }
-        self.finish(now)
+        self.take_effects()
     }
 
     fn dispatch(&mut self, now: Now, token: RequestToken, caller: &Caller, request: GroupRequest) {
@@ -359,12 +359,16 @@ impl GroupShard {
                 self.complete_append(now, pending, result);
             }
         }
-        self.finish(now)
+        self.take_effects()
     }
 
-    /// Lets everything happen whose time has come.
+    /// Lets everything happen whose time has come. To be called when no request waits: what a member sent before its
+    /// deadline counts, even if the shard comes to it later.
     pub fn tick(&mut self, now: Now) -> Effects<GroupResponse> {
-        self.finish(now)
+        while let Some(key) = self.timers.pop_due(now.mono_ms) {
+            self.on_timer(now, key);
+        }
+        self.take_effects()
     }
 
     /// When [`Self::tick`] wants to be called, on the monotonic clock.
@@ -385,22 +389,15 @@ impl GroupShard {
         }
         self.timers = Timers::default();
         self.replicated = Replicated::default();
-        Effects {
-            appends: Vec::new(),
-            replies: std::mem::take(&mut self.replies),
-        }
+        self.take_effects()
     }
 
     /// These partitions no longer exist: the offsets committed for them go.
-    pub fn on_partitions_deleted(
-        &mut self,
-        now: Now,
-        partitions: &[TopicPartition],
-    ) -> Effects<GroupResponse> {
+    pub fn on_partitions_deleted(&mut self, partitions: &[TopicPartition]) -> Effects<GroupResponse> {
         if self.phase == Phase::Active {
             self.delete_offsets_of(partitions);
         }
-        self.finish(now)
+        self.take_effects()
     }
 
     /// The replicated part: exactly what the committed log says.
@@ -442,11 +439,7 @@ impl GroupShard {
         Some((group, turn))
     }
 
-    /// Runs what is due and hands out the effects.
-    fn finish(&mut self, now: Now) -> Effects<GroupResponse> {
-        while let Some(key) = self.timers.pop_due(now.mono_ms) {
-            self.on_timer(now, key);
-        }
+    fn take_effects(&mut self) -> Effects<GroupResponse> {
         Effects {
             appends: self.appends.take_new(),
             replies: std::mem::take(&mut self.replies),

@@ -88,8 +88,8 @@ impl Shard for GroupShard {
         Self::handle(self, now, token, &call.caller, call.request)
     }
 
-    fn on_event(&mut self, now: Now, event: PartitionsDeleted) -> Effects<GroupResponse> {
-        self.on_partitions_deleted(now, &event.0)
+    fn on_event(&mut self, _: Now, event: PartitionsDeleted) -> Effects<GroupResponse> {
+        self.on_partitions_deleted(&event.0)
     }
 
     fn on_appended(

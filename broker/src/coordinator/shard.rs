@@ -63,7 +63,7 @@ pub(super) trait Shard: Send + 'static {
         id: AppendId,
         result: Result<(), ErrorCode>,
     ) -> Effects<Self::Response>;
-    /// Lets everything happen whose time has come.
+    /// Lets everything happen whose time has come. Called when nobody waits who asked before.
     fn tick(&mut self, now: Now) -> Effects<Self::Response>;
     /// When [`Shard::tick`] wants to be called, on the monotonic clock.
     fn next_deadline(&self) -> Option<u64>;
@@ -164,6 +164,13 @@ enum Next {
     End,
 }
 
+/// Whether everything that waited has been handled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    Yes,
+    No,
+}
+
 /// A batch whose outcome is known.
 struct Written {
     ids: Vec<AppendId>,
@@ -248,8 +255,8 @@ impl<S: Shard> ShardTask<S> {
         loop {
             self.write();
             self.refresh_snapshot();
-            let wake_up = self.wake_up();
             let has_room = self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
+            let wake_up = self.wake_up(has_room);
             tokio::select! {
                 request = self.requests.recv(), if has_room => match request {
                     Some(request) => self.handle(request),
@@ -257,26 +264,30 @@ impl<S: Shard> ShardTask<S> {
                 },
                 Some(written) = self.in_flight.next() => self.on_written(&written),
                 () = self.origin.shared.more_events.notified() => self.take_events(),
-                () = sleep_until(wake_up), if wake_up.is_some() => self.tick(),
+                () = sleep_until(wake_up), if wake_up.is_some() => {}
             }
-            self.drain();
+            if self.drain() == Drained::Yes {
+                self.tick();
+            }
         }
     }
 
     /// Takes what is there already, so that its records share a batch.
-    fn drain(&mut self) {
+    fn drain(&mut self) -> Drained {
         while let Some(Some(written)) = self.in_flight.next().now_or_never() {
             self.on_written(&written);
         }
         for _ in 0..SHARD_QUEUE_MAX {
             if self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX {
-                return;
+                return Drained::No;
             }
             match self.requests.try_recv() {
                 Ok(request) => self.handle(request),
-                Err(_) => return,
+                Err(_) => return Drained::Yes,
             }
         }
+        // As many as the queue holds: whoever waits now has come meanwhile.
+        Drained::Yes
     }
 
     fn handle(&mut self, request: ShardRequest<S>) {
@@ -291,17 +302,15 @@ impl<S: Shard> ShardTask<S> {
         self.perform(effects);
     }
 
+    /// As in Kafka deadlines queue up behind requests: a member whose heartbeat waits here has not been silent.
     fn tick(&mut self) {
         let now = clock::now();
-        if self
-            .shard
-            .next_deadline()
-            .is_some_and(|deadline_ms| deadline_ms <= now.mono_ms)
-        {
+        let deadline_ms = self.shard.next_deadline();
+        if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.mono_ms) {
             self.note_change();
+            let effects = self.shard.tick(now);
+            self.perform(effects);
         }
-        let effects = self.shard.tick(now);
-        self.perform(effects);
     }
 
     fn take_events(&mut self) {
@@ -462,15 +471,13 @@ impl<S: Shard> ShardTask<S> {
         }
     }
 
-    /// When to go on even if nothing arrives.
-    fn wake_up(&self) -> Option<u64> {
+    /// When to go on even if nothing arrives. Without room for requests their deadlines wait with them.
+    fn wake_up(&self, has_room: bool) -> Option<u64> {
         if !self.unwritten.is_empty() {
             return Some(0);
         }
-        [self.shard.next_deadline(), self.snapshot_due]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadline_ms = self.shard.next_deadline().filter(|_| has_room);
+        [deadline_ms, self.snapshot_due].into_iter().flatten().min()
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Harness {
     /// Commit at once.
     pub commits_at_once: bool,
     pub settings: GroupSettings,
+    /// Requests wait.
+    falls_behind: bool,
     replies: BTreeMap<RequestToken, GroupResponse>,
     next_token: u64,
 }
@@ -100,6 +102,7 @@ impl Harness {
             under_way: VecDeque::new(),
             commits_at_once: true,
             settings,
+            falls_behind: false,
             replies: BTreeMap::new(),
             next_token: 0,
         };
@@ -129,6 +132,28 @@ impl Harness {
         if self.commits_at_once {
             self.commit();
         }
+        self.tick_if_due();
+    }
+
+    /// As the shell does when no request waits.
+    fn tick_if_due(&mut self) {
+        let deadline_ms = self.shard.next_deadline();
+        if !self.falls_behind && deadline_ms.is_some_and(|deadline_ms| deadline_ms <= self.now.mono_ms) {
+            let effects = self.shard.tick(self.now);
+            self.take(effects);
+        }
+    }
+
+    /// Nothing is handled for so long; what is sent from now on has waited since, up to [`Self::catch_up`].
+    pub fn fall_behind(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+        self.falls_behind = true;
+    }
+
+    /// No request waits any more.
+    pub fn catch_up(&mut self) {
+        self.falls_behind = false;
+        self.tick_if_due();
     }
 
     /// The log commits everything under way.
@@ -191,7 +216,7 @@ impl Harness {
 
     /// These partitions are gone.
     pub fn delete_partitions(&mut self, partitions: &[TopicPartition]) {
-        let effects = self.shard.on_partitions_deleted(self.now, partitions);
+        let effects = self.shard.on_partitions_deleted(partitions);
         self.take(effects);
     }
 

@@ -324,9 +324,7 @@ fn offsets_of_deleted_partitions_go() {
     let mut t = Harness::new();
     t.commit_offset(simple_commit("orders", 0, 1));
     t.commit_offset(simple_commit("orders", 1, 1));
-    let effects = t
-        .shard
-        .on_partitions_deleted(t.now, &[TopicPartition::new("orders", 0)]);
+    let effects = t.shard.on_partitions_deleted(&[TopicPartition::new("orders", 0)]);
     let id = effects.appends[0].id;
     t.shard.on_appended(t.now, id, Ok(()));
     assert_eq!((t.fetch("orders", 0).0, t.fetch("orders", 1).0), (-1, 1));

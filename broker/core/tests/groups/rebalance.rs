@@ -616,3 +616,16 @@ fn a_new_group_that_the_log_refuses_is_forgotten() {
         ErrorCode::UnknownMemberId.code()
     );
 }
+
+#[test]
+fn what_waited_while_the_shard_was_busy_counts_before_deadlines_do() {
+    let mut t = Harness::new();
+    let (leader, follower, generation) = t.stable_pair();
+    t.fall_behind(SESSION_MS as u64);
+    assert_eq!(t.heartbeat(&leader, generation), 0);
+    assert_eq!(t.heartbeat(&follower, generation), 0, "it was sent in time");
+    t.catch_up();
+    assert_eq!((t.state(), t.members()), (Some(GroupState::Stable), 2));
+    t.advance(SESSION_MS as u64);
+    assert_eq!(t.members(), 0, "sessions still end");
+}

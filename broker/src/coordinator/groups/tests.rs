@@ -1,6 +1,7 @@
 //! Shards over real logs: one node whose metadata each test writes by hand.
 
 use arc_swap::ArcSwap;
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
@@ -161,7 +162,14 @@ impl Node {
 
     /// Of nobody the group knows.
     async fn heartbeat(&self, group: &str) -> i16 {
-        let beat = HeartbeatRequest::default().with_group_id(group_id(group));
+        self.heartbeat_of(group, &(StrBytes::new(), 0)).await
+    }
+
+    async fn heartbeat_of(&self, group: &str, (member_id, generation): &(StrBytes, i32)) -> i16 {
+        let beat = HeartbeatRequest::default()
+            .with_group_id(group_id(group))
+            .with_member_id(member_id.clone())
+            .with_generation_id(*generation);
         match self.call(GroupRequest::Heartbeat(beat)).await {
             GroupResponse::Heartbeat(response) => response.error_code,
             other => panic!("{other:?}"),
@@ -275,11 +283,53 @@ async fn only_the_leader_of_the_partition_coordinates() {
     assert_eq!(node.commit("g", 1).await, not_coordinator, "the broker stops");
 }
 
+/// Its id and its first generation; the group waits for nobody else.
+async fn join(node: &Node, group: &str, session_timeout_ms: i32) -> (StrBytes, i32) {
+    let protocol = JoinGroupRequestProtocol::default();
+    let request = JoinGroupRequest::default()
+        .with_group_id(group_id(group))
+        .with_session_timeout_ms(session_timeout_ms)
+        .with_rebalance_timeout_ms(60_000)
+        .with_protocol_type("consumer".into())
+        .with_protocols(vec![protocol]);
+    let caller = Caller {
+        api_version: 3,
+        ..Caller::default()
+    };
+    match node.groups.call(caller, GroupRequest::JoinGroup(request)).await {
+        GroupResponse::JoinGroup(joined) => {
+            assert_eq!(joined.error_code, 0);
+            (joined.member_id, joined.generation_id)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_shard_hears_those_who_wait_before_it_ends_sessions() {
+    const SESSION_MS: i32 = 1_000;
+    let settings = [
+        ("group.initial.rebalance.delay.ms", "0"),
+        ("group.min.session.timeout.ms", "1000"),
+    ];
+    let node = Node::leading(&settings, &[NODE]);
+    node.fetch_when_loaded("g").await;
+    let first = join(&node, "first", SESSION_MS).await;
+    let second = join(&node, "second", SESSION_MS).await;
+    // The shard's task has no other thread to run on.
+    std::thread::sleep(Duration::from_millis(SESSION_MS as u64 + 100));
+    let (first, second) = tokio::join!(
+        node.heartbeat_of("first", &first),
+        node.heartbeat_of("second", &second)
+    );
+    assert_eq!((first, second), (0, 0));
+}
+
 #[tokio::test]
 async fn a_member_that_waits_is_sent_away_when_leadership_moves() {
     let mut node = Node::leading(&[("group.initial.rebalance.delay.ms", "60000")], &[NODE]);
     node.fetch_when_loaded("g").await;
-    let protocol = kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol::default();
+    let protocol = JoinGroupRequestProtocol::default();
     let join = JoinGroupRequest::default()
         .with_group_id(group_id("g"))
         .with_session_timeout_ms(10_000)
