@@ -240,7 +240,10 @@ impl<S: Shard> ShardTask<S> {
                 self.origin.log,
                 "leadership moved while the coordinator's log was read"
             ),
-            LoadError::Refused(_) | LoadError::Io(_) | LoadError::Batch { .. } => {
+            LoadError::Refused(_)
+            | LoadError::Io(_)
+            | LoadError::Batch { .. }
+            | LoadError::Misplaced { .. } => {
                 slog::error!(self.origin.log, "coordinator's log not read, nothing of this partition is coordinated";
                     "error" => error_chain(error));
             }

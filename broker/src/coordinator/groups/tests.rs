@@ -1,5 +1,8 @@
 //! Shards over real logs: one node whose metadata each test writes by hand.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
 use arc_swap::ArcSwap;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::offset_commit_request::{
@@ -90,6 +93,21 @@ impl Node {
             topic.partitions[0] = Arc::new(partition);
             image.topics.insert(OFFSETS_TOPIC.into(), Arc::new(topic));
         });
+    }
+
+    /// Turns the bit of the first batch's length that no batch is long enough for; once more, and it is right again.
+    fn damage(&self) {
+        let replica = self.replicas.get(OFFSETS_TOPIC, 0).unwrap();
+        let path = replica.with(|p| {
+            if p.log().sealed_segment_from(0).is_none() {
+                p.log_mut().roll(clock::now()).unwrap();
+            }
+            p.log().sealed_segment_from(0).unwrap().path().to_owned()
+        });
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 8).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x40], 8).unwrap();
     }
 
     /// The other replica says that it has everything.
@@ -263,6 +281,17 @@ async fn commits_survive_a_new_leadership() {
     }
     node.elect(NODE, &[NODE]);
     assert_eq!(node.fetch_when_loaded("g").await, (0, Some(20)));
+}
+
+#[tokio::test]
+async fn a_damaged_log_is_not_taken_for_an_empty_one() {
+    let mut node = Node::leading(&[], &[NODE]);
+    node.fetch_when_loaded("g").await;
+    assert_eq!(node.commit("g", 7).await, 0);
+    node.damage();
+    node.elect(NODE, &[NODE]);
+    let refused = (ErrorCode::NotCoordinator.code(), None);
+    assert_eq!(node.fetch_when_loaded("g").await, refused);
 }
 
 #[tokio::test]
