@@ -350,6 +350,16 @@ impl TransactionShard {
         }
     }
 
+    /// Forgets what was replayed: the log could not be read to its end, and is to be replayed from its beginning.
+    ///
+    /// # Panics
+    /// When called after [`Self::finish_loading`].
+    pub fn restart_loading(&mut self) {
+        assert_eq!(self.phase, Phase::Loading, "what is loaded stays");
+        self.replicated = Replicated::default();
+        self.skipped_records = 0;
+    }
+
     /// The log has been replayed up to the high watermark: open transactions get their deadlines, and those whose end is
     /// written go on to tell their partitions.
     pub fn finish_loading(&mut self, now: Now) -> TransactionEffects {

@@ -80,6 +80,10 @@ impl Shard for GroupShard {
         Self::replay(self, entry);
     }
 
+    fn restart_loading(&mut self) {
+        Self::restart_loading(self);
+    }
+
     fn finish_loading(&mut self, now: Now) -> Effects<GroupResponse> {
         Self::finish_loading(self, now)
     }

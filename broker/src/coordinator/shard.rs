@@ -32,6 +32,10 @@ const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
 /// A snapshot for metrics is taken at most this often.
 const SNAPSHOT_INTERVAL_MS: u64 = 1_000;
 
+/// A log that could not be read is tried again after so long, and each time after twice as long, up to the greatest.
+const LOAD_BACKOFF: Duration = Duration::from_millis(100);
+const LOAD_BACKOFF_MAX: Duration = Duration::from_secs(10);
+
 /// A coordinator's state machine for one partition of its topic, as its task drives it. Loaded by [`Shard::replay`] and
 /// [`Shard::finish_loading`]; requests that come before are refused by it.
 pub(super) trait Shard: Send + 'static {
@@ -50,6 +54,8 @@ pub(super) trait Shard: Send + 'static {
     fn changes_at_once(request: &Self::Request) -> bool;
     /// Takes one committed entry of the log, in offset order.
     fn replay(&mut self, entry: &LogEntry);
+    /// Forgets what was replayed: it is replayed from the beginning.
+    fn restart_loading(&mut self);
     /// The log has been replayed up to the high watermark.
     fn finish_loading(&mut self, now: Now) -> Effects<Self::Response>;
     /// Handles one request; its answer comes in these or in later effects.
@@ -149,10 +155,8 @@ pub(super) async fn run<S: Shard>(
         snapshot_due: None,
         snapshot_taken_ms: 0,
     };
-    match task.load().await {
-        Ok(Next::Continue) => task.serve().await,
-        Ok(Next::End) => {}
-        Err(error) => task.failed_to_load(&error).await,
+    if task.load_until_read().await == Next::Continue {
+        task.serve().await;
     }
     task.resign();
 }
@@ -195,6 +199,29 @@ struct ShardTask<S: Shard> {
 }
 
 impl<S: Shard> ShardTask<S> {
+    /// Replays the log as often as it takes. What is in the way may pass: a segment that is being healed, a process without
+    /// file descriptors. Clients wait meanwhile, since nobody else coordinates the partition while this broker leads it.
+    async fn load_until_read(&mut self) -> Next {
+        let mut backoff = LOAD_BACKOFF;
+        loop {
+            let error = match self.load().await {
+                Ok(next) => return next,
+                Err(error) => error,
+            };
+            if self.is_over(&error) {
+                self.resign();
+                return self.answer_for(None).await;
+            }
+            slog::error!(self.origin.log, "coordinator's log not read, nothing of this partition is coordinated yet";
+                "error" => error_chain(&error), "next_attempt_ms" => backoff.as_millis());
+            self.shard.restart_loading();
+            if self.answer_for(Some(backoff)).await == Next::End {
+                return Next::End;
+            }
+            backoff = (backoff * 2).min(LOAD_BACKOFF_MAX);
+        }
+    }
+
     /// Replays the log; requests are answered meanwhile, by a shard that says that it is loading.
     async fn load(&mut self) -> Result<Next, LoadError> {
         let started_ms = clock::mono_ms();
@@ -231,26 +258,44 @@ impl<S: Shard> ShardTask<S> {
         Ok(Next::Continue)
     }
 
-    /// As Kafka: nothing is coordinated until the partition is led anew, here or elsewhere.
-    async fn failed_to_load(&mut self, error: &LoadError) {
+    /// True if the log will not be read before the partition is led anew, here or elsewhere.
+    fn is_over(&self, error: &LoadError) -> bool {
         match error {
             LoadError::Refused(
                 ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch | ErrorCode::UnknownLeaderEpoch,
-            ) => slog::debug!(
-                self.origin.log,
-                "leadership moved while the coordinator's log was read"
-            ),
+            ) => {
+                slog::debug!(
+                    self.origin.log,
+                    "leadership moved while the coordinator's log was read"
+                );
+                true
+            }
             LoadError::Refused(_)
             | LoadError::Io(_)
             | LoadError::Batch { .. }
             | LoadError::Misplaced { .. } => {
-                slog::error!(self.origin.log, "coordinator's log not read, nothing of this partition is coordinated";
-                    "error" => error_chain(error));
+                let is_offline = self.origin.replica.is_offline();
+                if is_offline {
+                    slog::error!(self.origin.log, "coordinator's log offline, nothing of this partition is coordinated";
+                        "error" => error_chain(error));
+                }
+                is_offline
             }
         }
-        self.resign();
-        while let Some(request) = self.requests.recv().await {
-            self.handle(request);
+    }
+
+    /// Answers requests as the shard does without its log, for so long, or until there are none any more.
+    async fn answer_for(&mut self, time: Option<Duration>) -> Next {
+        let until = sleep_until(time.map(|time| clock::mono_ms() + time.as_millis() as u64));
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                request = self.requests.recv() => match request {
+                    Some(request) => self.handle(request),
+                    None => return Next::End,
+                },
+                () = &mut until => return Next::Continue,
+            }
         }
     }
 

@@ -120,6 +120,10 @@ impl Shard for TransactionPartition {
         }
     }
 
+    fn restart_loading(&mut self) {
+        self.core.restart_loading();
+    }
+
     fn finish_loading(&mut self, now: Now) -> Effects<TransactionResponse> {
         self.act(|core| core.finish_loading(now))
     }

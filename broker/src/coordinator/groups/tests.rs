@@ -284,14 +284,19 @@ async fn commits_survive_a_new_leadership() {
 }
 
 #[tokio::test]
-async fn a_damaged_log_is_not_taken_for_an_empty_one() {
+async fn a_damaged_log_is_not_taken_for_an_empty_one_and_is_read_once_it_is_whole() {
     let mut node = Node::leading(&[], &[NODE]);
     node.fetch_when_loaded("g").await;
     assert_eq!(node.commit("g", 7).await, 0);
     node.damage();
     node.elect(NODE, &[NODE]);
-    let refused = (ErrorCode::NotCoordinator.code(), None);
-    assert_eq!(node.fetch_when_loaded("g").await, refused);
+    for _ in 0..20 {
+        let answer = node.fetch("g").await;
+        assert_eq!(answer, (ErrorCode::CoordinatorLoadInProgress.code(), None));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.damage();
+    assert_eq!(node.fetch_when_loaded("g").await, (0, Some(7)));
 }
 
 #[tokio::test]
