@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use odradek_broker_core::coordination::{Append, AppendId, AppendKind, TransactionEnd};
 use odradek_common::records::batch::{HEADER_SIZE_BYTES, NO_SEQUENCE};
 use odradek_common::records::builder::BatchBuilder;
-use odradek_common::records::compression::Compression;
+use odradek_common::records::compression::{Compression, DECOMPRESSED_BYTES_MAX};
 use odradek_common::records::control::EndTransactionMarker;
 
 /// The most that a record needs beside its key and value: length, attributes, timestamp and offset deltas, lengths of
@@ -36,7 +36,7 @@ pub(super) enum Packed {
         /// The batch.
         bytes: BytesMut,
     },
-    /// The records of one decision do not fit into one batch.
+    /// The records of one decision do not fit into one batch, as its codec leaves them.
     TooLarge(AppendId),
 }
 
@@ -49,7 +49,7 @@ pub(super) fn pack(appends: &[Append], rules: BatchRules) -> Vec<Packed> {
         if HEADER_SIZE_BYTES + size_bytes > rules.size_bytes_max {
             // What was decided before it is written before it is reported.
             packed.extend(open.close());
-            packed.push(Packed::TooLarge(append.id));
+            packed.push(pack_alone(append, size_bytes, rules));
             continue;
         }
         let is_alone = append.kind != AppendKind::Plain;
@@ -58,21 +58,40 @@ pub(super) fn pack(appends: &[Append], rules: BatchRules) -> Vec<Packed> {
         }
         match append.kind {
             AppendKind::Plain => open.add(append),
-            AppendKind::Transactional(writer) => {
-                let builder = BatchBuilder::new(0)
-                    .compression(rules.compression, None)
-                    .producer(writer.producer_id, writer.producer_epoch, NO_SEQUENCE)
-                    .transactional();
-                open.builder = builder;
-                open.kind = append.kind;
-                open.add(append);
-                packed.extend(open.close());
+            AppendKind::Transactional(_) => {
+                let mut alone = OpenBatch::of_kind(append.kind, rules);
+                alone.add(append);
+                packed.extend(alone.close());
             }
             AppendKind::EndOfTransaction(end) => packed.push(marker(append.id, end, rules)),
         }
     }
     packed.extend(open.close());
     packed
+}
+
+/// Packs a decision of which only the codec can tell whether it fits.
+fn pack_alone(append: &Append, size_bytes: usize, rules: BatchRules) -> Packed {
+    // What is larger could not be read again.
+    if rules.compression == Compression::None || size_bytes > DECOMPRESSED_BYTES_MAX {
+        return Packed::TooLarge(append.id);
+    }
+    let mut alone = OpenBatch::of_kind(append.kind, rules);
+    alone.add(append);
+    match alone.close() {
+        Some(Packed::Batch {
+            ids,
+            records,
+            kind,
+            bytes,
+        }) if bytes.len() <= rules.size_bytes_max => Packed::Batch {
+            ids,
+            records,
+            kind,
+            bytes,
+        },
+        Some(_) | None => Packed::TooLarge(append.id),
+    }
 }
 
 fn marker(id: AppendId, end: TransactionEnd, rules: BatchRules) -> Packed {
@@ -105,10 +124,20 @@ struct OpenBatch {
 
 impl OpenBatch {
     fn new(rules: BatchRules) -> Self {
+        Self::of_kind(AppendKind::Plain, rules)
+    }
+
+    fn of_kind(kind: AppendKind, rules: BatchRules) -> Self {
         let builder = BatchBuilder::new(0).compression(rules.compression, None);
+        let builder = match kind {
+            AppendKind::Transactional(writer) => builder
+                .producer(writer.producer_id, writer.producer_epoch, NO_SEQUENCE)
+                .transactional(),
+            AppendKind::Plain | AppendKind::EndOfTransaction(_) => builder,
+        };
         Self {
             rules,
-            kind: AppendKind::Plain,
+            kind,
             builder,
             ids: Vec::new(),
         }
@@ -274,6 +303,47 @@ mod tests {
             shape(&pack(&[append(1, 100)], rules(exact - 1, Compression::None))),
             [[-1]]
         );
+    }
+
+    #[test]
+    fn a_decision_fits_if_its_codec_makes_it_small_enough() {
+        let writer = TransactionWriter {
+            producer_id: 7,
+            producer_epoch: 3,
+            verification: Verification::Waived,
+        };
+        let transactional = Append {
+            kind: AppendKind::Transactional(writer),
+            ..append(3, 900)
+        };
+        // No codec finds anything to leave out of it.
+        let mut state = 1_u64;
+        let noise = (0..900).map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        });
+        let incompressible = Append {
+            records: vec![("noise".into(), Some(noise.collect()))],
+            ..append(5, 0)
+        };
+        let appends = [
+            append(1, 10),
+            append(2, 900),
+            transactional,
+            append(4, 10),
+            incompressible,
+        ];
+        let packed = pack(&appends, rules(600, Compression::Zstd));
+        assert_eq!(shape(&packed), [[1], [2], [3], [4], [-5]]);
+        assert_eq!(kind(&packed[2]), AppendKind::Transactional(writer));
+        for batch in &packed[..4] {
+            let Packed::Batch { bytes, .. } = batch else {
+                panic!("{batch:?} was to fit")
+            };
+            assert!(bytes.len() <= 600, "{} bytes", bytes.len());
+        }
     }
 
     #[test]
