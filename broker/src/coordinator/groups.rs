@@ -243,12 +243,13 @@ impl GroupCoordinators {
         Ok(listed)
     }
 
-    /// Groups and committed offsets as they were at most about a second ago; for metrics.
+    /// Groups and committed offsets as they were at most about a second ago, or when a shard that is busy was last looked at; for metrics.
+    /// Blocks for a moment.
     #[must_use]
     pub fn snapshot(&self) -> GroupsSnapshot {
         let mut all = GroupsSnapshot::default();
-        for shared in self.hosting.shared() {
-            all.extend(&shared.snapshot());
+        for snapshot in self.hosting.snapshots() {
+            all.extend(&snapshot);
         }
         all
     }

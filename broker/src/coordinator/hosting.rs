@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::load::{LoadTotals, Loads};
 use super::shard::{self, Shard, ShardOrigin, ShardRequest, ShardRules, ShardShared};
+use crate::clock;
 use crate::replica::Replica;
 use crate::replicas::{Replicas, RoleEvent};
 
@@ -22,6 +23,8 @@ use crate::replicas::{Replicas, RoleEvent};
 pub(super) const SHARD_QUEUE_MAX: usize = 1_000;
 /// Shards of one coordinator that read their logs at once.
 const LOADS_AT_ONCE_MAX: usize = 4;
+/// How long a scrape waits for shards that are busy; it shows them as they were.
+const SNAPSHOT_PATIENCE_MS: u64 = 500;
 
 /// The shards of one coordinator.
 pub(super) struct Hosting<S: Shard> {
@@ -165,6 +168,14 @@ impl<S: Shard> Hosting<S> {
             .values()
             .map(|hosted| hosted.shared.clone())
             .collect()
+    }
+
+    /// What metrics show of every shard, at most about a second old. Blocks for a moment while the shards come to it.
+    pub(super) fn snapshots(&self) -> Vec<S::Snapshot> {
+        let shards = self.shared();
+        shards.iter().for_each(|shared| shared.want_snapshot());
+        let until_ms = clock::mono_ms() + SNAPSHOT_PATIENCE_MS;
+        shards.iter().map(|shared| shared.snapshot(until_ms)).collect()
     }
 
     /// The partition of the topic that holds a key; None while there is none.

@@ -16,7 +16,7 @@ use odradek_broker_log::append::LeaderBatch;
 use odradek_common::error::ErrorCode;
 use odradek_common::records::compression::Compression;
 use odradek_common::time::Now;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use slog::Logger;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -29,7 +29,7 @@ use crate::replicas::{Replicas, error_chain};
 
 /// Bytes of one shard that are in the log and not committed; beyond, requests wait in their queue.
 const IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
-/// A snapshot for metrics is taken at most this often.
+/// A snapshot for metrics is taken at most this often, when somebody looks.
 const SNAPSHOT_INTERVAL_MS: u64 = 1_000;
 
 /// A log that could not be read is tried again after so long, and each time after twice as long, up to the greatest.
@@ -97,7 +97,8 @@ pub(super) struct ShardRequest<S: Shard> {
 
 /// What the task shares with other threads.
 pub(super) struct ShardShared<S: Shard> {
-    snapshot: Mutex<S::Snapshot>,
+    shown: Mutex<Shown<S::Snapshot>>,
+    taken: Condvar,
     events: Mutex<Vec<S::Event>>,
     more_events: Notify,
 }
@@ -105,7 +106,8 @@ pub(super) struct ShardShared<S: Shard> {
 impl<S: Shard> Default for ShardShared<S> {
     fn default() -> Self {
         Self {
-            snapshot: Mutex::default(),
+            shown: Mutex::default(),
+            taken: Condvar::new(),
             events: Mutex::default(),
             more_events: Notify::default(),
         }
@@ -120,10 +122,45 @@ impl<S: Shard> ShardShared<S> {
         self.more_events.notify_one();
     }
 
-    /// What metrics show, at most about a second old.
-    pub(super) fn snapshot(&self) -> S::Snapshot {
-        self.snapshot.lock().clone()
+    /// Has the shard take a snapshot as soon as it comes to it, unless it has just taken one or coordinates nothing.
+    pub(super) fn want_snapshot(&self) {
+        let mut shown = self.shown.lock();
+        let is_due = clock::mono_ms() >= shown.taken_ms + SNAPSHOT_INTERVAL_MS;
+        if shown.is_served && is_due {
+            shown.is_wanted = true;
+            self.more_events.notify_one();
+        }
     }
+
+    /// What metrics show: as of the last [`Self::want_snapshot`] or about a second before. A shard that has not come to it
+    /// by then is shown as it was. Blocks.
+    pub(super) fn snapshot(&self, until_ms: u64) -> S::Snapshot {
+        let mut shown = self.shown.lock();
+        while shown.is_wanted {
+            let left = Duration::from_millis(until_ms.saturating_sub(clock::mono_ms()));
+            if self.taken.wait_for(&mut shown, left).timed_out() {
+                break;
+            }
+        }
+        shown.snapshot.clone()
+    }
+
+    /// Whether a snapshot was ever taken.
+    #[cfg(test)]
+    pub(super) fn was_looked_at(&self) -> bool {
+        self.shown.lock().taken_ms > 0
+    }
+}
+
+/// A shard as others see it.
+#[derive(Default)]
+struct Shown<T> {
+    snapshot: T,
+    taken_ms: u64,
+    /// The shard's task takes snapshots.
+    is_served: bool,
+    /// Somebody waits for a newer one.
+    is_wanted: bool,
 }
 
 /// What a shard's task begins with.
@@ -152,8 +189,7 @@ pub(super) async fn run<S: Shard>(
         unwritten: Vec::new(),
         in_flight: FuturesUnordered::new(),
         in_flight_bytes: 0,
-        snapshot_due: None,
-        snapshot_taken_ms: 0,
+        has_changed: true,
     };
     if task.load_until_read().await == Next::Continue {
         task.serve().await;
@@ -193,9 +229,8 @@ struct ShardTask<S: Shard> {
     unwritten: Vec<Append>,
     in_flight: FuturesUnordered<WrittenFuture>,
     in_flight_bytes: usize,
-    /// Set while the snapshot is older than the state.
-    snapshot_due: Option<u64>,
-    snapshot_taken_ms: u64,
+    /// The snapshot is older than the state.
+    has_changed: bool,
 }
 
 impl<S: Shard> ShardTask<S> {
@@ -251,7 +286,6 @@ impl<S: Shard> ShardTask<S> {
         }
         let effects = self.shard.finish_loading(clock::now());
         self.perform(effects);
-        self.snapshot_due = Some(0);
         let load_ms = clock::mono_ms() - started_ms;
         self.origin.loads.loaded(load_ms);
         slog::debug!(self.origin.log, "coordinator's log read"; "records" => records, "ms" => load_ms);
@@ -300,9 +334,9 @@ impl<S: Shard> ShardTask<S> {
     }
 
     async fn serve(&mut self) {
+        self.origin.shared.shown.lock().is_served = true;
         loop {
             self.write();
-            self.refresh_snapshot();
             let has_room = self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
             let wake_up = self.wake_up(has_room);
             tokio::select! {
@@ -311,7 +345,10 @@ impl<S: Shard> ShardTask<S> {
                     None => return,
                 },
                 Some(written) = self.in_flight.next() => self.on_written(&written),
-                () = self.origin.shared.more_events.notified() => self.take_events(),
+                () = self.origin.shared.more_events.notified() => {
+                    self.take_events();
+                    self.take_snapshot();
+                }
                 () = sleep_until(wake_up), if wake_up.is_some() => {}
             }
             if self.drain() == Drained::Yes {
@@ -344,7 +381,7 @@ impl<S: Shard> ShardTask<S> {
         self.next_token += 1;
         self.waiting.insert(token, answer);
         if S::changes_at_once(&request) {
-            self.note_change();
+            self.has_changed = true;
         }
         let effects = self.shard.handle(clock::now(), token, request);
         self.perform(effects);
@@ -355,7 +392,7 @@ impl<S: Shard> ShardTask<S> {
         let now = clock::now();
         let deadline_ms = self.shard.next_deadline();
         if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now.mono_ms) {
-            self.note_change();
+            self.has_changed = true;
             let effects = self.shard.tick(now);
             self.perform(effects);
         }
@@ -379,7 +416,7 @@ impl<S: Shard> ShardTask<S> {
     }
 
     fn report(&mut self, ids: &[AppendId], result: Result<(), ErrorCode>) {
-        self.note_change();
+        self.has_changed = true;
         for id in ids {
             let effects = self.shard.on_appended(clock::now(), *id, result);
             self.perform(effects);
@@ -501,22 +538,25 @@ impl<S: Shard> ShardTask<S> {
         self.unwritten.clear();
         let effects = self.shard.resign();
         self.perform(effects);
-        *self.origin.shared.snapshot.lock() = S::Snapshot::default();
-        self.snapshot_due = None;
+        *self.origin.shared.shown.lock() = Shown::default();
+        self.origin.shared.taken.notify_all();
     }
 
-    fn note_change(&mut self) {
-        self.snapshot_due
-            .get_or_insert(self.snapshot_taken_ms + SNAPSHOT_INTERVAL_MS);
-    }
-
-    fn refresh_snapshot(&mut self) {
-        let now_ms = clock::mono_ms();
-        if self.snapshot_due.is_some_and(|due_ms| due_ms <= now_ms) {
-            *self.origin.shared.snapshot.lock() = self.shard.snapshot();
-            self.snapshot_due = None;
-            self.snapshot_taken_ms = now_ms;
+    /// Shows the shard as it is now, if somebody waits for that.
+    fn take_snapshot(&mut self) {
+        let shared = &self.origin.shared;
+        if !shared.shown.lock().is_wanted {
+            return;
         }
+        let snapshot = self.has_changed.then(|| self.shard.snapshot());
+        self.has_changed = false;
+        let mut shown = shared.shown.lock();
+        if let Some(snapshot) = snapshot {
+            shown.snapshot = snapshot;
+        }
+        shown.taken_ms = clock::mono_ms();
+        shown.is_wanted = false;
+        shared.taken.notify_all();
     }
 
     /// When to go on even if nothing arrives. Without room for requests their deadlines wait with them.
@@ -524,8 +564,7 @@ impl<S: Shard> ShardTask<S> {
         if !self.unwritten.is_empty() {
             return Some(0);
         }
-        let deadline_ms = self.shard.next_deadline().filter(|_| has_room);
-        [deadline_ms, self.snapshot_due].into_iter().flatten().min()
+        self.shard.next_deadline().filter(|_| has_room)
     }
 }
 

@@ -291,12 +291,13 @@ impl TransactionCoordinators {
         Ok(listed)
     }
 
-    /// The transactions as they were at most about a second ago; for metrics.
+    /// The transactions as they were at most about a second ago, or when a shard that is busy was last looked at; for metrics.
+    /// Blocks for a moment.
     #[must_use]
     pub fn snapshot(&self) -> TransactionsSnapshot {
         let mut all = TransactionsSnapshot::default();
-        for shared in self.hosting.shared() {
-            all.extend(&shared.snapshot());
+        for snapshot in self.hosting.snapshots() {
+            all.extend(&snapshot);
         }
         all
     }

@@ -1,4 +1,4 @@
-//! What metrics show of the groups: a copy, so that a scrape waits for no shard.
+//! What metrics show of the groups: a copy, which a shard makes when a scrape asks for it.
 
 use kafka_protocol::protocol::StrBytes;
 use odradek_broker_core::groups::{GroupShard, GroupState};

@@ -178,6 +178,13 @@ impl Node {
             .await
     }
 
+    /// As a scrape asks for it.
+    async fn snapshot(&self) -> GroupsSnapshot {
+        let groups = self.groups.clone();
+        let snapshot = tokio::task::spawn_blocking(move || groups.snapshot());
+        snapshot.await.unwrap()
+    }
+
     /// Of nobody the group knows.
     async fn heartbeat(&self, group: &str) -> i16 {
         self.heartbeat_of(group, &(StrBytes::new(), 0)).await
@@ -377,8 +384,8 @@ async fn a_member_that_waits_is_sent_away_when_leadership_moves() {
     };
     let waiting = tokio::spawn(async move { groups.call(caller, GroupRequest::JoinGroup(join)).await });
     while !node
-        .groups
         .snapshot()
+        .await
         .groups
         .iter()
         .any(|(_, _, members)| *members == 1)
@@ -559,9 +566,13 @@ async fn many_requests_share_batches_and_each_is_answered() {
     for group in 0..500 {
         assert_eq!(node.fetch(&format!("g{group}")).await, (0, Some(group)));
     }
-    while node.groups.snapshot().offsets.len() != 500 {
-        tokio::task::yield_now().await;
-    }
+    let shards = node.groups.hosting.shared();
+    assert!(
+        !shards.iter().any(|shard| shard.was_looked_at()),
+        "nobody has asked"
+    );
+    assert_eq!(node.snapshot().await.offsets.len(), 500, "as it is now");
+    assert!(shards.iter().all(|shard| shard.was_looked_at()));
 }
 
 #[tokio::test]

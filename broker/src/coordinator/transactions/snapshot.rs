@@ -1,4 +1,4 @@
-//! What metrics show of the transactions: a copy, so that a scrape waits for no shard.
+//! What metrics show of the transactions: a copy, which a shard makes when a scrape asks for it.
 
 use std::collections::BTreeMap;
 
