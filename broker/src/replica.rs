@@ -477,6 +477,13 @@ impl Replica {
         self.state.lock().partition.is_leader()
     }
 
+    /// True if this replica has led without a break since that epoch, in which it led.
+    #[must_use]
+    pub fn has_led_since(&self, leader_epoch: i32) -> bool {
+        let since = self.state.lock().partition.led_since();
+        since.is_some_and(|since| since <= leader_epoch)
+    }
+
     /// Proposes an ISR without laggards, and waits no longer for those outside of it. A leader whose log failed proposes
     /// nothing: followers that cannot fetch from it do not lag.
     pub fn propose_shrink(&self, now: Now) -> Option<IsrProposal> {

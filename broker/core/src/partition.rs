@@ -81,6 +81,8 @@ enum Role {
 }
 
 struct LeaderState {
+    /// The first epoch of those in which this replica leads without a break.
+    led_since: i32,
     /// Where the leader's epoch starts in its log.
     epoch_start_offset: i64,
     /// The log end offset as the last append left it.
@@ -187,6 +189,14 @@ impl<L: ReplicaLog> Partition<L> {
         matches!(self.role, Role::Leader(_))
     }
 
+    /// The epoch in which this replica began to lead, while it leads: since then nobody else has written to its log.
+    pub fn led_since(&self) -> Option<i32> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader.led_since),
+            Role::Idle | Role::Follower => None,
+        }
+    }
+
     /// The node to follow, while this replica follows.
     pub fn leader_to_follow(&self) -> Option<NodeId> {
         matches!(self.role, Role::Follower).then_some(self.image.leader)
@@ -266,6 +276,7 @@ impl<L: ReplicaLog> Partition<L> {
             .collect();
         let epoch_start_offset = self.log.log_end_offset();
         self.role = Role::Leader(LeaderState {
+            led_since: self.led_since().unwrap_or(self.image.leader_epoch),
             epoch_start_offset,
             appended_end: epoch_start_offset,
             followers,

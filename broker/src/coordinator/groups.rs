@@ -56,6 +56,9 @@ impl Shard for GroupShard {
     type Event = PartitionsDeleted;
     type Snapshot = GroupsSnapshot;
 
+    /// As in Kafka: the epoch rises with every replica that leaves the partition, and members need not know.
+    const OUTLIVES_EPOCHS: bool = true;
+
     fn refuse(call: &GroupCall, code: ErrorCode) -> GroupResponse {
         call.request.clone().refuse(code)
     }

@@ -49,6 +49,20 @@ struct Shards<S: Shard> {
 struct Hosted<S: Shard> {
     requests: mpsc::Sender<ShardRequest<S>>,
     shared: Arc<ShardShared<S>>,
+    replica: Arc<Replica>,
+    /// In which it began.
+    leader_epoch: i32,
+}
+
+impl<S: Shard> Hosted<S> {
+    /// True if a new epoch of that replica is nothing to this shard: the leader has stayed, and with it the log.
+    fn outlives_epoch_of(&self, replica: &Arc<Replica>) -> bool {
+        S::OUTLIVES_EPOCHS
+            && Arc::ptr_eq(&self.replica, replica)
+            && replica.has_led_since(self.leader_epoch)
+            && !replica.is_offline()
+            && !self.requests.is_closed()
+    }
 }
 
 /// Makes a shard that begins in this leader epoch, has this way back to itself for what it sets off, and logs there.
@@ -200,7 +214,8 @@ impl<S: Shard> Hosting<S> {
     ) {
         let partition = replica.id.partition;
         let mut shards = self.shards.lock();
-        if shards.stopped {
+        let hosted = shards.hosted.get(&partition);
+        if shards.stopped || hosted.is_some_and(|hosted| hosted.outlives_epoch_of(replica)) {
             return;
         }
         let (requests, queue) = mpsc::channel(SHARD_QUEUE_MAX);
@@ -223,7 +238,13 @@ impl<S: Shard> Hosting<S> {
             let _turn = turn.lock().await;
             shard::run(origin, shard, queue).await;
         });
-        shards.hosted.insert(partition, Hosted { requests, shared });
+        let hosted = Hosted {
+            requests,
+            shared,
+            replica: replica.clone(),
+            leader_epoch,
+        };
+        shards.hosted.insert(partition, hosted);
     }
 
     fn end(&self, partition: i32) {

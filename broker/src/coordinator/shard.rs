@@ -48,6 +48,9 @@ pub(super) trait Shard: Send + 'static {
     /// What metrics show of it.
     type Snapshot: Clone + Default + Send + 'static;
 
+    /// Whether it goes on while the same broker leads the partition in later epochs. Else it begins anew in each.
+    const OUTLIVES_EPOCHS: bool;
+
     /// The answer that refuses a request.
     fn refuse(request: &Self::Request, code: ErrorCode) -> Self::Response;
     /// Whether the request may change what the snapshot shows without anything being appended.
@@ -166,6 +169,7 @@ struct Shown<T> {
 /// What a shard's task begins with.
 pub(super) struct ShardOrigin<S: Shard> {
     pub(super) replica: Arc<Replica>,
+    /// In which it begins.
     pub(super) leader_epoch: i32,
     pub(super) replicas: Arc<Replicas>,
     pub(super) rules: ShardRules,
@@ -247,8 +251,10 @@ impl<S: Shard> ShardTask<S> {
                 self.resign();
                 return self.answer_for(None).await;
             }
-            slog::error!(self.origin.log, "coordinator's log not read, nothing of this partition is coordinated yet";
-                "error" => error_chain(&error), "next_attempt_ms" => backoff.as_millis());
+            if !is_fenced(&error) {
+                slog::error!(self.origin.log, "coordinator's log not read, nothing of this partition is coordinated yet";
+                    "error" => error_chain(&error), "next_attempt_ms" => backoff.as_millis());
+            }
             self.shard.restart_loading();
             if self.answer_for(Some(backoff)).await == Next::End {
                 return Next::End;
@@ -260,9 +266,13 @@ impl<S: Shard> ShardTask<S> {
     /// Replays the log; requests are answered meanwhile, by a shard that says that it is loading.
     async fn load(&mut self) -> Result<Next, LoadError> {
         let started_ms = clock::mono_ms();
+        let leader_epoch = match self.outlives_epochs() {
+            true => self.origin.replica.image().leader_epoch,
+            false => self.origin.leader_epoch,
+        };
         let reader = LogReader {
             replica: self.origin.replica.clone(),
-            leader_epoch: self.origin.leader_epoch,
+            leader_epoch,
             buffer_bytes: self.origin.rules.load_buffer_bytes,
         };
         let mut parts = reader.start(self.origin.loads.clone());
@@ -294,28 +304,24 @@ impl<S: Shard> ShardTask<S> {
 
     /// True if the log will not be read before the partition is led anew, here or elsewhere.
     fn is_over(&self, error: &LoadError) -> bool {
-        match error {
-            LoadError::Refused(
-                ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch | ErrorCode::UnknownLeaderEpoch,
-            ) => {
-                slog::debug!(
-                    self.origin.log,
-                    "leadership moved while the coordinator's log was read"
-                );
-                true
-            }
-            LoadError::Refused(_)
-            | LoadError::Io(_)
-            | LoadError::Batch { .. }
-            | LoadError::Misplaced { .. } => {
-                let is_offline = self.origin.replica.is_offline();
-                if is_offline {
-                    slog::error!(self.origin.log, "coordinator's log offline, nothing of this partition is coordinated";
-                        "error" => error_chain(error));
-                }
-                is_offline
-            }
+        if is_fenced(error) {
+            slog::debug!(
+                self.origin.log,
+                "leadership moved while the coordinator's log was read"
+            );
+            return !self.outlives_epochs();
         }
+        let is_offline = self.origin.replica.is_offline();
+        if is_offline {
+            slog::error!(self.origin.log, "coordinator's log offline, nothing of this partition is coordinated";
+                "error" => error_chain(error));
+        }
+        is_offline
+    }
+
+    /// True if later epochs are those of the leader that this shard began with.
+    fn outlives_epochs(&self) -> bool {
+        S::OUTLIVES_EPOCHS && self.origin.replica.has_led_since(self.origin.leader_epoch)
     }
 
     /// Answers requests as the shard does without its log, for so long, or until there are none any more.
@@ -492,7 +498,7 @@ impl<S: Shard> ShardTask<S> {
             .append(clock::now(), &mut batches, Some(&mut waits))
             .map_err(failed)?;
         // Elected once more meanwhile: the successor of this task reads the batch and answers for it.
-        if appended.leader_epoch != self.origin.leader_epoch {
+        if appended.leader_epoch != self.origin.leader_epoch && !self.outlives_epochs() {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
         if let Some(error) = appended.failed {
@@ -565,6 +571,17 @@ impl<S: Shard> ShardTask<S> {
             return Some(0);
         }
         self.shard.next_deadline().filter(|_| has_room)
+    }
+}
+
+/// True if the epoch that the log was to be read in is over.
+fn is_fenced(error: &LoadError) -> bool {
+    match error {
+        LoadError::Refused(code) => matches!(
+            code,
+            ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch | ErrorCode::UnknownLeaderEpoch
+        ),
+        LoadError::Io(_) | LoadError::Batch { .. } | LoadError::Misplaced { .. } => false,
     }
 }
 

@@ -100,6 +100,9 @@ impl Shard for TransactionPartition {
     type Event = TransactionEvent;
     type Snapshot = TransactionsSnapshot;
 
+    /// Its markers carry the epoch.
+    const OUTLIVES_EPOCHS: bool = false;
+
     fn refuse(request: &TransactionRequest, code: ErrorCode) -> TransactionResponse {
         request.refuse(code)
     }

@@ -141,6 +141,17 @@ fn a_leader_that_stays_answers_for_what_it_appended_in_an_earlier_epoch() {
 }
 
 #[test]
+fn a_leader_knows_since_when_it_has_led_without_a_break() {
+    let mut partition = leader(2);
+    partition.apply_image(at(1), &image(1, &[1, 2], 3, 1)).unwrap();
+    assert_eq!(partition.led_since(), Some(0), "it has stayed");
+    partition.apply_image(at(2), &image(2, &[1, 2], 4, 2)).unwrap();
+    assert_eq!(partition.led_since(), None);
+    partition.apply_image(at(3), &image(1, &[1, 2], 5, 3)).unwrap();
+    assert_eq!(partition.led_since(), Some(5));
+}
+
+#[test]
 fn a_follower_of_a_partition_at_rest_lags_from_the_first_append_on() {
     let mut partition = leader(2);
     append(&mut partition, 1, 10);

@@ -95,6 +95,12 @@ impl Node {
         });
     }
 
+    /// Another broker leads for a moment.
+    fn lead_anew(&mut self, isr: &[i32]) {
+        self.elect(OTHER, isr);
+        self.elect(NODE, isr);
+    }
+
     /// Turns the bit of the first batch's length that no batch is long enough for; once more, and it is right again.
     fn damage(&self) {
         let replica = self.replicas.get(OFFSETS_TOPIC, 0).unwrap();
@@ -124,26 +130,12 @@ impl Node {
     }
 
     async fn call(&self, request: GroupRequest) -> GroupResponse {
-        let caller = Caller {
-            api_version: 8,
-            ..Caller::default()
-        };
-        self.groups.call(caller, request).await
+        self.groups.call(client(), request).await
     }
 
     async fn commit(&self, group: &str, offset: i64) -> i16 {
-        let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset);
-        let topic = OffsetCommitRequestTopic::default()
-            .with_name(topic_name("t"))
-            .with_partitions(vec![partition]);
-        let request = OffsetCommitRequest::default()
-            .with_group_id(group_id(group))
-            .with_generation_id_or_member_epoch(-1)
-            .with_topics(vec![topic]);
-        match self.call(GroupRequest::OffsetCommit(request)).await {
-            GroupResponse::OffsetCommit(response) => response.topics[0].partitions[0].error_code,
-            other => panic!("{other:?}"),
-        }
+        let request = GroupRequest::OffsetCommit(commit_request(group, offset));
+        commit_error(self.call(request).await)
     }
 
     /// In epoch 0 of a producer.
@@ -253,6 +245,31 @@ fn end_of(producer_id: i64, producer_epoch: i16, result: TransactionResult) -> T
     }
 }
 
+fn client() -> Caller {
+    Caller {
+        api_version: 8,
+        ..Caller::default()
+    }
+}
+
+fn commit_request(group: &str, offset: i64) -> OffsetCommitRequest {
+    let partition = OffsetCommitRequestPartition::default().with_committed_offset(offset);
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(topic_name("t"))
+        .with_partitions(vec![partition]);
+    OffsetCommitRequest::default()
+        .with_group_id(group_id(group))
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic])
+}
+
+fn commit_error(answer: GroupResponse) -> i16 {
+    match answer {
+        GroupResponse::OffsetCommit(response) => response.topics[0].partitions[0].error_code,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn group_id(group: &str) -> GroupId {
     GroupId(StrBytes::from_string(group.to_owned()))
 }
@@ -286,7 +303,7 @@ async fn commits_survive_a_new_leadership() {
     for offset in 1..=20 {
         assert_eq!(node.commit("g", offset).await, 0);
     }
-    node.elect(NODE, &[NODE]);
+    node.lead_anew(&[NODE]);
     assert_eq!(node.fetch_when_loaded("g").await, (0, Some(20)));
 }
 
@@ -296,7 +313,7 @@ async fn a_damaged_log_is_not_taken_for_an_empty_one_and_is_read_once_it_is_whol
     node.fetch_when_loaded("g").await;
     assert_eq!(node.commit("g", 7).await, 0);
     node.damage();
-    node.elect(NODE, &[NODE]);
+    node.lead_anew(&[NODE]);
     for _ in 0..20 {
         let answer = node.fetch("g").await;
         assert_eq!(answer, (ErrorCode::CoordinatorLoadInProgress.code(), None));
@@ -399,6 +416,34 @@ async fn a_member_that_waits_is_sent_away_when_leadership_moves() {
     assert_eq!(answer.error_code, ErrorCode::NotCoordinator.code());
 }
 
+/// The epoch rises when a replica leaves the partition.
+#[tokio::test]
+async fn a_leader_that_stays_coordinates_on_in_a_later_epoch() {
+    let mut node = Node::leading(&[], &[NODE, OTHER]);
+    assert_eq!(node.fetch_when_loaded("g").await, (0, Some(-1)));
+    let groups = node.groups.clone();
+    let commit = GroupRequest::OffsetCommit(commit_request("g", 7));
+    let waiting = tokio::spawn(async move { groups.call(client(), commit).await });
+    while node.replicas.get(OFFSETS_TOPIC, 0).unwrap().offsets().log_end == 0 {
+        tokio::task::yield_now().await;
+    }
+    node.elect(NODE, &[NODE, OTHER]);
+    node.other_replica_fetches();
+    assert_eq!(
+        commit_error(waiting.await.unwrap()),
+        0,
+        "decided in the epoch before"
+    );
+    assert_eq!(node.fetch("g").await, (0, Some(7)), "nothing is loaded again");
+    node.elect(NODE, &[NODE]);
+    assert_eq!(node.commit("g", 8).await, 0);
+    assert_eq!(node.fetch("g").await, (0, Some(8)));
+    assert_eq!(node.groups.loads().count, 1);
+    node.lead_anew(&[NODE]);
+    assert_eq!(node.fetch_when_loaded("g").await, (0, Some(8)));
+    assert_eq!(node.groups.loads().count, 2);
+}
+
 #[tokio::test]
 async fn nothing_is_shown_before_the_log_is_committed() {
     let node = Node::leading(&[], &[NODE, OTHER]);
@@ -424,10 +469,12 @@ async fn a_new_leader_waits_until_its_log_is_committed() {
         ErrorCode::CoordinatorNotAvailable.code(),
         "nobody replicates"
     );
-    node.elect(NODE, &[NODE, OTHER]);
+    node.lead_anew(&[NODE, OTHER]);
     let loading = ErrorCode::CoordinatorLoadInProgress.code();
     assert_eq!(node.fetch("g").await.0, loading);
     assert_eq!(node.heartbeat("g").await, 0, "members need not know");
+    // A later epoch of the same leader changes nothing.
+    node.elect(NODE, &[NODE, OTHER]);
     assert_eq!(node.fetch("g").await.0, loading);
     node.other_replica_fetches();
     assert_eq!(node.fetch_when_loaded("g").await, (0, Some(7)));
@@ -495,7 +542,7 @@ async fn a_transaction_s_offsets_survive_a_new_leadership_as_they_were() {
     );
     assert_eq!(node.end_transaction(9, 1, TransactionResult::Abort).await, Ok(()));
     assert_eq!(node.fetch("committed").await, (0, Some(5)));
-    node.elect(NODE, &[NODE]);
+    node.lead_anew(&[NODE]);
     assert_eq!(node.fetch_when_loaded("committed").await, (0, Some(5)));
     for group in ["open", "aborted"] {
         assert_eq!(node.fetch(group).await, (0, Some(-1)), "{group}");
