@@ -77,8 +77,12 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// How long whoever moved these bytes has to pause.
+    /// How long whoever moved these bytes has to pause. As in Kafka a rate of 0 stands (all but) still, and one below 0 is no
+    /// limit.
     pub(crate) fn pause(&mut self, now: Instant, bytes: u64, per_second: f64) -> Duration {
+        if per_second < 0.0 {
+            return Duration::ZERO;
+        }
         let cost = Duration::try_from_secs_f64(bytes as f64 / per_second).unwrap_or(PAUSE_MAX);
         let from = self.paid_at.filter(|paid_at| *paid_at > now).unwrap_or(now);
         let pause = (from - now + cost).min(PAUSE_MAX);
@@ -124,5 +128,7 @@ mod tests {
         let mut throttle = Throttle::default();
         assert_eq!(throttle.pause(Instant::now(), u64::MAX, f64::MAX), Duration::ZERO);
         assert_eq!(throttle.pause(Instant::now(), 1, f64::MIN_POSITIVE), PAUSE_MAX);
+        assert_eq!(Throttle::default().pause(Instant::now(), 1, 0.0), PAUSE_MAX);
+        assert_eq!(Throttle::default().pause(Instant::now(), 1, -1.0), Duration::ZERO);
     }
 }

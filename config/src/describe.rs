@@ -126,15 +126,22 @@ pub fn describe_broker(server: &ServerConfig) -> Vec<Entry> {
     let known = keys::broker_keys()
         .filter(|key| given(key.name) || !(key.internal || SHOWN_WHEN_SET.contains(&key.name)))
         .map(|key| key.name);
+    let layers = server.layers();
+    let ignored = layers.ignored_broker.keys().chain(layers.ignored_default.keys());
     let names: BTreeSet<&str> = known
-        .chain(server.values().0.keys().map(String::as_str))
+        .chain(server.values().0.keys().chain(ignored).map(String::as_str))
         .collect();
     names.into_iter().map(|name| broker_entry(name, server)).collect()
 }
 
-/// The dynamic configurations that are the defaults of all brokers, sorted by name.
+/// The dynamic configurations that are the defaults of all brokers, sorted by name; also those that are not in force.
 pub fn describe_broker_default(server: &ServerConfig) -> Vec<Entry> {
-    let defaults = &server.layers().dynamic_default;
+    let layers = server.layers();
+    let defaults: BTreeMap<_, _> = layers
+        .dynamic_default
+        .iter()
+        .chain(&layers.ignored_default)
+        .collect();
     let entry = |(name, value): (&String, &String)| {
         let mut entry = broker_entry(name, server);
         entry.value = (!entry.is_sensitive).then(|| value.clone());
@@ -144,7 +151,7 @@ pub fn describe_broker_default(server: &ServerConfig) -> Vec<Entry> {
         entry.source = Source::DynamicDefaultBroker;
         entry
     };
-    defaults.iter().map(entry).collect()
+    defaults.into_iter().map(entry).collect()
 }
 
 fn broker_entry(name: &str, server: &ServerConfig) -> Entry {
@@ -161,6 +168,9 @@ fn broker_entry(name: &str, server: &ServerConfig) -> Entry {
     }
     let mut synonyms = synonyms(name, &chain, sensitive, server);
     let mut text = server.values().text_of_any(name);
+    if let Some(stored) = add_ignored(name, sensitive, server, &mut synonyms) {
+        text = Some(stored);
+    }
     let node_id = server.node.node_id.to_string();
     if matches!(name, "node.id" | "broker.id") && server.values().given(name).is_none() {
         // Each of the two stands for the other.
@@ -186,6 +196,36 @@ fn broker_entry(name: &str, server: &ServerConfig) -> Entry {
         doc: key.map(Key::doc),
         synonyms,
     }
+}
+
+/// Adds what is stored for a broker's key and not in force, where it would be if it were; returns the text of it if it would
+/// be the value.
+fn add_ignored<'a>(
+    name: &str,
+    sensitive: bool,
+    server: &'a ServerConfig,
+    synonyms: &mut Vec<SynonymEntry>,
+) -> Option<&'a str> {
+    let layers = server.layers();
+    let mut best = None;
+    for (ignored, source) in [
+        (&layers.ignored_default, Source::DynamicDefaultBroker),
+        (&layers.ignored_broker, Source::DynamicBroker),
+    ] {
+        let Some(stored) = ignored.get(name) else { continue };
+        let rank = |synonym: &SynonymEntry| synonym.source as i8;
+        let index = synonyms.partition_point(|synonym| rank(synonym) < source as i8);
+        let entry = SynonymEntry {
+            name: name.to_owned(),
+            value: (!sensitive).then(|| stored.clone()),
+            source,
+        };
+        synonyms.insert(index, entry);
+        if index == 0 {
+            best = Some(stored.as_str());
+        }
+    }
+    best
 }
 
 fn known(name: &str) -> Option<&'static Key> {

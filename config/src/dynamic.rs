@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 
 use crate::key::{Key, Kind, Scope, UpdateMode};
 use crate::keys::{self, Named};
-use crate::server::ServerConfig;
+use crate::listener::{self, Listener};
+use crate::server::{ServerConfig, layers};
 use crate::topic::TopicConfig;
 use crate::value;
+
+const LISTENERS: &str = "listeners";
+const PROTOCOL_MAP: &str = "listener.security.protocol.map";
 
 /// Checks one configuration of a topic.
 pub fn validate_topic_config(name: &str, value: &str) -> Result<(), String> {
@@ -87,14 +91,87 @@ pub fn validate_cleaner_threads(current: i64, wanted: i64) -> Result<(), String>
     Ok(())
 }
 
-/// Checks what the dynamic configurations of this broker and the defaults of all brokers would be after a change:
-/// each of them, and that the node could run with them.
+/// The refusal of what would move a listener.
+pub(crate) const LISTENERS_ALTERED: &str =
+    "Listeners cannot be altered while a broker runs: change its file and restart it";
+
+/// The dynamic configurations of a broker as they are stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BrokerOverrides {
+    /// Its own.
+    pub per_broker: BTreeMap<String, String>,
+    /// Those of all brokers.
+    pub default: BTreeMap<String, String>,
+}
+
+/// Checks that a node could run with all dynamic configurations that it has after a change.
+///
+/// What did not fit before and has not changed is no reason to refuse: it is not in force, and the way to mend it may take
+/// several changes.
 pub fn validate_broker_configs(
-    per_broker: &BTreeMap<String, String>,
-    default: &BTreeMap<String, String>,
+    before: &BrokerOverrides,
+    after: &BrokerOverrides,
     server: &ServerConfig,
 ) -> Result<(), String> {
-    server.check_dynamic(per_broker, default)
+    let settled = layers::settle(server, &after.per_broker, &after.default);
+    if settled.misfits.is_empty() {
+        return Ok(());
+    }
+    let old = layers::settle(server, &before.per_broker, &before.default);
+    let known = |misfit: &layers::Misfit<'_>| old.misfits.iter().any(|old| old.dynamic == misfit.dynamic);
+    match settled.misfits.into_iter().find(|misfit| !known(misfit)) {
+        Some(misfit) => Err(misfit.reason),
+        None => Ok(()),
+    }
+}
+
+/// Whether a key says what listeners a broker has.
+pub fn is_of_listeners(name: &str) -> bool {
+    matches!(name, LISTENERS | PROTOCOL_MAP)
+}
+
+/// Checks that the dynamic configurations of another broker leave its listeners what it has registered; `server` knows
+/// which ones belong to the controllers. What is advertised is not dynamic at all.
+pub fn validate_listeners(
+    after: &BTreeMap<String, String>,
+    registered: &[Listener],
+    server: &ServerConfig,
+) -> Result<(), String> {
+    let own = &server.listeners;
+    let mut protocols = own.security_protocols.clone();
+    if let Some(map) = after.get(PROTOCOL_MAP) {
+        protocols = listener::parse_protocol_map(map).map_err(|reason| invalid(PROTOCOL_MAP, &reason))?;
+        let missing = own.controller_listener_names.iter();
+        if let Some(name) = missing.into_iter().find(|name| !protocols.contains_key(*name)) {
+            let reason = format!("controller listener {name} has no entry");
+            return Err(invalid(PROTOCOL_MAP, &reason));
+        }
+        let changed = |it: &&Listener| protocols.get(&it.name) != Some(&it.security_protocol);
+        if let Some(Listener { name, .. }) = registered.iter().find(changed) {
+            return Err(format!(
+                "Security protocol cannot be updated for existing listener {name}"
+            ));
+        }
+    }
+    protocols.extend(
+        registered
+            .iter()
+            .map(|it| (it.name.clone(), it.security_protocol)),
+    );
+    let Some(text) = after.get(LISTENERS) else {
+        return Ok(());
+    };
+    let mut given = listener::parse_listeners(&value::split_list(text), &protocols)
+        .map_err(|reason| invalid(LISTENERS, &reason))?;
+    given.retain(|listener| !own.is_controller(&listener.name));
+    if given != registered {
+        return Err(LISTENERS_ALTERED.to_owned());
+    }
+    Ok(())
+}
+
+fn invalid(key: &str, reason: &str) -> String {
+    format!("Invalid value for configuration {key}: {reason}")
 }
 
 /// Checks one configuration of a group, in itself and against the limits that the broker sets.

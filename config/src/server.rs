@@ -4,12 +4,14 @@
 //! environment, file, defaults of the table.
 
 mod checks;
+pub(crate) mod layers;
 mod load;
 mod settings;
 mod values;
 
 use std::collections::BTreeMap;
 
+use layers::{Layers, Misfit};
 pub use settings::{
     CleanerSettings, ControllerSettings, GroupSettings, ListenerSettings, LogSettings, NodeSettings,
     OdradekSettings, OffsetSettings, QuorumSettings, ReplicaSettings, Roles, SocketSettings,
@@ -17,9 +19,7 @@ pub use settings::{
 };
 pub use values::{Setting, Values};
 
-use crate::dynamic;
 use crate::error::{ConfigError, Warning};
-use crate::keys;
 use crate::topic::TopicConfig;
 
 /// Everything that configures one node.
@@ -57,14 +57,6 @@ pub struct ServerConfig {
     layers: Layers,
 }
 
-/// The settings before they were merged, for DescribeConfigs.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Layers {
-    pub(crate) dynamic_broker: BTreeMap<String, String>,
-    pub(crate) dynamic_default: BTreeMap<String, String>,
-    pub(crate) fixed: Values,
-}
-
 impl ServerConfig {
     /// Loads a node's configuration from a file (its path and text), environment variables and overrides.
     ///
@@ -86,80 +78,21 @@ impl ServerConfig {
     }
 
     /// This configuration with dynamic broker configurations on top: those of this broker, and the defaults of all
-    /// brokers. An entry that is not valid (any more) is left out with a warning.
+    /// brokers. An entry that is not valid (any more), by itself or with the others, is left out with a warning; all others are
+    /// in force.
     pub fn with_dynamic(
         &self,
         per_broker: &BTreeMap<String, String>,
         default: &BTreeMap<String, String>,
     ) -> (ServerConfig, Vec<Warning>) {
-        let mut warnings = Vec::new();
-        let mut layers = Layers {
-            dynamic_broker: BTreeMap::new(),
-            dynamic_default: BTreeMap::new(),
-            fixed: self.layers.fixed.clone(),
+        let settled = layers::settle(self, per_broker, default);
+        let warning = |misfit: &Misfit<'_>| Warning {
+            key: misfit.dynamic.name.to_owned(),
+            message: format!("{}; the dynamic configuration is ignored", misfit.reason),
+            origin: None,
         };
-        let mut effective = layers.fixed.clone();
-        for (given, kept, per_broker) in [
-            (default, &mut layers.dynamic_default, false),
-            (per_broker, &mut layers.dynamic_broker, true),
-        ] {
-            for (name, value) in given {
-                match dynamic::validate_broker_config(name, value, per_broker) {
-                    Ok(()) => overlay(&mut effective, name, value),
-                    Err(reason) => {
-                        let message = format!("{reason}; the dynamic configuration is ignored");
-                        warnings.push(Warning {
-                            key: name.clone(),
-                            message,
-                            origin: None,
-                        });
-                        continue;
-                    }
-                }
-                kept.insert(name.clone(), value.clone());
-            }
-        }
-        match ServerConfig::from_values(effective, layers) {
-            Ok(config) => (config, warnings),
-            Err(error) => {
-                let message = format!("{error}; all dynamic configurations are ignored");
-                warnings.push(Warning {
-                    key: String::new(),
-                    message,
-                    origin: None,
-                });
-                let fixed = self.layers.fixed.clone();
-                let layers = Layers {
-                    fixed: fixed.clone(),
-                    ..Layers::default()
-                };
-                let config =
-                    ServerConfig::from_values(fixed, layers).expect("it was valid when it was loaded");
-                (config, warnings)
-            }
-        }
-    }
-
-    /// Checks dynamic configurations as a whole: each of them, and that the node could run with all.
-    pub(crate) fn check_dynamic(
-        &self,
-        per_broker: &BTreeMap<String, String>,
-        default: &BTreeMap<String, String>,
-    ) -> Result<(), String> {
-        let mut effective = self.layers.fixed.clone();
-        for (configs, for_one) in [(default, false), (per_broker, true)] {
-            for (name, value) in configs {
-                dynamic::validate_broker_config(name, value, for_one)?;
-                overlay(&mut effective, name, value);
-            }
-        }
-        let layers = Layers {
-            fixed: self.layers.fixed.clone(),
-            ..Layers::default()
-        };
-        ServerConfig::from_values(effective, layers)
-            .map(|_| ())
-            .map_err(|error| error.to_string())
+        let warnings = settled.misfits.iter().map(warning).collect();
+        (layers::layered(self, &settled), warnings)
     }
 
     /// Whether the file, the environment, an override or a dynamic configuration gives this key.
@@ -253,22 +186,6 @@ impl ServerConfig {
             layers,
         })
     }
-}
-
-/// Puts a dynamic value over what is there; the other keys of its chain lose their say.
-fn overlay(values: &mut Values, name: &str, value: &str) {
-    if let Some(key) = keys::broker_key(name) {
-        for synonym in key.synonyms {
-            values.0.remove(synonym.name);
-        }
-    }
-    values.0.insert(
-        name.to_owned(),
-        Setting {
-            value: value.to_owned(),
-            origin: None,
-        },
-    );
 }
 
 #[cfg(test)]

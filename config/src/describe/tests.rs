@@ -168,6 +168,46 @@ fn sources_types_and_read_only_are_told() {
 }
 
 #[test]
+fn what_is_stored_and_not_in_force_is_shown() {
+    let (config, warnings) = node().with_dynamic(
+        &map(&[
+            ("log.cleaner.dedupe.buffer.size", "1"),
+            ("node.id", "5"),
+            ("ssl.key.password", "abc"),
+        ]),
+        &map(&[
+            ("log.cleaner.dedupe.buffer.size", "4000000"),
+            ("log.roll.ms", "0"),
+            ("message.max.bytes", "6"),
+        ]),
+    );
+    assert_eq!(warnings.len(), 4);
+    let entries = describe_broker(&config);
+    let shown = |name: &str| line(entries.iter().find(|entry| entry.name == name).unwrap());
+    assert_eq!(
+        shown("log.cleaner.dedupe.buffer.size"),
+        "log.cleaner.dedupe.buffer.size=1 sensitive=false synonyms={\
+         DYNAMIC_BROKER_CONFIG:log.cleaner.dedupe.buffer.size=1, \
+         DYNAMIC_DEFAULT_BROKER_CONFIG:log.cleaner.dedupe.buffer.size=4000000, \
+         DEFAULT_CONFIG:log.cleaner.dedupe.buffer.size=134217728}"
+    );
+    assert!(shown("log.roll.ms").starts_with("log.roll.ms=0 sensitive=false synonyms={DYNAMIC_DEFAULT"));
+    assert!(shown("ssl.key.password").starts_with("ssl.key.password=null sensitive=true"));
+    assert!(!shown("node.id").contains("=5"));
+    let default = describe_broker_default(&config);
+    let names: Vec<&str> = default.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "log.cleaner.dedupe.buffer.size",
+            "log.roll.ms",
+            "message.max.bytes"
+        ]
+    );
+    assert_eq!(default[1].value.as_deref(), Some("0"));
+}
+
+#[test]
 fn a_node_without_a_file_describes_itself() {
     let entries = describe_broker(&ServerConfig::single_node_default());
     assert!(

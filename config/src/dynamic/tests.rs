@@ -188,7 +188,11 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 fn broker_values_have_to_fit_together() {
     let server = ServerConfig::single_node_default();
     let judged = |per_broker: &[(&str, &str)], default: &[(&str, &str)]| {
-        validate_broker_configs(&map(per_broker), &map(default), &server)
+        let after = BrokerOverrides {
+            per_broker: map(per_broker),
+            default: map(default),
+        };
+        validate_broker_configs(&BrokerOverrides::default(), &after, &server)
     };
     assert_eq!(
         judged(&[("log.retention.ms", "5")], &[("message.max.bytes", "5")]),
@@ -197,12 +201,86 @@ fn broker_values_have_to_fit_together() {
     assert!(judged(&[("log.retention.ms", "0")], &[]).is_err());
     assert!(judged(&[("log.cleaner.threads", "1000")], &[]).is_err());
     assert!(judged(&[("log.cleaner.threads", "0")], &[]).is_err());
-    assert!(judged(&[("log.cleaner.io.max.bytes.per.second", "0")], &[]).is_err());
+    for rate in ["0", "-1", "1.5E6"] {
+        assert_eq!(
+            judged(&[("log.cleaner.io.max.bytes.per.second", rate)], &[]),
+            Ok(())
+        );
+    }
+    let (lag, less) = (
+        ("log.cleaner.min.compaction.lag.ms", "10"),
+        ("log.cleaner.max.compaction.lag.ms", "5"),
+    );
+    assert_eq!((judged(&[lag], &[]), judged(&[], &[less])), (Ok(()), Ok(())));
+    assert!(judged(&[lag], &[less]).is_err());
+    for overrides in ["a:b", "127.0.0.1", "127.0.0.1:2147483648"] {
+        assert!(judged(&[], &[("max.connections.per.ip.overrides", overrides)]).is_err());
+    }
     assert_eq!(
-        judged(&[("log.cleaner.io.max.bytes.per.second", "1.5E6")], &[]),
+        judged(&[("max.connections.per.ip.overrides", "127.0.0.1:-2")], &[]),
         Ok(())
     );
     assert!(judged(&[], &[("listeners", "PLAINTEXT://:1")]).is_err());
+}
+
+/// What is stored and does not fit cannot be mended in one step if it is not told from what is new.
+#[test]
+fn what_did_not_fit_before_does_not_keep_others_from_changing() {
+    let server = ServerConfig::single_node_default();
+    let small = ("log.cleaner.dedupe.buffer.size", "1");
+    let never = ("max.connections.per.ip.overrides", "a:b");
+    let overrides = |per_broker: &[(&str, &str)]| BrokerOverrides {
+        per_broker: map(per_broker),
+        default: map(&[small]),
+    };
+    let before = overrides(&[never]);
+    let after =
+        |per_broker: &[(&str, &str)]| validate_broker_configs(&before, &overrides(per_broker), &server);
+    assert_eq!(after(&[]), Ok(()));
+    assert_eq!(after(&[never, ("log.retention.ms", "5")]), Ok(()));
+    assert!(after(&[never, ("log.retention.ms", "0")]).is_err());
+    assert!(after(&[("max.connections.per.ip.overrides", "c:d")]).is_err());
+}
+
+#[test]
+fn the_listeners_of_a_running_broker_stay() {
+    let server = ServerConfig::single_node_default();
+    let own = |name, value| {
+        let after = BrokerOverrides {
+            per_broker: map(&[(name, value)]),
+            default: BTreeMap::new(),
+        };
+        validate_broker_configs(&BrokerOverrides::default(), &after, &server)
+    };
+    let registered = listener::parse_listeners(
+        &["PLAINTEXT://10.0.0.1:9092".to_owned()],
+        &server.listeners.security_protocols,
+    )
+    .unwrap();
+    let other = |name, value| validate_listeners(&map(&[(name, value)]), &registered, &server);
+    let altered = || Err(LISTENERS_ALTERED.to_owned());
+    let same = "PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093";
+    assert_eq!(own("listeners", same), Ok(()));
+    assert!(own("listeners", "PLAINTEXT://127.0.0.1:9").is_err());
+    let moved = "PLAINTEXT://127.0.0.1:9,CONTROLLER://127.0.0.1:9093";
+    assert_eq!(own("listeners", moved), altered());
+    assert_eq!(other("listeners", moved), altered());
+    assert_eq!(
+        other("listeners", "PLAINTEXT://10.0.0.1:9092,CONTROLLER://:1"),
+        Ok(())
+    );
+    assert!(other("listeners", "X").is_err());
+    let map_key = "listener.security.protocol.map";
+    for wrong in [
+        "PLAINTEXT:SSL",
+        "PLAINTEXT:SSL,CONTROLLER:PLAINTEXT",
+        "PLAINTEXT:PLAINTEXT",
+    ] {
+        assert!(own(map_key, wrong).is_err(), "{wrong}");
+        assert!(other(map_key, wrong).is_err(), "{wrong}");
+    }
+    let more = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OUTSIDE:SSL";
+    assert_eq!((own(map_key, more), other(map_key, more)), (Ok(()), Ok(())));
 }
 
 #[test]

@@ -481,14 +481,10 @@ fn time_limits(values: &Values, checker: &mut Checker<'_>) {
                 .to_owned()
         },
     );
-    for name in [
-        "log.cleaner.io.max.bytes.per.second",
-        "log.cleaner.io.buffer.load.factor",
-    ] {
-        checker.require(values.double(name) > 0.0, &[name], || {
-            format!("{name} must be more than 0")
-        });
-    }
+    let load_factor = "log.cleaner.io.buffer.load.factor";
+    checker.require(values.double(load_factor) > 0.0, &[load_factor], || {
+        format!("{load_factor} must be more than 0")
+    });
     let (least, most) = (
         values.long("log.cleaner.min.compaction.lag.ms"),
         values.long("log.cleaner.max.compaction.lag.ms"),

@@ -211,13 +211,14 @@ impl SocketSettings {
     }
 }
 
-/// Parses one `host:count` of max.connections.per.ip.overrides.
+/// Parses one `host:count` of max.connections.per.ip.overrides. With fewer than none Kafka accepts no connection either.
 pub(super) fn host_and_count(text: &str) -> Option<(String, u32)> {
     let (host, count) = text.rsplit_once(':')?;
     let host = host.trim();
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '%' | '.' | '_' | ':');
     let valid = !host.is_empty() && host.chars().all(plain);
-    valid.then_some((host.to_owned(), count.trim().parse().ok()?))
+    let count: i32 = count.trim().parse().ok()?;
+    valid.then_some((host.to_owned(), u32::try_from(count).unwrap_or(0)))
 }
 
 /// Fetching from leaders and the ISR.
@@ -326,7 +327,7 @@ pub struct CleanerSettings {
     pub threads: u32,
     /// log.cleaner.backoff.ms
     pub backoff_ms: i64,
-    /// log.cleaner.io.max.bytes.per.second
+    /// log.cleaner.io.max.bytes.per.second; 0 stands still, less is no limit
     pub io_bytes_per_second_max: f64,
     /// log.cleaner.dedupe.buffer.size, of all threads
     pub dedupe_buffer_bytes: i64,

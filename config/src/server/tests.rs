@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::{Origin, Problem};
+use crate::keys;
 use odradek_common::metadata::SecurityProtocol;
 
 const COMBINED: &str = "\
@@ -484,6 +485,52 @@ fn invalid_dynamic_configurations_are_left_out_with_a_warning() {
     let (config, warnings) = config.with_dynamic(&map(&[("log.retention.ms", "0")]), &BTreeMap::new());
     assert_eq!(warnings.len(), 1);
     assert_eq!(config.topic_defaults.retention.ms, 604_800_000);
+}
+
+/// A retention of the file deletes what a dynamic one was to keep.
+#[test]
+fn one_misfit_among_dynamic_configurations_leaves_the_others_in_force() {
+    let config = good("");
+    let default = [("log.retention.ms", "-1"), ("plugged.in", "x")];
+    for misfit in [
+        ("log.cleaner.dedupe.buffer.size", "1"),
+        ("listeners", "PLAINTEXT://127.0.0.1:9"),
+        ("listener.security.protocol.map", "PLAINTEXT:SSL"),
+        ("max.connections.per.ip.overrides", "a:b"),
+        ("log.cleaner.threads", "1000"),
+        ("log.roll.ms", "0"),
+    ] {
+        let own = map(&[misfit, ("message.max.bytes", "5")]);
+        let (config, warnings) = config.with_dynamic(&own, &map(&default));
+        assert_eq!(config.topic_defaults.retention.ms, -1, "{misfit:?}");
+        assert_eq!(config.topic_defaults.max_message_bytes, 5, "{misfit:?}");
+        assert_eq!(config.text("plugged.in"), Some("x"));
+        let keys: Vec<&str> = warnings.iter().map(|warning| warning.key.as_str()).collect();
+        assert_eq!(keys, [misfit.0], "{warnings:?}");
+    }
+}
+
+#[test]
+fn several_misfits_are_left_out_each() {
+    let size = "log.cleaner.dedupe.buffer.size";
+    let own = map(&[(size, "1"), ("max.connections.per.ip.overrides", "a:b")]);
+    let default = map(&[(size, "2"), ("log.flush.interval.ms", "7"), ("log.roll.ms", "0")]);
+    let (config, warnings) = good("").with_dynamic(&own, &default);
+    let mut keys: Vec<&str> = warnings.iter().map(|warning| warning.key.as_str()).collect();
+    keys.sort_unstable();
+    assert_eq!(
+        keys,
+        [size, size, "log.roll.ms", "max.connections.per.ip.overrides"]
+    );
+    assert_eq!(config.text("log.flush.interval.ms"), Some("7"));
+    assert_eq!(config.cleaner.dedupe_buffer_bytes, 134_217_728);
+}
+
+#[test]
+fn a_limit_of_an_address_below_none_admits_nobody() {
+    let config = good("max.connections.per.ip.overrides=127.0.0.1:-2,::1:3");
+    let limits = &config.socket.connections_per_ip_overrides;
+    assert_eq!((limits["127.0.0.1"], limits["::1"]), (0, 3));
 }
 
 /// A key that claims to be used has to be read by name in the settings, or be a default of topics.
