@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use kafka_protocol::messages::create_topics_response::CreatableTopicConfigs;
 use kafka_protocol::protocol::StrBytes;
+use odradek_common::ids::NodeId;
 use odradek_common::metadata::{ConfigResource, ConfigResourceType, MetadataImage};
+use odradek_config::dynamic::BrokerOverrides;
 use odradek_config::key::{Key, Scope};
+use odradek_config::listener::Listener;
 use odradek_config::{ServerConfig, dynamic, keys};
 
 /// The table of configuration keys, as the controller asks it.
@@ -86,7 +89,8 @@ impl ConfigValidator for ServerConfigs {
                 changed
                     .iter()
                     .try_for_each(|(name, value)| dynamic::validate_broker_config(name, value, per_broker))?;
-                self.validate_cleaner_threads(image, resource, after)
+                self.validate_cleaner_threads(image, resource, after)?;
+                self.validate_together(image, resource, changed, after)
             }
             // What clients report is not collected: nothing would read a subscription.
             ConfigResourceType::ClientMetrics => Err("client metrics are not collected here".to_owned()),
@@ -161,6 +165,87 @@ impl ServerConfigs {
         }
     }
 
+    /// Checks that brokers could run with all that they are to have: a broker with its own and the defaults, and with new defaults
+    /// those brokers that have some of their own and one that has none.
+    fn validate_together(
+        &self,
+        image: &MetadataImage,
+        resource: &ConfigResource,
+        changed: &BTreeMap<String, String>,
+        after: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let every = ConfigResource::every_broker();
+        let mut before = overrides(image, resource);
+        before.retain(|name, _| !changed.contains_key(name));
+        if *resource != every {
+            let default = overrides(image, &every);
+            let with = |per_broker: &BTreeMap<String, String>| BrokerOverrides {
+                per_broker: per_broker.clone(),
+                default: default.clone(),
+            };
+            if changed.keys().any(|name| dynamic::is_of_listeners(name)) {
+                self.validate_listeners(image, resource, after)?;
+            }
+            return self.validate_broker(resource, with(&before), with(after));
+        }
+        let brokers = image.brokers.keys().map(|id| ConfigResource::broker(*id));
+        let own = brokers.map(|broker| (overrides(image, &broker), broker));
+        let own = own.filter(|(per_broker, _)| !per_broker.is_empty());
+        for (per_broker, broker) in own.chain([(BTreeMap::new(), every.clone())]) {
+            let with = |default: &BTreeMap<String, String>| BrokerOverrides {
+                per_broker: per_broker.clone(),
+                default: default.clone(),
+            };
+            self.validate_broker(&broker, with(&before), with(after))?;
+        }
+        Ok(())
+    }
+
+    /// This node's file stands for that of another broker, but it has other listeners.
+    fn validate_broker(
+        &self,
+        broker: &ConfigResource,
+        mut before: BrokerOverrides,
+        mut after: BrokerOverrides,
+    ) -> Result<(), String> {
+        if !self.is_this_node(broker) {
+            for overrides in [&mut before, &mut after] {
+                overrides
+                    .per_broker
+                    .retain(|name, _| !dynamic::is_of_listeners(name));
+            }
+        }
+        dynamic::validate_broker_configs(&before, &after, &self.0)
+    }
+
+    /// Checks the listeners of another broker against those that it registered.
+    fn validate_listeners(
+        &self,
+        image: &MetadataImage,
+        broker: &ConfigResource,
+        after: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let id: Option<NodeId> = broker.name.parse().ok();
+        let Some(registered) = id.and_then(|id| image.brokers.get(&id)) else {
+            return Ok(());
+        };
+        if self.is_this_node(broker) {
+            return Ok(());
+        }
+        let registered = registered.endpoints.iter().map(|endpoint| Listener {
+            name: endpoint.listener.to_string(),
+            host: endpoint.host.to_string(),
+            port: endpoint.port,
+            security_protocol: endpoint.security_protocol,
+        });
+        dynamic::validate_listeners(after, &registered.collect::<Vec<_>>(), &self.0)
+    }
+
+    fn is_this_node(&self, broker: &ConfigResource) -> bool {
+        let node = &self.0.node;
+        node.roles.broker && *broker == ConfigResource::broker(node.node_id)
+    }
+
     /// What a topic has without an override of its own, and where it comes from.
     fn inherited(&self, image: &MetadataImage, key: &Key) -> (Option<String>, i8) {
         for synonym in key.synonyms {
@@ -176,6 +261,13 @@ impl ServerConfigs {
         }
         (key.default.map(str::to_owned), SOURCE_DEFAULT)
     }
+}
+
+fn overrides(image: &MetadataImage, resource: &ConfigResource) -> BTreeMap<String, String> {
+    let pairs = image.config_overrides(resource);
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// A value in the unit of the topic's key; the broker's may count hours.

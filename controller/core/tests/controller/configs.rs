@@ -290,3 +290,71 @@ fn threads_of_compaction_are_doubled_or_halved_at_most() {
     assert_eq!(set("", Some("2")), 0);
     assert_eq!(set("", None), 0);
 }
+
+/// What a broker could not run with would be stored and not be in force. Kafka 4.3.1 answers INVALID_REQUEST.
+#[test]
+fn what_brokers_cannot_run_with_is_refused() {
+    let mut world = World::of_brokers(2);
+    world.create(sized("t", 1, 1));
+    let offset = world.image.offset;
+    let refused = [
+        ("log.cleaner.dedupe.buffer.size", "1"),
+        ("listeners", "PLAINTEXT://127.0.0.1:9"),
+        ("advertised.listeners", "PLAINTEXT://127.0.0.1:9"),
+        ("listener.security.protocol.map", "PLAINTEXT:SSL"),
+        ("max.connections.per.ip.overrides", "a:b"),
+        ("log.roll.ms", "0"),
+    ];
+    for (key, wrong) in refused {
+        // Node 1 decides; of the listeners of broker 0 it knows what that one registered.
+        for broker in ["0", "1", ""] {
+            let asked = request(4, broker, &[(key, SET, Some(wrong))]);
+            let code = Code::InvalidRequest.code();
+            assert_eq!(alter(&mut world, &asked), code, "{broker} {key}");
+            let asked = asked.with_validate_only(true);
+            assert_eq!(alter(&mut world, &asked), code, "{broker} {key}");
+            let config = LegacyConfig::default()
+                .with_name(text(key))
+                .with_value(Some(text(wrong)));
+            let resource = LegacyResource::default()
+                .with_resource_type(4)
+                .with_resource_name(text(broker))
+                .with_configs(vec![config]);
+            let asked = AlterConfigsRequest::default().with_resources(vec![resource]);
+            let decision = world.controller.alter_configs(&world.image, world.now, &asked);
+            assert_eq!(
+                world.decide(decision).responses[0].error_code,
+                code,
+                "{broker} {key}"
+            );
+        }
+    }
+    assert_eq!(world.image.offset, offset);
+    for (key, value) in [
+        ("log.cleaner.io.max.bytes.per.second", "0"),
+        ("max.connections.per.ip.overrides", "127.0.0.1:-2"),
+    ] {
+        for broker in ["0", "1", ""] {
+            assert_eq!(
+                alter(&mut world, &request(4, broker, &[(key, SET, Some(value))])),
+                0
+            );
+        }
+    }
+}
+
+#[test]
+fn a_default_of_all_brokers_has_to_fit_to_what_a_broker_has() {
+    let mut world = with_topic();
+    let mut set = |broker: &str, key: &str, value: &str| {
+        alter(&mut world, &request(4, broker, &[(key, SET, Some(value))]))
+    };
+    assert_eq!(set("0", "log.cleaner.min.compaction.lag.ms", "10"), 0);
+    let most = "log.cleaner.max.compaction.lag.ms";
+    assert_eq!(set("", most, "5"), Code::InvalidRequest.code());
+    assert_eq!(set("", most, "10"), 0);
+    assert_eq!(
+        set("0", "log.cleaner.min.compaction.lag.ms", "11"),
+        Code::InvalidRequest.code()
+    );
+}
