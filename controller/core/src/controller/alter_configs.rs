@@ -18,7 +18,7 @@ use slog::info;
 
 use super::create_topics::check_topic_name;
 use super::draft::Draft;
-use super::topic_configs::{MIN_INSYNC_REPLICAS, UNCLEAN_LEADER_ELECTION_ENABLE};
+use super::topic_configs::{MIN_INSYNC_REPLICAS, UNCLEAN_LEADER_ELECTION_ENABLE, elr_enabled};
 use super::{Controller, Decision, wire_error};
 
 const SET: i8 = 0;
@@ -230,6 +230,9 @@ impl Controller {
             .map_err(refuse)?;
         // KAFKA-14136: a broker reloads files such as key stores when an override is set to the value that it has.
         let reload = resource.resource_type == ConfigResourceType::Broker;
+        if reload && elr_enabled(&draft.image) {
+            check_min_isr(resource, changes)?;
+        }
         let mut records = Vec::new();
         for (name, value) in changes {
             let before = draft.image.config(resource, name).map(|value| &**value);
@@ -259,6 +262,18 @@ impl Controller {
             self.change_partitions(draft, |_, partition| !partition.elr.is_empty(), |builder| builder);
         }
     }
+}
+
+/// KIP-966: what the ELRs hang on is the same for all brokers and is always there.
+fn check_min_isr(resource: &ConfigResource, changes: &Changes) -> Result<(), ApiError> {
+    let detail = match changes.get(MIN_INSYNC_REPLICAS) {
+        Some(_) if !resource.name.is_empty() => {
+            "Broker-level min.insync.replicas cannot be altered while ELR is enabled."
+        }
+        Some(None) => "Cluster-level min.insync.replicas cannot be removed while ELR is enabled.",
+        Some(Some(_)) | None => return Ok(()),
+    };
+    Err(ApiError::new(ErrorCode::InvalidConfig, detail))
 }
 
 fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {

@@ -358,3 +358,19 @@ fn a_default_of_all_brokers_has_to_fit_to_what_a_broker_has() {
         Code::InvalidRequest.code()
     );
 }
+
+/// KIP-966, as Kafka 4.3.1 answers.
+#[test]
+fn with_elrs_brokers_do_not_differ_in_min_isr() {
+    const NAME: &str = "min.insync.replicas";
+    let mut world = with_topic();
+    let refused = Code::InvalidConfig.code();
+    let mut change = |broker: &str, operation, value: Option<&str>| {
+        alter(&mut world, &request(4, broker, &[(NAME, operation, value)]))
+    };
+    assert_eq!(change("0", SET, Some("1")), refused);
+    assert_eq!(change("0", DELETE, None), refused);
+    assert_eq!(change("", SET, Some("1")), 0);
+    assert_eq!(change("", DELETE, None), refused);
+    assert_eq!(change("", SET, Some("2")), 0);
+}
