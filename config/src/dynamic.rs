@@ -91,6 +91,32 @@ pub fn validate_cleaner_threads(current: i64, wanted: i64) -> Result<(), String>
     Ok(())
 }
 
+/// The sizes of Kafka's thread pools, other than those of log.cleaner.threads.
+pub const THREAD_POOLS: &[&str] = &[
+    "background.threads",
+    "num.io.threads",
+    "num.network.threads",
+    "num.recovery.threads.per.data.dir",
+    "num.replica.fetchers",
+];
+
+/// Checks a change of the size of a thread pool while a broker runs: to half or double of what it has at most, as in Kafka.
+pub fn validate_threads(name: &str, current: i64, wanted: i64) -> Result<(), String> {
+    let refuse = |what: &str| {
+        let failed = format!("Dynamic thread count update validation failed for {name}={wanted}");
+        Err(format!(
+            "{failed}, value should {what} the current value {current}"
+        ))
+    };
+    if wanted < current / 2 {
+        return refuse("be at least half");
+    }
+    if wanted > current.saturating_mul(2) {
+        return refuse("not be greater than double");
+    }
+    Ok(())
+}
+
 /// The refusal of what would move a listener.
 pub(crate) const LISTENERS_ALTERED: &str =
     "Listeners cannot be altered while a broker runs: change its file and restart it";

@@ -90,6 +90,7 @@ impl ConfigValidator for ServerConfigs {
                     .iter()
                     .try_for_each(|(name, value)| dynamic::validate_broker_config(name, value, per_broker))?;
                 self.validate_cleaner_threads(image, resource, after)?;
+                self.validate_threads(image, resource, after)?;
                 self.validate_together(image, resource, changed, after)
             }
             // What clients report is not collected: nothing would read a subscription.
@@ -163,6 +164,40 @@ impl ServerConfigs {
             (Some(current), Some(wanted)) => dynamic::validate_cleaner_threads(current, wanted),
             _ => Ok(()),
         }
+    }
+
+    /// Checks changes of the sizes of thread pools if this node is a broker: Kafka compares them with what the broker has that is
+    /// asked, and another one may have been started with more or fewer.
+    fn validate_threads(
+        &self,
+        image: &MetadataImage,
+        resource: &ConfigResource,
+        after: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let own = ConfigResource::broker(self.0.node.node_id);
+        let every = ConfigResource::every_broker();
+        if !self.0.node.roles.broker || (*resource != own && *resource != every) {
+            return Ok(());
+        }
+        for name in dynamic::THREAD_POOLS {
+            let before = |resource| image.config(resource, name).map(|value| &**value);
+            let own_before: Option<&str> = before(&own);
+            let default_before: Option<&str> = before(&every);
+            let given = after.get(*name).map(String::as_str);
+            let number = |own: Option<&str>, default: Option<&str>| {
+                own.or(default).or(self.0.text(name))?.trim().parse::<i64>().ok()
+            };
+            let current = number(own_before, default_before);
+            let wanted = if *resource == own {
+                number(given, default_before)
+            } else {
+                number(own_before, given)
+            };
+            if let (Some(current), Some(wanted)) = (current, wanted) {
+                dynamic::validate_threads(name, current, wanted)?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks that brokers could run with all that they are to have: a broker with its own and the defaults, and with new defaults

@@ -374,3 +374,30 @@ fn with_elrs_brokers_do_not_differ_in_min_isr() {
     assert_eq!(change("", DELETE, None), refused);
     assert_eq!(change("", SET, Some("2")), 0);
 }
+
+/// Kafka asks the broker that is to have them, which is known where the controller is that broker.
+#[test]
+fn threads_of_a_broker_are_doubled_or_halved_at_most() {
+    let mut world = World::of_brokers(2);
+    let mut set = |broker: &str, name: &str, threads: Option<&str>| {
+        let operation = if threads.is_some() { SET } else { DELETE };
+        alter(&mut world, &request(4, broker, &[(name, operation, threads)]))
+    };
+    let refused = Code::InvalidRequest.code();
+    for (name, most, more) in [
+        ("num.io.threads", "16", "17"),
+        ("num.network.threads", "6", "7"),
+        ("background.threads", "20", "21"),
+        ("num.replica.fetchers", "2", "3"),
+        ("num.recovery.threads.per.data.dir", "4", "5"),
+    ] {
+        assert_eq!(set("1", name, Some(more)), refused, "{name}");
+        assert_eq!(set("", name, Some(more)), refused, "{name}");
+        assert_eq!(set("", name, Some(most)), 0, "{name}");
+        assert_eq!(set("0", name, Some("100")), 0, "{name}");
+    }
+    assert_eq!(set("1", "num.io.threads", Some("7")), refused);
+    assert_eq!(set("1", "num.io.threads", Some("32")), 0);
+    assert_eq!(set("", "num.io.threads", Some("1")), 0, "the broker has its own");
+    assert_eq!(set("1", "num.io.threads", None), refused, "back to 1");
+}
