@@ -140,15 +140,41 @@ pub fn validate_broker_configs(
     server: &ServerConfig,
 ) -> Result<(), String> {
     let settled = layers::settle(server, &after.per_broker, &after.default);
-    if settled.misfits.is_empty() {
+    let local_retention = local_retention_misfit(&layers::layered(server, &settled));
+    if settled.misfits.is_empty() && local_retention.is_none() {
         return Ok(());
     }
     let old = layers::settle(server, &before.per_broker, &before.default);
     let known = |misfit: &layers::Misfit<'_>| old.misfits.iter().any(|old| old.dynamic == misfit.dynamic);
-    match settled.misfits.into_iter().find(|misfit| !known(misfit)) {
-        Some(misfit) => Err(misfit.reason),
-        None => Ok(()),
+    if let Some(misfit) = settled.misfits.into_iter().find(|misfit| !known(misfit)) {
+        return Err(misfit.reason);
     }
+    match local_retention {
+        Some(reason) if local_retention_misfit(&layers::layered(server, &old)).as_ref() != Some(&reason) => {
+            Err(reason)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What a broker would keep of remote topics more than of all. Kafka refuses to alter it so, but starts with it: without
+/// remote topics it means nothing, and is no reason to leave out a retention.
+fn local_retention_misfit(config: &ServerConfig) -> Option<String> {
+    let values = config.values();
+    let of = |unit: &str, whole: i64| {
+        let name = format!("log.local.retention.{unit}");
+        let local = values.long(&name);
+        let reason = match local {
+            -1 => format!("Value must not be -1 as log.retention.{unit} value is set as {whole}."),
+            more if more > whole => {
+                format!("Value must not be more than log.retention.{unit} property value: {whole}")
+            }
+            _ => return None,
+        };
+        // Without a limit of the whole any part fits.
+        (whole >= 0).then(|| format!("Invalid value {local} for configuration {name}: {reason}"))
+    };
+    of("ms", values.chained("log.retention.ms")).or_else(|| of("bytes", values.long("log.retention.bytes")))
 }
 
 /// Whether a key says what listeners a broker has.

@@ -243,6 +243,40 @@ fn what_did_not_fit_before_does_not_keep_others_from_changing() {
 }
 
 #[test]
+fn no_more_is_kept_locally_than_at_all() {
+    let server = ServerConfig::single_node_default();
+    let overrides = |pairs: &[(&str, &str)]| BrokerOverrides {
+        per_broker: map(pairs),
+        default: BTreeMap::new(),
+    };
+    let judged = |before: &[(&str, &str)], after: &[(&str, &str)]| {
+        validate_broker_configs(&overrides(before), &overrides(after), &server)
+    };
+    let local = |value| ("log.local.retention.ms", value);
+    // Asked of Kafka 4.3.1.
+    assert_eq!(
+        judged(&[], &[local("900000000000")]),
+        Err(
+            "Invalid value 900000000000 for configuration log.local.retention.ms: Value must not be more than \
+             log.retention.ms property value: 604800000"
+                .to_owned()
+        )
+    );
+    assert!(judged(&[], &[local("-1")]).is_err());
+    for fits in ["604800000", "-2"] {
+        assert_eq!(judged(&[], &[local(fits)]), Ok(()));
+    }
+    let for_ever = ("log.retention.ms", "-1");
+    assert_eq!(judged(&[], &[local("-1"), for_ever]), Ok(()));
+    assert!(judged(&[local("-1"), for_ever], &[local("-1")]).is_err());
+    let stored = local("900000000000");
+    assert_eq!(judged(&[stored], &[stored, ("message.max.bytes", "5")]), Ok(()));
+    let bytes = ("log.local.retention.bytes", "5");
+    assert_eq!(judged(&[], &[bytes]), Ok(()));
+    assert!(judged(&[], &[bytes, ("log.retention.bytes", "4")]).is_err());
+}
+
+#[test]
 fn the_listeners_of_a_running_broker_stay() {
     let server = ServerConfig::single_node_default();
     let own = |name, value| {

@@ -176,7 +176,7 @@ fn culprit(config: &ServerConfig, dynamics: &[Dynamic<'_>], failure: &Failure) -
 }
 
 /// `config` with what was settled in the place of the dynamic configurations that it has.
-pub(super) fn layered(config: &ServerConfig, settled: &Settled<'_>) -> ServerConfig {
+pub(crate) fn layered(config: &ServerConfig, settled: &Settled<'_>) -> ServerConfig {
     let mut layers = Layers {
         fixed: config.layers.fixed.clone(),
         ..Layers::default()
