@@ -244,7 +244,7 @@ impl Worker {
         let log = &self.broker.log;
         let of_directory = match error {
             LogError::Closed(_) | LogError::Open(_) => return,
-            // The log stays readable; only compaction cannot go on.
+            // The log stays readable as far as it is not damaged; only compaction cannot go on.
             LogError::Corrupt { .. } | LogError::Locked { .. } => false,
             // As when anybody else finds the directory failed, or full.
             LogError::Directory { .. }
@@ -266,6 +266,10 @@ impl Worker {
                     "partition" => %replica.id, "retry_after_secs" => retry_after.as_secs(),
                     "error" => error_chain(error));
             }
+        }
+        if let Some(base_offset) = error.corrupt_segment() {
+            // The scrubber keeps from consumers what is damaged, and has it replaced.
+            self.broker.cleaning.suspect(replica, base_offset);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Scrubbing of this broker's logs, on a thread of its own: sealed segments are read again, at a bounded rate, and one that is
 //! damaged is replaced by what another replica has.
 //!
-//! A pass goes over all logs, segment by segment, and begins again after `odradek.log.scrub.interval.ms`. How a segment is
-//! checked and replaced is the log's affair; what is damaged is not served meanwhile. Without another replica the file stays as
-//! it is: the log says so once.
+//! A pass goes over all logs, segment by segment, and begins again after `odradek.log.scrub.interval.ms`; what compaction finds
+//! corrupt is checked before anything else. How a segment is checked and replaced is the log's affair; what is damaged is not
+//! served meanwhile. Without another replica the file stays as it is: the log says so once.
 
 mod healing;
 
@@ -95,6 +95,15 @@ enum Attempt {
     Failed,
 }
 
+/// Why a segment is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occasion {
+    /// It is its turn.
+    Pass,
+    /// Compaction found it corrupt.
+    Suspicion,
+}
+
 impl Rounds {
     fn run(&self) {
         let delay_ms = self.broker.config.load().log.initial_task_delay_ms;
@@ -108,6 +117,7 @@ impl Rounds {
             if settings.scrub_bytes_per_second > 0 && is_due(&mut passed, interval) {
                 self.pass(&mut healed);
             }
+            self.check_suspects(&mut healed);
             self.heal_all(&mut healed);
         }
     }
@@ -121,22 +131,53 @@ impl Rounds {
                     break;
                 };
                 from = segment.base_offset() + 1;
-                match self.check(replica, &segment) {
-                    Ok(None) => {}
-                    Ok(Some(damage)) => {
-                        self.report(replica, &segment, &damage);
-                        *healed = None;
-                    }
-                    Err(error) => self.broker.replicas.log_failed(replica, &error),
-                }
+                self.look_at(replica, &segment, Occasion::Pass, healed);
+                self.check_suspects(healed);
                 self.heal_all(healed);
             }
         }
     }
 
+    /// Checks what compaction has found corrupt since the last time, also while the checks are switched off: until it is known
+    /// to be damaged it is served.
+    fn check_suspects(&self, healed: &mut Option<Instant>) {
+        for (replica, base_offset) in self.broker.cleaning.take_suspects() {
+            if replica.is_offline() || self.stop.wait(Duration::ZERO) {
+                continue;
+            }
+            let segment = replica.with(|p| p.log().suspected_segment(base_offset));
+            if let Some(segment) = segment {
+                self.look_at(&replica, &segment, Occasion::Suspicion, healed);
+            }
+        }
+    }
+
+    /// Checks one segment; if it is damaged, healing is due.
+    fn look_at(
+        &self,
+        replica: &Arc<Replica>,
+        segment: &SealedSegment,
+        occasion: Occasion,
+        healed: &mut Option<Instant>,
+    ) {
+        match self.check(replica, segment, occasion) {
+            Ok(None) => {}
+            Ok(Some(damage)) => {
+                self.report(replica, segment, &damage);
+                *healed = None;
+            }
+            Err(error) => self.broker.replicas.log_failed(replica, &error),
+        }
+    }
+
     /// Damage that is news.
-    fn check(&self, replica: &Replica, segment: &SealedSegment) -> Result<Option<Damage>, LogError> {
-        let mut pace = |bytes| self.pace(replica, bytes);
+    fn check(
+        &self,
+        replica: &Replica,
+        segment: &SealedSegment,
+        occasion: Occasion,
+    ) -> Result<Option<Damage>, LogError> {
+        let mut pace = |bytes| self.pace(replica, bytes, occasion);
         let mut finding = segment.check(&mut pace)?;
         if matches!(finding, Finding::Damaged(_)) {
             // What is wrong was perhaps only read wrongly.
@@ -145,18 +186,20 @@ impl Rounds {
         replica.with(|p| p.log_mut().note_finding(segment, finding))
     }
 
-    fn pace(&self, replica: &Replica, bytes: u64) -> Go {
+    fn pace(&self, replica: &Replica, bytes: u64, occasion: Occasion) -> Go {
         self.broker.metrics.scrubbed.increment(bytes);
-        let per_second = self.broker.config.load().odradek.scrub_bytes_per_second;
-        if per_second <= 0 {
-            // Switched off meanwhile.
+        let is_switched_off = self.broker.config.load().odradek.scrub_bytes_per_second <= 0;
+        if is_switched_off && occasion == Occasion::Pass {
             return Go::Stop;
         }
-        self.pay(replica, bytes, per_second)
+        self.pay(replica, bytes)
     }
 
     /// Sleeps until bytes that were moved are paid for.
-    fn pay(&self, replica: &Replica, bytes: u64, per_second: i64) -> Go {
+    fn pay(&self, replica: &Replica, bytes: u64) -> Go {
+        let per_second = self.broker.config.load().odradek.scrub_bytes_per_second;
+        // Damage that is known or suspected is seen to although the checks are switched off.
+        let per_second = if per_second > 0 { per_second } else { i64::MAX };
         let mut throttle = self.throttle.lock();
         let pause = throttle.pause(Instant::now(), bytes, per_second as f64);
         drop(throttle);

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use odradek_common::error::ApiError;
 use thiserror::Error;
 
+use crate::segment::base_offset_of;
+
 /// A failure of a log directory, or of a log within it.
 #[derive(Debug, Error)]
 pub enum LogError {
@@ -95,6 +97,21 @@ impl LogError {
             | Self::Unsynced { path, .. }
             | Self::Offline { path } => Some(path),
             Self::Corrupt { .. } | Self::Closed(_) | Self::Open(_) => None,
+        }
+    }
+
+    /// The base offset of the segment that is corrupt; None if something else is wrong.
+    #[must_use]
+    pub fn corrupt_segment(&self) -> Option<i64> {
+        match self {
+            Self::Corrupt { path, .. } => base_offset_of(path.file_name()?.to_str()?),
+            Self::Locked { .. }
+            | Self::Directory { .. }
+            | Self::NoRoom { .. }
+            | Self::Unsynced { .. }
+            | Self::Offline { .. }
+            | Self::Closed(_)
+            | Self::Open(_) => None,
         }
     }
 

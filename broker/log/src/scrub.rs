@@ -77,6 +77,14 @@ impl Log {
         })
     }
 
+    /// The sealed segment that begins at `base_offset`, unless it is known to be damaged.
+    #[must_use]
+    pub fn suspected_segment(&self, base_offset: i64) -> Option<SealedSegment> {
+        let is_known = self.segments.get(&base_offset)?.damage.is_some();
+        let sealed = self.sealed_segment_from(base_offset)?;
+        (!is_known && sealed.base_offset == base_offset).then_some(sealed)
+    }
+
     /// Takes note of what was found, unless the segment is another one by now; returns damage that is news.
     pub fn note_finding(
         &mut self,

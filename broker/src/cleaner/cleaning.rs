@@ -1,6 +1,7 @@
 //! What the threads of compaction share: who is at work, which logs cannot be compacted, and how the last passes went.
 //!
-//! A log that failed is left alone for a while that doubles with each failure; its first failure is for people to see.
+//! A log that failed is left alone for a while that doubles with each failure; its first failure is for people to see. What a
+//! pass found corrupt waits here for the scrubber.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Cleaning {
 struct State {
     in_progress: HashSet<LogId>,
     uncleanable: HashMap<LogId, Uncleanable>,
+    /// Segments that passes found corrupt, by base offset; the last one of each log.
+    suspects: HashMap<LogId, (Arc<Replica>, i64)>,
     last_run: Instant,
     max_dirty_ratio: f64,
     max_delay_ms: i64,
@@ -90,6 +93,7 @@ impl Default for Cleaning {
         let state = State {
             in_progress: HashSet::new(),
             uncleanable: HashMap::new(),
+            suspects: HashMap::new(),
             last_run: Instant::now(),
             max_dirty_ratio: 0.0,
             max_delay_ms: 0,
@@ -160,6 +164,28 @@ impl Cleaning {
         } else {
             Failure::Again { retry_after }
         }
+    }
+
+    /// A log is whole again: it is tried without a pause, and counts as one that failed until a pass is complete.
+    pub fn retry(&self, replica: &Replica) {
+        if let Some(uncleanable) = self.state.lock().uncleanable.get_mut(&id_of(replica)) {
+            *uncleanable = Uncleanable {
+                failures: 0,
+                retry_at: Instant::now(),
+            };
+        }
+    }
+
+    /// A pass found the segment at `base_offset` corrupt.
+    pub fn suspect(&self, replica: &Arc<Replica>, base_offset: i64) {
+        let suspect = (replica.clone(), base_offset);
+        self.state.lock().suspects.insert(id_of(replica), suspect);
+    }
+
+    /// The segments that passes found corrupt since the last call, by base offset.
+    pub fn take_suspects(&self) -> Vec<(Arc<Replica>, i64)> {
+        let suspects = std::mem::take(&mut self.state.lock().suspects);
+        suspects.into_values().collect()
     }
 
     /// Whether the last pass over a log failed.
@@ -267,6 +293,15 @@ mod tests {
         };
         cleaning.note_failure(&replica, long_ago);
         assert!(cleaning.is_free(&replica) && cleaning.is_uncleanable(&replica));
+        cleaning.note_failure(&replica, now);
+        assert!(!cleaning.is_free(&replica));
+        cleaning.retry(&replica);
+        assert!(cleaning.is_free(&replica) && cleaning.is_uncleanable(&replica));
+        assert_eq!(
+            cleaning.note_failure(&replica, now),
+            first,
+            "as if it was the first"
+        );
         let pass = LastPass {
             report: CompactionReport::default(),
             elapsed: seconds(1),

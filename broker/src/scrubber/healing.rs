@@ -127,6 +127,9 @@ impl Rounds {
         if !replica.with(|p| p.log_mut().replace_segments(repair.into_segments()))? {
             return Err(HealingError::Overtaken);
         }
+        if replica.with(|p| p.log().damaged_segments()) == 0 {
+            self.broker.cleaning.retry(replica);
+        }
         Ok(offsets)
     }
 
@@ -151,10 +154,7 @@ impl Rounds {
             if repair.next_offset() == Some(offset) {
                 return Err(HealingError::Nothing(offset));
             }
-            let per_second = self.broker.config.load().odradek.scrub_bytes_per_second;
-            // What was found before the checks were switched off is mended all the same.
-            let per_second = if per_second > 0 { per_second } else { i64::MAX };
-            if self.pay(replica, records.len() as u64, per_second) == Go::Stop {
+            if self.pay(replica, records.len() as u64) == Go::Stop {
                 return Err(HealingError::Stopped);
             }
         }

@@ -103,6 +103,34 @@ fn a_compacted_segment_is_compared_with_what_compaction_wrote() {
 }
 
 #[test]
+fn what_a_pass_finds_corrupt_is_a_segment_to_be_checked_until_it_is_known() {
+    let config = LogConfig {
+        cleanup_policy: crate::config::CleanupPolicy::COMPACT,
+        min_cleanable_dirty_ratio: 0.0,
+        ..small_segments()
+    };
+    let mut fixture = Fixture::with(config);
+    for _ in 0..60 {
+        let mut builder = BatchBuilder::new(0);
+        builder.append(NOW.wall_ms, Some(b"key"), Some(b"value"), &[]);
+        fixture.append_batch(1, builder.build());
+    }
+    fixture.log.set_high_watermark(fixture.log.log_end_offset());
+    let (base, batch_bytes) = second(&fixture);
+    flip(&fixture, base, 2 * batch_bytes + HEADER_SIZE_BYTES as u64);
+    let log = &mut fixture.log;
+    let error = log.compact(NOW, PassMemory::default()).unwrap_err();
+    assert_eq!(error.corrupt_segment(), Some(base), "{error}");
+    let segment = log.suspected_segment(base).unwrap();
+    assert_eq!(segment.base_offset(), base);
+    assert!(log.suspected_segment(base + 1).is_none());
+    assert!(log.suspected_segment(log.active_segment_base_offset()).is_none());
+    let finding = segment.check(&mut |_| Go::On).unwrap();
+    assert!(log.note_finding(&segment, finding).unwrap().is_some());
+    assert!(log.suspected_segment(base).is_none());
+}
+
+#[test]
 fn damaged_records_are_found_and_everything_else_is_served() {
     let mut fixture = filled();
     // Recovery does not read it again.

@@ -1,15 +1,17 @@
 //! What ends a healing, and how fast it goes. The other replica is a function.
 
 use std::os::unix::fs::FileExt;
+use std::time::Instant;
 
 use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
 use odradek_common::records::builder::BatchBuilder;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use super::super::{BACKOFF_MAX, BACKOFF_MIN, Backoff};
+use super::super::{BACKOFF_MAX, BACKOFF_MIN, Backoff, Occasion};
 use super::*;
 use crate::background::Stop;
+use crate::cleaner::cleaning::Failure;
 use crate::data_directory::DataDirectory;
 use crate::fixtures::LoneBroker;
 
@@ -31,6 +33,16 @@ struct Damaged {
 
 impl Damaged {
     fn new() -> Self {
+        let damaged = Self::unseen();
+        let (rounds, replica) = (&damaged.rounds, &damaged.replica);
+        let segment = replica.with(|p| p.log().sealed_segment_from(0)).unwrap();
+        let found = rounds.check(replica, &segment, Occasion::Pass);
+        assert!(found.unwrap().is_some());
+        damaged
+    }
+
+    /// Nobody knows of the damage.
+    fn unseen() -> Self {
         let folder = TempDir::new().unwrap();
         let mut lone = LoneBroker::at(&folder.path().join("a"));
         lone.create("t", LEADER);
@@ -53,8 +65,6 @@ impl Damaged {
             throttle: Mutex::default(),
             backoffs: Mutex::default(),
         };
-        let segment = replica.with(|p| p.log().sealed_segment_from(0)).unwrap();
-        assert!(rounds.check(&replica, &segment).unwrap().is_some());
         Self {
             folder,
             rounds,
@@ -98,6 +108,46 @@ async fn what_a_peer_sends_piece_by_piece_is_put_in_place() {
         assert_eq!((healed.unwrap(), requests), (0..BATCHES, BATCHES));
         assert!(!damaged.is_damaged());
     }
+}
+
+#[tokio::test]
+async fn what_compaction_finds_corrupt_is_checked_at_once_and_compacted_once_it_is_healed() {
+    for bytes_per_second in [1 << 30, 0] {
+        let damaged = Damaged::unseen();
+        damaged.scrub_at(bytes_per_second);
+        let (rounds, replica) = (&damaged.rounds, &damaged.replica);
+        let cleaning = &rounds.broker.cleaning;
+        let before = Some(Instant::now());
+        let mut healed = before;
+        // The active segment is none that can be checked, and of another one nobody knows.
+        for base_offset in [BATCHES, BATCHES + 1] {
+            cleaning.suspect(replica, base_offset);
+            rounds.check_suspects(&mut healed);
+        }
+        assert!(!damaged.is_damaged() && healed == before);
+        cleaning.note_failure(replica, Instant::now());
+        cleaning.suspect(replica, 0);
+        rounds.check_suspects(&mut healed);
+        assert!(damaged.is_damaged() && healed.is_none(), "{bytes_per_second}");
+        assert!(cleaning.take_suspects().is_empty());
+        let (replaced, _) = damaged.heal(|_| ()).await;
+        replaced.unwrap();
+        assert!(cleaning.is_uncleanable(replica));
+        let next = cleaning.note_failure(replica, Instant::now());
+        assert!(matches!(next, Failure::First { .. }), "it did not wait: {next:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_suspicion_that_is_not_confirmed_changes_nothing() {
+    let damaged = Damaged::new();
+    damaged.heal(|_| ()).await.0.unwrap();
+    let (rounds, replica) = (&damaged.rounds, &damaged.replica);
+    rounds.broker.cleaning.suspect(replica, 0);
+    let before = Some(Instant::now());
+    let mut healed = before;
+    rounds.check_suspects(&mut healed);
+    assert!(!damaged.is_damaged() && healed == before);
 }
 
 #[tokio::test]

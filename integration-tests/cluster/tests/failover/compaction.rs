@@ -8,13 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::messages::IncrementalAlterConfigsRequest;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use odradek_cluster_tests::asks::{OK, text};
+use odradek_cluster_tests::asks::{OK, code, text};
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::java;
 use odradek_cluster_tests::node::Node;
 use odradek_cluster_tests::records::{keyed, now_ms};
 use odradek_cluster_tests::wait::{eventually, holds};
+use odradek_common::error::ErrorCode;
 use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::Compression;
 
@@ -187,21 +188,12 @@ fn cleaner_threads(node: &Node) -> Vec<String> {
     names
 }
 
-/// A log that cannot be compacted is named and counted, and serves what is not damaged.
-#[tokio::test]
-async fn a_damaged_log_is_left_alone_by_compaction_and_seen() {
-    let cluster = TestCluster::start(1, &CLEANER).await;
-    let connection = cluster.connect(1).await;
-    let configs = [
-        ("cleanup.policy", "compact"),
-        ("min.cleanable.dirty.ratio", "0.01"),
-    ];
-    connection.create_topic("compacted", 1, 1, &configs).await;
+/// Two values of a key whose first one a disk has damaged, in a segment that the next record seals.
+async fn damaged(leader: &Connection, node: &Node) {
     for value in ["first", "second"] {
         let batch = keyed(&[("key", Some(value))]);
-        connection.produce("compacted", 0, &batch).await;
+        leader.produce("compacted", 0, &batch).await;
     }
-    let node = cluster.node(1);
     let segment = node.log_dir().join("compacted-0/00000000000000000000.log");
     let file = fs::File::options()
         .write(true)
@@ -209,22 +201,83 @@ async fn a_damaged_log_is_left_alone_by_compaction_and_seen() {
         .expect("it was appended to");
     // In the first batch, behind its header.
     file.write_all_at(&[0xff], 70).expect("it can be written to");
-    alter(&connection, (TOPIC, "compacted"), ("segment.ms", "50")).await;
-    let uncleanable = format!(
+    alter(leader, (TOPIC, "compacted"), ("segment.ms", "50")).await;
+}
+
+/// The sample of the logs that cannot be compacted.
+fn uncleanable(node: &Node) -> String {
+    format!(
         "odradek_log_cleaner_uncleanable_partitions{{log_dir=\"{}\"}}",
         node.log_dir().display()
-    );
+    )
+}
+
+const COMPACT: [(&str, &str); 2] = [
+    ("cleanup.policy", "compact"),
+    ("min.cleanable.dirty.ratio", "0.01"),
+];
+
+/// A log that cannot be compacted is named and counted, and serves what is not damaged, and nothing else.
+#[tokio::test]
+async fn a_damaged_log_is_left_alone_by_compaction_and_seen() {
+    let cluster = TestCluster::start(1, &CLEANER).await;
+    let (node, connection) = (cluster.node(1), cluster.connect(1).await);
+    connection.create_topic("compacted", 1, 1, &COMPACT).await;
+    damaged(&connection, node).await;
     eventually("it is counted", LIMIT, async || {
         tick(&connection).await;
-        let counted = node.metric(&uncleanable).await;
-        holds(counted == Some(1.0), format!("{counted:?}"))
+        let logs = node.metric(&uncleanable(node)).await;
+        let segments = node.metric("odradek_log_damaged_segments").await;
+        let counted = (logs, segments);
+        holds(counted == (Some(1.0), Some(1.0)), format!("{counted:?}"))
     })
     .await;
+    assert_eq!(
+        connection.fetch("compacted", 0, 0).await.error_code,
+        code(ErrorCode::CorruptMessage)
+    );
     let next = tick(&connection).await;
-    let seen = connection.read_from("compacted", 0, 2).await;
+    let seen = connection.read_from("compacted", 0, 1).await;
+    assert_eq!(seen.first().map(|record| record.offset), Some(1));
     assert_eq!(seen.last().map(|record| record.offset), Some(next - 1));
     let said = node.log_text();
     assert_eq!(said.matches("a log cannot be compacted").count(), 1, "{said}");
+    assert_eq!(said.matches("a sealed segment is damaged").count(), 1, "{said}");
+}
+
+/// What compaction finds damaged is fetched anew from another node, and compacted then, long before the next scrub and before
+/// a log that failed would be tried again.
+#[tokio::test]
+async fn damage_that_compaction_finds_is_mended_and_then_compacted() {
+    let cluster = TestCluster::start(3, &CLEANER).await;
+    let connection = cluster.connect(1).await;
+    connection.create_topic("compacted", 1, 3, &COMPACT).await;
+    let leader = connection.partition("compacted", 0).await.leader_id.0;
+    let (node, leading) = (cluster.node(leader), cluster.connect(leader).await);
+    // Node 1 knows of the topic; another node may hear of it later.
+    eventually("the leader leads", LIMIT, async || {
+        let latest = leading.list_offset("compacted", 0, -1).await;
+        holds(latest.error_code == OK, format!("{latest:?}"))
+    })
+    .await;
+    damaged(&leading, node).await;
+    for said in [
+        "a damaged segment was replaced",
+        "compaction of a log works again",
+    ] {
+        eventually(said, LIMIT, async || {
+            tick(&leading).await;
+            let text = node.log_text();
+            holds(text.contains(said), text)
+        })
+        .await;
+    }
+    assert!(node.log_text().contains("a log cannot be compacted"));
+    assert_eq!(node.metric(&uncleanable(node)).await, Some(0.0));
+    assert_eq!(node.metric("odradek_log_damaged_segments").await, Some(0.0));
+    let seen = leading.read_from("compacted", 0, 0).await;
+    let first = seen.first().map(|record| (record.offset, record.text()));
+    assert_eq!(first, Some((1, "second".to_owned())));
 }
 
 async fn use_two_threads(connection: &Connection) {
