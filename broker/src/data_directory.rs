@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use odradek_broker_log::directory::LogDirectory;
+use odradek_broker_log::room::DirectoryRoom;
 use uuid::Uuid;
 
 use crate::group_commit::FlushQueue;
@@ -59,6 +60,12 @@ impl DataDirectory {
     #[must_use]
     pub fn logs(&self) -> Option<&LogDirectory> {
         self.logs.as_ref()
+    }
+
+    /// The room there is, asked of the file system now; None if it does not say, or the directory is offline. May block.
+    #[must_use]
+    pub fn room(&self) -> Option<DirectoryRoom> {
+        self.logs.as_ref().filter(|_| !self.is_offline())?.room()
     }
 
     /// True after a failure that the process cannot get over; the next start may find it mended.

@@ -1,9 +1,12 @@
 //! Metadata for unit tests, and a broker that has no cluster but what a test tells it.
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
+use odradek_broker_log::disk::{Disk, Space, SystemDisk};
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::{
     BrokerImage, Endpoint, MetadataDelta, MetadataImage, PartitionImage, SecurityProtocol, TopicImage,
@@ -85,4 +88,41 @@ impl LoneBroker {
         let events = self.broker.replicas.publish(&delta, &self.image, &config, true);
         (delta, events)
     }
+}
+
+/// Of a disk that is full,
+pub const TOTAL_BYTES: u64 = 1_000_000;
+/// and what is free of it: as much as is to stay so.
+pub const FREE_BYTES: u64 = 1_000;
+
+#[derive(Debug)]
+struct FullDisk;
+
+impl Disk for FullDisk {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_data(file)
+    }
+
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        SystemDisk.sync_all(file)
+    }
+
+    fn space(&self, _directory: &Path) -> io::Result<Space> {
+        Ok(Space {
+            free_bytes: FREE_BYTES,
+            total_bytes: TOTAL_BYTES,
+        })
+    }
+}
+
+/// A log directory to which produces are refused.
+pub fn on_full_disk(path: &Path) -> DataDirectory {
+    let options = LogDirectoryOptions {
+        disk: Arc::new(FullDisk),
+        reserve_bytes: FREE_BYTES,
+        ..LogDirectoryOptions::default()
+    };
+    let log = Logger::root(slog::Discard, slog::o!());
+    let logs = LogDirectory::open(path, options, log).unwrap();
+    DataDirectory::new(Uuid::from_u128(1), logs)
 }

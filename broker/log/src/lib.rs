@@ -30,7 +30,7 @@ pub mod repair;
 mod replica_log;
 mod reserve;
 mod retention;
-mod room;
+pub mod room;
 mod scan;
 pub mod scrub;
 mod segment;

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::directory::DirectoryShared;
+use crate::directory::{DirectoryShared, LogDirectory};
 use crate::disk::Space;
 use crate::error::LogError;
 
@@ -22,6 +22,33 @@ const RESERVED_PART_MAX: u64 = 20;
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     unasked_bytes: AtomicI64,
+    /// What was wanted when the disk was last asked, if it had not so much.
+    refused_bytes: AtomicI64,
+}
+
+/// The room of a log directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryRoom {
+    /// That of its file system.
+    pub space: Space,
+    /// Whether an append as large as the last one that was refused would be refused now, or any at all.
+    pub is_full: bool,
+}
+
+impl LogDirectory {
+    /// The room there is now; None if the file system does not say.
+    #[must_use]
+    pub fn room(&self) -> Option<DirectoryRoom> {
+        let shared = &self.shared;
+        let space = shared.options.disk.space(&shared.path).ok()?;
+        let spare = space.free_bytes.saturating_sub(shared.reserve_bytes(space));
+        let refused = shared.room.refused_bytes.load(Ordering::Relaxed);
+        let wanted = u64::try_from(refused).unwrap_or(0).max(1);
+        Some(DirectoryRoom {
+            space,
+            is_full: spare < wanted,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +78,8 @@ impl DirectoryShared {
         let reserve = i64::try_from(self.reserve_bytes(space)).unwrap_or(i64::MAX);
         let spare = free.saturating_sub(reserve).saturating_sub(wanted);
         unasked.store(spare.clamp(0, UNASKED_BYTES_MAX), Ordering::Relaxed);
+        let refused = if spare < 0 { wanted } else { 0 };
+        self.room.refused_bytes.store(refused, Ordering::Relaxed);
         if spare >= 0 {
             return Ok(());
         }

@@ -49,6 +49,9 @@ metrics! {
     UNDER_REPLICATED = Gauge "odradek_under_replicated_partitions" [] "Partitions led here whose ISR is smaller than their replica set.";
     OFFLINE = Gauge "odradek_offline_partitions" [] "Partitions of the cluster without a leader.";
     OFFLINE_LOG_DIRECTORIES = Gauge "odradek_offline_log_directories" [] "Log directories of this broker that failed.";
+    LOG_DIRECTORY_USABLE = Gauge "odradek_log_directory_usable_bytes" ["log_dir"] "Bytes that may still be written to the file system of a log directory that works.";
+    LOG_DIRECTORY_TOTAL = Gauge "odradek_log_directory_total_bytes" ["log_dir"] "Bytes of that file system.";
+    LOG_DIRECTORY_FULL = Gauge "odradek_log_directory_full" ["log_dir"] "1 while produces to the log directory are refused because odradek.log.dir.reserve.bytes are to stay free.";
     UNDER_MIN_ISR = Gauge "odradek_under_min_isr_partitions" [] "Partitions led here whose ISR is smaller than min.insync.replicas.";
     PARTITIONS = Gauge "odradek_partitions" [] "Replicas hosted here.";
     LEADER_PARTITIONS = Gauge "odradek_leader_partitions" [] "Partitions led here.";

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use odradek_broker_core::groups::GroupState;
 use odradek_broker_core::transactions::metadata::TransactionState;
+use odradek_broker_log::room::DirectoryRoom;
 use odradek_common::time::Now;
 use odradek_controller_core::quorum::Role;
 
@@ -15,6 +16,7 @@ use super::{Connections, TopicTraffic, UncommittedTimestamps};
 use crate::broker::Broker;
 use crate::clock;
 use crate::coordinator::groups::snapshot::CommittedOffset;
+use crate::data_directory::DataDirectory;
 use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC};
 use crate::replica::Replica;
 use crate::replica::transactions::OpenTransactions;
@@ -173,18 +175,36 @@ pub fn broker(exporter: &mut Exporter, broker: &Broker, connections: &Connection
         .map(|replica| Seen::of(replica, now, timeout_max_ms))
         .collect();
     partitions(exporter, &seen);
-    let directories = broker.replicas.directories();
-    let offline = directories
-        .iter()
-        .filter(|directory| directory.is_offline())
-        .count();
-    exporter.sample(names::OFFLINE_LOG_DIRECTORIES, &[], offline as f64);
+    log_directories(exporter, broker.replicas.directories());
     topics(exporter, &broker.metrics.topics());
     cluster(exporter, broker);
     groups(exporter, broker);
     transactions(exporter, broker);
     crate::cleaner::exposition::export(exporter, broker);
     exporter.sample(names::CONNECTIONS, &[], connections.open() as f64);
+}
+
+fn log_directories(exporter: &mut Exporter, directories: &[Arc<DataDirectory>]) {
+    let offline = directories
+        .iter()
+        .filter(|directory| directory.is_offline())
+        .count();
+    exporter.sample(names::OFFLINE_LOG_DIRECTORIES, &[], offline as f64);
+    let room = |directory: &Arc<DataDirectory>| {
+        let path = directory.path().display().to_string();
+        directory.room().map(|room| (path, room))
+    };
+    let rooms: Vec<(String, DirectoryRoom)> = directories.iter().filter_map(room).collect();
+    let mut each = |name, value: fn(&DirectoryRoom) -> f64| {
+        for (path, room) in &rooms {
+            exporter.sample(name, &[("log_dir", path)], value(room));
+        }
+    };
+    each(names::LOG_DIRECTORY_USABLE, |room| room.space.free_bytes as f64);
+    each(names::LOG_DIRECTORY_TOTAL, |room| room.space.total_bytes as f64);
+    each(names::LOG_DIRECTORY_FULL, |room| {
+        f64::from(u8::from(room.is_full))
+    });
 }
 
 fn partitions(exporter: &mut Exporter, seen: &[Seen]) {
@@ -491,6 +511,7 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::{FREE_BYTES, TOTAL_BYTES, on_full_disk};
 
     #[test]
     fn labels_are_escaped_and_headers_come_once() {
@@ -503,6 +524,26 @@ mod tests {
             text.contains("odradek_group_members{group=\"a\\\"b\\\\c\\nd\"} 1\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn log_directories_show_their_room_unless_they_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["full", "failed"].map(|name| folder.path().join(name));
+        let directories = paths.each_ref().map(|path| Arc::new(on_full_disk(path)));
+        directories[1].set_offline();
+        let mut exporter = Exporter::after(String::new());
+        log_directories(&mut exporter, &directories);
+        let text = exporter.finish();
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let sample = |name, value| format!("{name}{{log_dir=\"{}\"}} {value}", paths[0].display());
+        let expected = [
+            "odradek_offline_log_directories 1".to_owned(),
+            sample(names::LOG_DIRECTORY_USABLE, FREE_BYTES),
+            sample(names::LOG_DIRECTORY_TOTAL, TOTAL_BYTES),
+            sample(names::LOG_DIRECTORY_FULL, 1),
+        ];
+        assert_eq!(samples, expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::ServerError;
 use crate::broker::Broker;
+use crate::data_directory::DataDirectory;
 use crate::lifecycle::BrokerState;
 use crate::metrics::http::{self, Exposition};
 use crate::metrics::requests;
@@ -122,7 +123,7 @@ impl Exposition for NodeExposition {
                 replicas.len()
             ));
         }
-        Ok("ok".to_owned())
+        Ok(room(exposed.broker.replicas.directories()))
     }
 
     fn readiness(&self) -> Result<String, String> {
@@ -144,5 +145,55 @@ impl Exposition for NodeExposition {
                 Err("stopping".to_owned())
             }
         }
+    }
+}
+
+/// Says "ok", and which log directories are full. That is no failure: all but produces goes on, and whoever starts a node anew
+/// because it is not healthy would make it worse.
+fn room(directories: &[Arc<DataDirectory>]) -> String {
+    let is_full = |directory: &&Arc<DataDirectory>| directory.room().is_some_and(|room| room.is_full);
+    let full: Vec<String> = directories
+        .iter()
+        .filter(is_full)
+        .map(|directory| directory.path().display().to_string())
+        .collect();
+    if full.is_empty() {
+        return "ok".to_owned();
+    }
+    format!(
+        "ok, but produces are refused for want of room in {}",
+        full.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use odradek_broker_log::directory::{LogDirectory, LogDirectoryOptions};
+
+    use super::*;
+    use crate::fixtures::on_full_disk;
+
+    #[test]
+    fn health_names_log_directories_without_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, full] = ["a", "full"].map(|name| folder.path().join(name));
+        let log = Logger::root(slog::Discard, slog::o!());
+        let logs = LogDirectory::open(path, LogDirectoryOptions::default(), log).unwrap();
+        let directories = [
+            Arc::new(DataDirectory::new(uuid::Uuid::from_u128(1), logs)),
+            Arc::new(on_full_disk(&full)),
+        ];
+        assert_eq!(room(&directories[..1]), "ok");
+        let expected = format!(
+            "ok, but produces are refused for want of room in {}",
+            full.display()
+        );
+        assert_eq!(room(&directories), expected);
+        directories[1].set_offline();
+        assert_eq!(
+            room(&directories),
+            "ok",
+            "a directory that failed is told of otherwise"
+        );
     }
 }

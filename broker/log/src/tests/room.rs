@@ -78,6 +78,34 @@ fn clients_leave_the_reserve_alone_and_go_on_once_there_is_room() {
     assert!(appended < 1_000);
 }
 
+#[test]
+fn a_directory_tells_its_room_and_whether_appends_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let (disk, directory, mut log) = committed_segments(folder.path(), 1);
+    let room_with = |free_bytes| {
+        disk.0.store(free_bytes, Ordering::SeqCst);
+        let room = directory.room().unwrap();
+        assert_eq!(
+            (room.space.free_bytes, room.space.total_bytes),
+            (free_bytes, TOTAL_BYTES)
+        );
+        room.is_full
+    };
+    let (no_more, too_little) = (RESERVE_BYTES, RESERVE_BYTES + 10);
+    assert!(
+        !room_with(TOTAL_BYTES) && !room_with(too_little),
+        "nobody wanted more"
+    );
+    assert!(room_with(no_more) && room_with(0));
+    disk.0.store(too_little, Ordering::SeqCst);
+    log.directory.room.forget();
+    append(&mut log).unwrap_err();
+    assert!(room_with(too_little), "it would be refused again");
+    assert!(!room_with(TOTAL_BYTES), "although nobody has tried");
+    append(&mut log).unwrap();
+    assert!(!room_with(too_little));
+}
+
 /// A disk with room, and a log on it of so many segments, all of it committed.
 fn committed_segments(folder: &Path, segments: usize) -> (Arc<SmallDisk>, LogDirectory, Log) {
     let disk = Arc::new(SmallDisk(AtomicU64::new(TOTAL_BYTES)));

@@ -69,6 +69,22 @@ async fn a_disk_that_fills_up_refuses_produces_and_nothing_else_until_there_is_r
     }
     assert!(ErrorCode::KafkaStorageError.is_retriable());
     assert_eq!(readable(&connection, "t").await, ["before"]);
+    let full = format!("odradek_log_directory_full{{log_dir=\"{}\"}}", data.display());
+    let room = |what| {
+        format!(
+            "odradek_log_directory_{what}_bytes{{log_dir=\"{}\"}}",
+            data.display()
+        )
+    };
+    assert_eq!(node.metric(&full).await, Some(1.0));
+    assert_eq!(node.metric(&room("usable")).await, Some(0.0));
+    assert_eq!(node.metric(&room("total")).await, Some(f64::from(32 << 20)));
+    let health = node.http("/healthz").await.expect("it answers");
+    let said = format!(
+        "ok, but produces are refused for want of room in {}\n",
+        data.display()
+    );
+    assert_eq!(health, (200, said));
     // The quorum's log has its own disk, but the new partition's has no room.
     let created = connection.try_create(creatable("while-full", 1, 1, &[])).await;
     assert_eq!(created.error_code, OK, "{created:?}");
@@ -83,8 +99,13 @@ async fn a_disk_that_fills_up_refuses_produces_and_nothing_else_until_there_is_r
     assert!(node.is_running());
 
     disk.make_room();
+    assert_eq!(node.metric(&full).await, Some(0.0));
     in_the_end(&connection, "t", "after").await;
     in_the_end(&connection, "while-full", "late").await;
+    assert_eq!(
+        node.http("/healthz").await.expect("it answers"),
+        (200, "ok\n".to_owned())
+    );
     assert_eq!(readable(&connection, "t").await, ["before", "after"]);
     node.kill();
     node.start().await;
