@@ -32,6 +32,8 @@ mod tests;
 const FETCH_VERSION: i16 = 17;
 /// Bytes of one answer; a larger batch comes whole.
 const FETCH_BYTES: i32 = 4 << 20;
+/// How long an answer may wait for records: a follower hears of what was committed last with its next fetch.
+const FETCH_WAIT_MS: i32 = 1_000;
 
 /// Why a segment was not replaced.
 #[derive(Debug, thiserror::Error)]
@@ -212,7 +214,7 @@ async fn fetch(exchange: &mut Exchange, replica: &Replica, offset: i64) -> Resul
         .with_topic_id(replica.topic_id)
         .with_partitions(vec![partition]);
     let request = FetchRequest::default()
-        .with_max_wait_ms(0)
+        .with_max_wait_ms(FETCH_WAIT_MS)
         .with_min_bytes(1)
         .with_max_bytes(FETCH_BYTES)
         .with_session_epoch(-1)
