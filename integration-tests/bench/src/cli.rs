@@ -171,6 +171,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if let (Some(data), None) = (arguments.command.data_folder(), supervise::data_folder()) {
         return supervise::run(data);
     }
+    supervise::hear_signals()?;
     carry_out(arguments.command).map(|()| ExitCode::SUCCESS)
 }
 

@@ -28,13 +28,27 @@ pub fn data_folder() -> Option<PathBuf> {
     std::env::var_os(DATA_VARIABLE).map(PathBuf::from)
 }
 
+/// In the process that measures, before it starts threads and brokers: they are to hear the signals that the process above it keeps
+/// for itself.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn hear_signals() -> Result<()> {
+    signals().thread_unblock().context("unblocking signals")
+}
+
+fn signals() -> SigSet {
+    let mut signals = SigSet::from_iter(ENDS);
+    signals.add(Signal::SIGCHLD);
+    signals
+}
+
 /// Has another process do what this one was asked for, with its data below `data`.
 ///
 /// # Errors
 /// It cannot be started or waited for, or its data cannot be removed.
 pub fn run(data: &Path) -> Result<ExitCode> {
-    let mut signals = SigSet::from_iter(ENDS);
-    signals.add(Signal::SIGCHLD);
+    let signals = signals();
     // One that comes too early waits for its turn.
     signals.thread_block().context("blocking signals")?;
     std::fs::create_dir_all(data).with_context(|| format!("creating {}", data.display()))?;
