@@ -174,9 +174,9 @@ impl Worker {
             replica: &replica,
         };
         let outcome = self.clean(&replica);
-        drop(grabbed);
-        // Nothing was deleted while the pass ran.
+        // Nothing was deleted while the pass ran, and another one may follow at once.
         retain(&self.broker, &replica);
+        drop(grabbed);
         match outcome {
             Ok(Some(report)) => {
                 let last = LastPass {
