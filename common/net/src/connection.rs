@@ -13,6 +13,7 @@ pub(crate) mod transmit;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::net::TcpStream as StdTcpStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,8 +45,6 @@ const HALF_CLOSE_GRACE: Duration = Duration::from_millis(100);
 /// of 1 MiB, the most that producers send by default, needs 1.7 Mbit/s for it. The reference of `odradek.request.memory.max.bytes`
 /// names this limit.
 const OVERDRAFT_MAX: Duration = Duration::from_secs(5);
-/// A timer that nothing needs is set this far ahead.
-const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// Byte streams that a connection can run on. One that encrypts copies what a plain socket sends from files.
 pub trait Transport: AsyncRead + AsyncWrite + Outlet + Unpin + Send + 'static {
@@ -113,13 +112,18 @@ pub(crate) struct Connection<T> {
     /// Set when the service wants the connection closed after what is queued has left.
     closing: Option<String>,
     exhausted: bool,
+    /// Set when the connection belongs to another worker.
+    leaving: bool,
     /// Response bytes that left since the task was last woken.
     sent_in_turn: usize,
+    /// Request bytes that came since then.
+    received_in_turn: usize,
     last_activity: Instant,
-    timer: Pin<Box<Sleep>>,
+    /// Of the runtime that the connection is on; made when something has to be waited for.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<T: Transport> Connection<T> {
+impl<T> Connection<T> {
     pub(crate) fn new(transport: T, info: Arc<ConnectionInfo>, context: ConnectionContext) -> Self {
         let now = Instant::now();
         let receive = ReceiveBuffer::new(context.budget.clone(), info.id, context.request_max_bytes);
@@ -137,12 +141,41 @@ impl<T: Transport> Connection<T> {
             draining: None,
             closing: None,
             exhausted: false,
+            leaving: false,
             sent_in_turn: 0,
+            received_in_turn: 0,
             last_activity: now,
-            timer: Box::pin(sleep_until(now + FAR_AHEAD)),
+            timer: None,
         }
     }
 
+    /// The same connection over another transport, without a timer.
+    fn over<U>(self, transport: U) -> (Connection<U>, T) {
+        let connection = Connection {
+            transport,
+            info: self.info,
+            context: self.context,
+            receive: self.receive,
+            transmit: self.transmit,
+            slots: self.slots,
+            together: self.together,
+            replies: self.replies,
+            muted_until: self.muted_until,
+            ended: self.ended,
+            draining: self.draining,
+            closing: self.closing,
+            exhausted: self.exhausted,
+            leaving: false,
+            sent_in_turn: self.sent_in_turn,
+            received_in_turn: self.received_in_turn,
+            last_activity: self.last_activity,
+            timer: None,
+        };
+        (connection, self.transport)
+    }
+}
+
+impl<T: Transport> Connection<T> {
     /// Starts no further request; outstanding answers may leave until `deadline`.
     pub(crate) fn drain(&mut self, deadline: Instant) {
         self.draining = Some(deadline);
@@ -150,7 +183,7 @@ impl<T: Transport> Connection<T> {
 
     /// Goes as far as possible; ready when the connection is over.
     pub(crate) fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        self.sent_in_turn = 0;
+        (self.sent_in_turn, self.received_in_turn) = (0, 0);
         loop {
             let now = Instant::now();
             if let Some(reason) = self.expired(now) {
@@ -168,6 +201,26 @@ impl<T: Transport> Connection<T> {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Bytes that moved, either way, since the task was last woken.
+    pub(crate) fn bytes_in_turn(&self) -> usize {
+        self.sent_in_turn + self.received_in_turn
+    }
+
+    /// Starts no request while it is to leave its worker, so that it comes to rest however much is asked on it.
+    pub(crate) fn set_leaving(&mut self, leaving: bool) {
+        self.leaving = leaving;
+    }
+
+    /// Whether it can leave its worker: no request is in work, no answer is on its way. Requests that have not started go along.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let ends = self.ended.is_some() || self.closing.is_some() || self.draining.is_some();
+        !ends
+            && !self.exhausted
+            && self.muted_until.is_none()
+            && self.slots.is_empty()
+            && self.transmit.is_empty()
     }
 
     /// One round of answering, starting, writing and reading; true if another may bring more.
@@ -273,19 +326,34 @@ impl<T: Transport> Connection<T> {
         if self.is_muted(now) || self.closing.is_some() || self.draining.is_some() {
             return false;
         }
+        // What has come is answered here where the peer sends no more, or where memory is waited for, which it holds.
+        if self.leaving && self.ended.is_none() && !self.exhausted {
+            return false;
+        }
         if self.slots.len() >= IN_FLIGHT_REQUESTS_MAX || self.transmit.bytes() > OUTBOUND_BYTES_MAX {
             return false;
         }
+        !self.is_held_up(Some(api_key))
+    }
+
+    /// Whether requests in work keep the next one, as far as its API is known, from being started.
+    fn is_held_up(&self, next: Option<i16>) -> bool {
         let mut waiting = self.slots.iter().filter_map(|slot| match slot {
             Slot::Waiting { overlaps, .. } => Some(*overlaps),
             Slot::Ready(_) => None,
         });
-        match waiting.next() {
-            None => true,
-            Some(first) => {
-                first && waiting.all(|overlaps| overlaps) && self.context.service.overlaps(api_key)
-            }
-        }
+        let passes = next.is_none_or(|api_key| self.context.service.overlaps(api_key));
+        waiting.any(|overlaps| !(overlaps && passes))
+    }
+
+    /// So much may be read now. Behind a request in work that is little: what cannot start would keep its memory, and a few such
+    /// connections everybody else's.
+    fn read_max(&self) -> usize {
+        let ahead = READ_AHEAD_BYTES.saturating_sub(self.receive.len());
+        // In the overdraft a frame is read to its end, for everybody waits for that.
+        let is_held_up = self.receive.overdrawn_since().is_none() && self.is_held_up(self.receive.api_key());
+        let waits = self.receive.complete_api_key().is_some() || is_held_up;
+        if waits { ahead } else { usize::MAX }
     }
 
     fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), CloseReason> {
@@ -328,10 +396,12 @@ impl<T: Transport> Connection<T> {
                 return Ok(false);
             }
         }
-        match self.receive.poll_fill(&mut self.transport, cx, now) {
+        let most = self.read_max();
+        match self.receive.poll_fill(&mut self.transport, cx, now, most) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(CloseReason::Io(error)),
             Poll::Ready(Ok(Filled::Bytes(received))) => {
+                self.received_in_turn += received;
                 self.last_activity = now;
                 self.context.observer.received(&self.info, received);
                 self.receive
@@ -352,10 +422,7 @@ impl<T: Transport> Connection<T> {
 
     fn may_read(&self, now: Instant) -> bool {
         let stopped = self.ended.is_some() || self.closing.is_some() || self.draining.is_some();
-        !stopped
-            && !self.is_muted(now)
-            && (self.receive.len() < READ_AHEAD_BYTES || self.receive.complete_api_key().is_none())
-            && self.transmit.bytes() <= OUTBOUND_BYTES_MAX
+        !stopped && !self.is_muted(now) && self.read_max() > 0 && self.transmit.bytes() <= OUTBOUND_BYTES_MAX
     }
 
     fn is_muted(&self, now: Instant) -> bool {
@@ -432,10 +499,49 @@ impl<T: Transport> Connection<T> {
         let Some(earliest) = deadlines.into_iter().flatten().min() else {
             return Poll::Pending;
         };
-        if earliest < self.timer.deadline() || self.timer.is_elapsed() {
-            self.timer.as_mut().reset(earliest);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(earliest)));
+        if earliest < timer.deadline() || timer.is_elapsed() {
+            timer.as_mut().reset(earliest);
         }
-        self.timer.as_mut().poll(cx)
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// A connection that no runtime watches, on its way to one.
+pub(crate) struct Unplugged {
+    socket: StdTcpStream,
+    connection: Connection<()>,
+}
+
+impl Unplugged {
+    /// One that was just accepted.
+    pub(crate) fn new(socket: StdTcpStream, info: Arc<ConnectionInfo>, context: ConnectionContext) -> Self {
+        Self {
+            socket,
+            connection: Connection::new((), info, context),
+        }
+    }
+
+    /// Runs on the runtime of the calling thread from here on.
+    ///
+    /// # Errors
+    /// The runtime's poller does not take the socket.
+    pub(crate) fn plug_in(self) -> io::Result<Connection<TcpStream>> {
+        Ok(self.connection.over(TcpStream::from_std(self.socket)?).0)
+    }
+}
+
+impl Connection<TcpStream> {
+    /// Takes a connection that is at rest from its runtime.
+    ///
+    /// # Errors
+    /// The runtime's poller does not give the socket back.
+    pub(crate) fn unplug(self) -> io::Result<Unplugged> {
+        let (connection, transport) = self.over(());
+        Ok(Unplugged {
+            socket: transport.into_std()?,
+            connection,
+        })
     }
 }
 

@@ -7,9 +7,11 @@ mod bind;
 mod quotas;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream};
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::poll_fn;
@@ -22,10 +24,10 @@ use tokio::time::Instant;
 
 use self::quotas::Place;
 use crate::budget::MemoryBudget;
-use crate::connection::{CloseReason, Connection, ConnectionContext};
+use crate::connection::{CloseReason, Connection, ConnectionContext, Unplugged};
 use crate::log_limit::LogLimit;
 use crate::service::{ConnectionInfo, ConnectionObserver, NoObserver, Service};
-use crate::worker::WorkerPool;
+use crate::worker::{Seat, WorkerPool};
 
 pub use self::bind::BindError;
 pub use self::quotas::ConnectionQuotas;
@@ -103,6 +105,8 @@ pub struct ListenerContext {
     pub budget: MemoryBudget,
     /// How many connections there may be, over all listeners.
     pub quotas: Arc<ConnectionQuotas>,
+    /// So many files may be open, connections among them, before clients are turned away. What is left is for logs and nodes.
+    pub descriptors_max: u64,
     /// Who counts.
     pub observer: Arc<dyn ConnectionObserver>,
     /// Where lines go.
@@ -117,6 +121,7 @@ impl ListenerContext {
             workers,
             budget: MemoryBudget::new(REQUEST_MEMORY_BYTES),
             quotas: ConnectionQuotas::unlimited(),
+            descriptors_max: u64::MAX,
             observer: Arc::new(NoObserver),
             logger,
         }
@@ -181,6 +186,7 @@ impl BoundListener {
             settings: self.settings,
             workers: Arc::clone(&context.workers),
             quotas: Arc::clone(&context.quotas),
+            descriptors_max: context.descriptors_max,
             connections: AtomicUsize::new(0),
             log_limit: LogLimit::default(),
         });
@@ -234,6 +240,7 @@ struct Shared {
     settings: ListenerSettings,
     workers: Arc<WorkerPool>,
     quotas: Arc<ConnectionQuotas>,
+    descriptors_max: u64,
     /// If this listener has a limit beside those of the node.
     own_quotas: Option<Arc<ConnectionQuotas>>,
     connections: AtomicUsize,
@@ -241,6 +248,22 @@ struct Shared {
 }
 
 impl Shared {
+    /// Turns away clients that would take the descriptors that logs need. The system gives out the lowest number that is free, so
+    /// as many are in use.
+    fn spares(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
+        let descriptor = u64::try_from(stream.as_raw_fd()).unwrap_or(0);
+        if self.settings.is_for_nodes || descriptor < self.descriptors_max {
+            return true;
+        }
+        self.connection
+            .observer
+            .refused(&self.settings.name, "descriptors");
+        let detail =
+            format!("{descriptor} files are open: raise the limit (ulimit -Hn), or set max.connections");
+        self.warn(peer, "connection refused", &detail);
+        false
+    }
+
     fn warn(&self, peer: SocketAddr, what: &str, detail: &str) {
         if let Some(left_out) = self.log_limit.admit(std::time::Instant::now()) {
             warn!(self.logger, "{}", what; "client" => %peer, "reason" => detail, "lines_left_out" => left_out);
@@ -268,7 +291,10 @@ async fn accept_loop(
             accepted = accept(&shared, &listener) => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&shared, stream, peer, &stop, &alive),
+            Ok((stream, peer)) if shared.spares(&stream, peer) => {
+                admit(&shared, stream, peer, &stop, &alive);
+            }
+            Ok(_) => {}
             // That client gave up; the next one is waiting.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -346,10 +372,10 @@ fn admit(
         name,
         shared.settings.security_protocol,
     ));
-    let open = Open::new(Arc::clone(shared), info, places, alive.clone());
-    shared
-        .workers
-        .spawn_on(shared.workers.next_worker(), serve(open, stream, stop.clone()));
+    let seat = shared.workers.take_seat();
+    let open = Open::new(Arc::clone(shared), info, seat, places, alive.clone());
+    let fresh = Unplugged::new(stream, Arc::clone(&open.info), shared.connection.clone());
+    serve_on(&Arc::clone(&shared.workers), open, fresh, stop.clone());
 }
 
 /// Sets options of the listening socket: connections that are accepted from it inherit them, without a system call each.
@@ -369,17 +395,30 @@ fn set_options(socket: &StdTcpListener, settings: &ListenerSettings) -> io::Resu
     Ok(())
 }
 
-async fn serve(open: Open, stream: StdTcpStream, mut stop: watch::Receiver<Option<Instant>>) {
-    let stream = match TcpStream::from_std(stream) {
-        Ok(stream) => stream,
+/// Lets a connection run where it belongs.
+fn serve_on(workers: &WorkerPool, open: Open, connection: Unplugged, stop: watch::Receiver<Option<Instant>>) {
+    let worker = open.seat.worker();
+    workers.spawn_on(worker, serve(open, connection, worker, stop));
+}
+
+/// Why a connection's task ends.
+enum End {
+    Closed(CloseReason),
+    /// It has nothing in hand, and belongs to another worker.
+    Moves,
+}
+
+async fn serve(open: Open, connection: Unplugged, worker: usize, mut stop: watch::Receiver<Option<Instant>>) {
+    let logger = &open.shared.logger;
+    let mut connection = match connection.plug_in() {
+        Ok(connection) => connection,
         Err(error) => {
-            debug!(open.shared.logger, "cannot watch a connection"; "error" => %error);
+            debug!(logger, "cannot watch a connection"; "error" => %error);
             return;
         }
     };
-    let mut connection = Connection::new(stream, Arc::clone(&open.info), open.shared.connection.clone());
     let mut stopping = false;
-    let reason = loop {
+    let end = loop {
         // A stop that came before this task ran must be seen too.
         if let (Some(deadline), false) = (*stop.borrow_and_update(), stopping) {
             stopping = true;
@@ -395,10 +434,34 @@ async fn serve(open: Open, stream: StdTcpStream, mut stop: watch::Receiver<Optio
                     connection.drain(Instant::now());
                 }
             }
-            reason = poll_fn(|cx| connection.poll_run(cx)) => break reason,
+            end = poll_fn(|cx| poll_turn(&mut connection, &open.seat, worker, cx)) => break end,
         }
     };
-    report(&open, &reason);
+    match end {
+        End::Closed(reason) => report(&open, &reason),
+        End::Moves => match connection.unplug() {
+            Ok(connection) => serve_on(&Arc::clone(&open.shared.workers), open, connection, stop),
+            Err(error) => report(&open, &CloseReason::Io(error)),
+        },
+    }
+}
+
+/// One turn of a connection, after which it may go to another worker.
+fn poll_turn(
+    connection: &mut Connection<TcpStream>,
+    seat: &Seat,
+    worker: usize,
+    cx: &mut Context<'_>,
+) -> Poll<End> {
+    let leaving = seat.worker() != worker;
+    connection.set_leaving(leaving);
+    let polled = connection.poll_run(cx);
+    seat.count(connection.bytes_in_turn());
+    match polled {
+        Poll::Ready(reason) => Poll::Ready(End::Closed(reason)),
+        Poll::Pending if leaving && connection.is_at_rest() => Poll::Ready(End::Moves),
+        Poll::Pending => Poll::Pending,
+    }
 }
 
 fn report(open: &Open, reason: &CloseReason) {
@@ -432,6 +495,7 @@ fn report(open: &Open, reason: &CloseReason) {
 struct Open {
     shared: Arc<Shared>,
     info: Arc<ConnectionInfo>,
+    seat: Arc<Seat>,
     _places: (Place, Option<Place>),
     _alive: mpsc::Sender<()>,
 }
@@ -440,6 +504,7 @@ impl Open {
     fn new(
         shared: Arc<Shared>,
         info: Arc<ConnectionInfo>,
+        seat: Arc<Seat>,
         places: (Place, Option<Place>),
         alive: mpsc::Sender<()>,
     ) -> Self {
@@ -448,6 +513,7 @@ impl Open {
         Self {
             shared,
             info,
+            seat,
             _places: places,
             _alive: alive,
         }
@@ -463,24 +529,4 @@ impl Drop for Open {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_accepted_inherits_the_options() {
-        let settings = ListenerSettings {
-            receive_buffer_bytes: Some(64 << 10),
-            ..ListenerSettings::new("PLAINTEXT", "127.0.0.1", 0)
-        };
-        let bound = BoundListener::bind(settings).unwrap();
-        let _client = StdTcpStream::connect(bound.local_addr()).unwrap();
-        bound.socket.set_nonblocking(false).unwrap();
-        let (accepted, _) = bound.socket.accept().unwrap();
-        let accepted = SockRef::from(&accepted);
-        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
-        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
-        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
-        // The kernel doubles what it is asked for, to have room for its own.
-        assert_eq!(accepted.recv_buffer_size().unwrap(), 128 << 10);
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ pub const PRIVATE_API_KEY_MIN: i16 = 10_000;
 /// Every reason that [`ConnectionObserver::refused`] is told.
 pub const REFUSED_REASONS: &[&str] = &[
     "max.connections.per.ip",
+    "descriptors",
     "stalled",
     "tls",
     "http",

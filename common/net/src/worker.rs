@@ -1,19 +1,34 @@
-//! The threads that connections live on: one current-thread runtime each, so that a connection's work never hops between cores.
+//! The threads that connections live on: one current-thread runtime each, so that a request's work never hops between cores.
 //!
-//! Promises that a stop drops every task and joins every thread. Does not balance load; callers choose the worker.
+//! Connections have seats: while the load is light few workers serve them, under load all, and a connection goes to another worker
+//! between two requests. Other tasks stay where their callers put them. Promises that a stop drops every task and joins every thread.
+
+mod balance;
+mod seats;
 
 use std::future::Future;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+use tokio::time::MissedTickBehavior;
+
+use self::balance::Balance;
+pub(crate) use self::seats::Seat;
+use self::seats::Seats;
 
 /// Threads for cold reads and fsyncs that one worker may have at a time.
 const BLOCKING_THREADS_PER_WORKER: usize = 16;
+/// How often the workers' load is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Looks between two agings of what connections did.
+const LOOKS_PER_AGING: u32 = 10;
+/// Below this part of one worker's time, nothing is learnt about connections.
+const RESTING: f64 = 0.05;
 /// How long a stop waits for blocking work that was already begun.
 const BLOCKING_STOP: Duration = Duration::from_secs(5);
 
@@ -21,7 +36,7 @@ const BLOCKING_STOP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct WorkerPool {
     workers: Vec<Worker>,
-    next: AtomicUsize,
+    seats: Arc<Seats>,
     threads: Mutex<Vec<Running>>,
 }
 
@@ -42,6 +57,16 @@ impl WorkerPool {
     /// # Errors
     /// The system gives no thread or no epoll descriptor.
     pub fn start(count: usize, name: &str) -> io::Result<Self> {
+        let pool = Self::start_unbalanced(count, name)?;
+        if pool.len() > 1 {
+            let handles = pool.workers.iter().map(|worker| worker.handle.clone());
+            pool.spawn_on(0, balance_load(handles.collect(), Arc::clone(&pool.seats)));
+        }
+        Ok(pool)
+    }
+
+    /// The same, and connections stay where they begin.
+    pub(crate) fn start_unbalanced(count: usize, name: &str) -> io::Result<Self> {
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         for index in 0..count.max(1) {
@@ -63,8 +88,8 @@ impl WorkerPool {
             threads.push(Running { stop, thread });
         }
         Ok(Self {
+            seats: Arc::new(Seats::new(workers.len())),
             workers,
-            next: AtomicUsize::new(0),
             threads: Mutex::new(threads),
         })
     }
@@ -92,9 +117,26 @@ impl WorkerPool {
         self.handle(worker_index).spawn(future);
     }
 
-    /// The next worker in turn.
+    /// The next in turn of the workers that serve.
     pub fn next_worker(&self) -> usize {
-        self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()
+        self.seats.next_worker()
+    }
+
+    /// A place for a connection, which may be told to move.
+    pub(crate) fn take_seat(&self) -> Arc<Seat> {
+        self.seats.take()
+    }
+
+    /// Spreads the connections over the first `serving` workers.
+    #[cfg(test)]
+    pub(crate) fn spread(&self, serving: usize) {
+        self.seats.spread(serving);
+    }
+
+    /// Tells every connection to go to one worker.
+    #[cfg(test)]
+    pub(crate) fn move_all_to(&self, worker: usize) {
+        self.seats.move_all_to(worker);
     }
 
     /// Drops every task and joins the threads. Must not be called on a worker. A second call does nothing.
@@ -107,6 +149,37 @@ impl WorkerPool {
         for thread in joins {
             // A worker that panicked has nothing left to wait for; the panic hook has reported it.
             let _ = thread.join();
+        }
+    }
+}
+
+/// Has as many workers serve as the load needs.
+async fn balance_load(workers: Vec<Handle>, seats: Arc<Seats>) {
+    let mut balance = Balance::new(workers.len());
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let busy_time = |worker: &Handle| worker.metrics().worker_total_busy_duration(0);
+    let mut before: Vec<Duration> = workers.iter().map(busy_time).collect();
+    let mut looked = Instant::now();
+    let mut looks = 0;
+    loop {
+        ticks.tick().await;
+        let passed = std::mem::replace(&mut looked, Instant::now())
+            .elapsed()
+            .as_secs_f64();
+        let mut busy = Vec::with_capacity(workers.len());
+        for (worker, before) in workers.iter().zip(&mut before) {
+            let now = busy_time(worker);
+            let did = now.saturating_sub(std::mem::replace(before, now));
+            // A long turn counts when it ends.
+            busy.push((did.as_secs_f64() / passed.max(f64::MIN_POSITIVE)).min(1.0));
+        }
+        if balance.look(&busy) {
+            seats.spread(balance.serving());
+        }
+        looks += 1;
+        if looks % LOOKS_PER_AGING == 0 && busy.iter().sum::<f64>() > RESTING {
+            seats.age();
         }
     }
 }

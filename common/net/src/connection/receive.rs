@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::{fmt, io};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::protocol::StrBytes;
 use odradek_common::schema::{SchemaError, check_request};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ const READ_BYTES_MIN: usize = 4 << 10;
 const GROWTH_BYTES_MAX: usize = 1 << 20;
 /// So much of an incomplete frame keeps the lent buffer, if there is memory for the rest of it; less moves to a place of its own.
 const KEPT_BYTES_MIN: usize = 16 << 10;
+/// A longer client id is copied with every request: it is not kept between them, where nothing pays for it.
+const KEPT_CLIENT_ID_BYTES_MAX: usize = 256;
 /// Bytes of the shortest request: a header of version 1 with no client id.
 const REQUEST_BYTES_MIN: usize = FIXED_HEADER_BYTES + 2;
 /// The API key of ApiVersions, which is served in every version.
@@ -127,6 +130,8 @@ pub(crate) struct ReceiveBuffer {
     /// Since when this account holds the budget's overdraft, if it does.
     overdrawn_since: Option<Instant>,
     first_frame: bool,
+    /// Of the last frame: clients say the same each time.
+    client_id: Option<StrBytes>,
 }
 
 impl ReceiveBuffer {
@@ -140,6 +145,7 @@ impl ReceiveBuffer {
             rest_bytes: 0,
             overdrawn_since: None,
             first_frame: true,
+            client_id: None,
         }
     }
 
@@ -159,15 +165,21 @@ impl ReceiveBuffer {
         (self.bytes.len() >= end).then(|| self.i16_at(LENGTH_BYTES))?
     }
 
-    /// Reads once.
+    /// The API key of the next frame, if so much of it is here.
+    pub(crate) fn api_key(&self) -> Option<i16> {
+        self.i16_at(LENGTH_BYTES)
+    }
+
+    /// Reads once, at most `most` bytes.
     pub(crate) fn poll_fill<T: AsyncRead + Unpin>(
         &mut self,
         transport: &mut T,
         cx: &mut Context<'_>,
         now: Instant,
+        most: usize,
     ) -> Poll<io::Result<Filled>> {
         self.budget.give_back(std::mem::take(&mut self.rest_bytes));
-        let wanted = self.make_room();
+        let wanted = self.make_room().min(most);
         let Some(granted) = self.grant(wanted, cx, now) else {
             self.rest();
             return Poll::Ready(Ok(Filled::Exhausted));
@@ -265,6 +277,7 @@ impl ReceiveBuffer {
             let length = check_request(api_key, api_version, &body).map_err(Refusal::Schema)?;
             body.truncate(length);
         }
+        let client_id = client_id.map(|seen| self.own_client_id(seen));
         let received_at = now.into_std();
         let lease = Some(lease);
         Ok(Some(RequestFrame {
@@ -277,6 +290,17 @@ impl ReceiveBuffer {
             frame_size,
             lease,
         }))
+    }
+
+    /// The client id in a place of its own. As a part of the frame it would keep all of it, and the buffer that it came in, for as
+    /// long as an answer waits.
+    fn own_client_id(&mut self, seen: StrBytes) -> StrBytes {
+        if let Some(known) = self.client_id.as_ref().filter(|known| **known == seen) {
+            return known.clone();
+        }
+        let own = StrBytes::from_string(seen.to_string());
+        self.client_id = (own.len() <= KEPT_CLIENT_ID_BYTES_MAX).then(|| own.clone());
+        own
     }
 
     fn declared_size(&self) -> Option<i32> {

@@ -53,6 +53,35 @@ impl Service for Echo {
     }
 }
 
+/// Has done with each request at once, and answers when the gate opens: what it keeps is what its answer needs.
+#[derive(Default)]
+struct Acknowledges {
+    gate: Arc<AtomicBool>,
+}
+
+impl Service for Acknowledges {
+    fn supports(&self, api_key: i16, _: i16) -> bool {
+        api_key == GATED
+    }
+
+    fn overlaps(&self, _: i16) -> bool {
+        true
+    }
+
+    fn call(&self, _: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
+        let (gate, client_id) = (self.gate.clone(), request.client_id.clone());
+        Reply::pending_overlap(async move {
+            poll_fn(|_| match gate.load(Ordering::SeqCst) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            })
+            .await;
+            let told = client_id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_bytes()));
+            Response::Frame(raw_response(request.api_key, 0, request.correlation_id, told))
+        })
+    }
+}
+
 /// What the peer has sent, and what it was sent.
 #[derive(Default)]
 struct Pipe {
@@ -114,7 +143,7 @@ fn connect(id: u64, budget: &MemoryBudget) -> Connection<Pipe> {
     connect_to(Echo::default(), id, budget)
 }
 
-fn connect_to(service: Echo, id: u64, budget: &MemoryBudget) -> Connection<Pipe> {
+fn connect_to(service: impl Service + 'static, id: u64, budget: &MemoryBudget) -> Connection<Pipe> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
     let info = ConnectionInfo::new(id, address, "TEST".into(), SecurityProtocol::Plaintext);
     let context = ConnectionContext {
@@ -293,4 +322,80 @@ async fn a_connection_whose_requests_are_done_holds_no_memory() {
     assert!(connection.deliver(now, &[]).is_none());
     assert_eq!(connection.answers(), (0..=20).collect::<Vec<_>>());
     assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn little_is_read_behind_a_request_in_work() {
+    let budget = MemoryBudget::new(16 * BUDGET_BYTES);
+    let now = Instant::now();
+    let service = Echo::default();
+    let gate = service.gate.clone();
+    let mut parked = connect_to(service, 1, &budget);
+    assert!(parked.deliver(now, &request_of(GATED, 0, 100)).is_none());
+    // Part of a large request: it cannot start, whole or not.
+    let large = request(1, 8 * BUDGET_BYTES);
+    assert!(parked.deliver(now, &large[..4 * BUDGET_BYTES]).is_none());
+    let held = READ_AHEAD_BYTES + buffers::BUFFER_BYTES;
+    assert!(budget.used() <= held, "{} bytes are held", budget.used());
+    assert!(
+        parked.transport.sent.len() >= 4 * BUDGET_BYTES - READ_AHEAD_BYTES,
+        "the socket keeps the rest"
+    );
+    gate.store(true, Ordering::SeqCst);
+    assert!(parked.deliver(now, &large[4 * BUDGET_BYTES..]).is_none());
+    assert_eq!(parked.answers(), [0, 1]);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn a_request_whose_answer_waits_does_not_keep_the_buffer_it_came_in() {
+    let budget = MemoryBudget::new(16 * BUDGET_BYTES);
+    let lent = buffers::take();
+    let place = lent.as_ptr();
+    buffers::give(lent);
+    let service = Acknowledges::default();
+    let gate = service.gate.clone();
+    let mut connection = connect_to(service, 1, &budget);
+    let mut frame = BytesMut::from(&request_of(GATED, 7, 100_000)[..]);
+    // In place of no client id, one of three bytes.
+    let at = 12;
+    let tail = frame.split_off(at + 2);
+    frame.truncate(at);
+    frame.put_i16(3);
+    frame.put_slice(b"app");
+    frame.unsplit(tail);
+    let size = i32::try_from(frame.len() - 4).unwrap();
+    frame[..4].copy_from_slice(&size.to_be_bytes());
+    assert!(connection.deliver(Instant::now(), &frame).is_none());
+    assert!(connection.answers().is_empty());
+    assert_eq!(budget.used(), 0, "the request is done with");
+    let next = buffers::take();
+    assert_eq!(next.as_ptr(), place, "the buffer has come back");
+    buffers::give(next);
+    gate.store(true, Ordering::SeqCst);
+    assert!(connection.deliver(Instant::now(), &[]).is_none());
+    assert!(connection.transport.received.ends_with(b"app"));
+}
+
+#[tokio::test]
+async fn a_large_request_behind_one_in_work_does_not_stay_in_the_memory_overdraft() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let now = Instant::now();
+    let service = Echo::default();
+    let gate = service.gate.clone();
+    let mut stuck = connect(1, &budget);
+    let begun = request(1, 16 * BUDGET_BYTES).slice(..BUDGET_BYTES - 1_000);
+    let mut parked = connect_to(service, 2, &budget);
+    assert!(parked.deliver(now, &request_of(GATED, 2, 100)).is_none());
+    assert!(stuck.deliver(now, &begun).is_none());
+    // Memory is used up, and this cannot start before the gate opens.
+    let large = request(3, BUDGET_BYTES / 4);
+    assert!(parked.deliver(now, &large).is_none());
+    assert!(
+        parked.deliver(now + 2 * OVERDRAFT_MAX, &[]).is_none(),
+        "it is not to blame"
+    );
+    gate.store(true, Ordering::SeqCst);
+    assert!(parked.deliver(now + 2 * OVERDRAFT_MAX, &[]).is_none());
+    assert_eq!(parked.answers(), [2, 3]);
 }

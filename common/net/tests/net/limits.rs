@@ -208,6 +208,24 @@ async fn an_address_has_only_so_many_connections() {
 }
 
 #[tokio::test]
+async fn clients_are_turned_away_before_the_last_descriptors_are_gone() {
+    let few = || Options {
+        descriptors_max: 1,
+        ..Options::default()
+    };
+    let server = Server::with(few());
+    server.connect().await.closed().await;
+    assert_eq!(*server.counts.refused.lock(), ["descriptors"]);
+    assert_eq!(server.lines.with("connection refused").len(), 1);
+    let mut for_nodes = few();
+    for_nodes.settings.is_for_nodes = true;
+    let server = Server::with(for_nodes);
+    let mut node = server.connect().await;
+    node.send(&private(ECHO, 1, b"")).await;
+    assert_eq!(node.receive().await.0, 1);
+}
+
+#[tokio::test]
 async fn too_many_connections_wait_in_the_backlog() {
     let of_the_node = Options {
         quotas: ConnectionQuotas::new(1, 100),

@@ -298,6 +298,7 @@ pub struct Options {
     pub settings: ListenerSettings,
     pub budget_bytes: usize,
     pub quotas: Arc<ConnectionQuotas>,
+    pub descriptors_max: u64,
 }
 
 impl Default for Options {
@@ -307,6 +308,7 @@ impl Default for Options {
             settings,
             budget_bytes: 64 << 20,
             quotas: ConnectionQuotas::unlimited(),
+            descriptors_max: u64::MAX,
         }
     }
 }
@@ -335,6 +337,7 @@ impl Server {
         let context = ListenerContext {
             budget: budget.clone(),
             quotas: options.quotas,
+            descriptors_max: options.descriptors_max,
             observer: counts.clone(),
             ..ListenerContext::new(Arc::clone(&workers), logger)
         };
