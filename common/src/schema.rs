@@ -17,6 +17,8 @@ use table::REQUESTS;
 
 /// Elements one array may have.
 pub const ARRAY_ELEMENTS_MAX: usize = 1_000_000;
+/// Bytes one string may have, in every version: more cannot be said where strings have a length of two bytes.
+pub const STRING_BYTES_MAX: usize = i16::MAX as usize;
 /// Tagged fields one struct may have.
 pub const TAGGED_FIELDS_MAX: usize = 10_000;
 /// Strings, structs and arrays in arrays, and tagged fields, that one request may have, all together; bounds what decoding it allocates.
@@ -90,6 +92,9 @@ pub enum Fault {
     /// More than [`ARRAY_ELEMENTS_MAX`].
     #[error("has {0} elements, more than {ARRAY_ELEMENTS_MAX}")]
     TooManyElements(usize),
+    /// More than [`STRING_BYTES_MAX`].
+    #[error("is a string of {0} bytes, more than {STRING_BYTES_MAX}")]
+    LongString(usize),
     /// More than [`TAGGED_FIELDS_MAX`].
     #[error("has {0} tagged fields, more than {TAGGED_FIELDS_MAX}")]
     TooManyTaggedFields(usize),

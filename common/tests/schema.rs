@@ -17,8 +17,8 @@ use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProdu
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Encodable, Message, Request, StrBytes};
 use odradek_common::schema::{
-    ARRAY_ELEMENTS_MAX, Fault, REQUEST_ITEMS_MAX, SchemaError, TAGGED_FIELDS_MAX, check_request,
-    layout_version, request_versions,
+    ARRAY_ELEMENTS_MAX, Fault, REQUEST_ITEMS_MAX, STRING_BYTES_MAX, SchemaError, TAGGED_FIELDS_MAX,
+    check_request, layout_version, request_versions,
 };
 use uuid::Uuid;
 
@@ -259,6 +259,25 @@ fn lengths_must_fit_and_nulls_must_be_allowed() {
     );
     assert_eq!(fault_of(18, 3, &[0xff, 0xff, 0xff, 0xff, 0x1f]).1, Fault::Varint);
     assert_eq!(check_request(18, 3, &[1, 1, 0]), Ok(3));
+    // Compact lengths could say more than other versions can.
+    let name = |bytes: u32| {
+        let length = bytes + 1;
+        let varint = [
+            length as u8 | 0x80,
+            (length >> 7) as u8 | 0x80,
+            (length >> 14) as u8,
+        ];
+        [&varint[..], &vec![b'n'; bytes as usize], &[1, 0]].concat()
+    };
+    let longest = STRING_BYTES_MAX as u32;
+    assert_eq!(check_request(18, 3, &name(longest)), Ok(3 + STRING_BYTES_MAX + 2));
+    assert_eq!(
+        fault_of(18, 3, &name(longest + 1)),
+        (
+            "client_software_name".to_owned(),
+            Fault::LongString(STRING_BYTES_MAX + 1)
+        )
+    );
     // DescribeTopicPartitions v0: a cursor that is neither there nor null.
     assert_eq!(
         fault_of(75, 0, &[1, 0, 0, 0, 9, 2, 0]),

@@ -1,7 +1,7 @@
 //! The walk over a body: moves along the bytes by a plan and stops at the first fault.
 
 use super::table::{Field, Kind, Plan};
-use super::{ARRAY_ELEMENTS_MAX, Fault, REQUEST_ITEMS_MAX, TAGGED_FIELDS_MAX};
+use super::{ARRAY_ELEMENTS_MAX, Fault, REQUEST_ITEMS_MAX, STRING_BYTES_MAX, TAGGED_FIELDS_MAX};
 
 /// A fault and the field it is in.
 pub(super) struct Failure {
@@ -83,7 +83,11 @@ impl Walk<'_> {
                     let length = i16::from_be_bytes(self.take()?);
                     plain_length(i32::from(length), nullable)?
                 };
-                Ok(self.skip(length.unwrap_or(0))?)
+                let length = length.unwrap_or(0);
+                if length > STRING_BYTES_MAX {
+                    return Err(Fault::LongString(length).into());
+                }
+                Ok(self.skip(length)?)
             }
             Kind::Bytes => {
                 let length = self.length(nullable)?;
