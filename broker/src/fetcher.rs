@@ -14,12 +14,14 @@ use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::{MetadataDelta, MetadataImage};
 use odradek_net::pool::join_address;
 use parking_lot::Mutex;
+use slog::Logger;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::broker::Broker;
 use crate::replica::Replica;
 use crate::replicas::RoleEvent;
+use crate::vital;
 
 /// Wake-ups that may wait for a task: one says it all.
 const COMMANDS_MAX: usize = 1;
@@ -119,7 +121,13 @@ impl Fetchers {
         if !state.tasks.contains_key(&leader) {
             let (wake, woken) = mpsc::channel(COMMANDS_MAX);
             let shared = Arc::new(Shared::default());
-            let run = task::run(state.broker.clone(), leader, shared.clone(), woken);
+            let broker = state.broker.upgrade();
+            let log = broker.map_or_else(
+                || Logger::root(slog::Discard, slog::o!()),
+                |broker| broker.log.clone(),
+            );
+            let work = task::run(state.broker.clone(), leader, shared.clone(), woken);
+            let run = vital::task("fetcher", log, work);
             let turn = usize::try_from(leader).unwrap_or(0) % self.runtimes.len();
             self.runtimes[turn].spawn(run);
             state.tasks.insert(leader, Task { shared, wake });

@@ -10,11 +10,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use slog::Logger;
 
 use crate::clock;
 use crate::data_directory::DataDirectory;
 use crate::replica::Replica;
 use crate::replicas::Replicas;
+use crate::vital;
 
 /// How long a replica whose flush could not even be begun, for want of descriptors, is left alone.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -77,7 +79,7 @@ impl GroupCommit {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(replicas: &Arc<Replicas>) -> std::io::Result<Self> {
+    pub fn start(replicas: &Arc<Replicas>, log: &Logger) -> std::io::Result<Self> {
         let mut started = Self {
             replicas: replicas.clone(),
             threads: Vec::new(),
@@ -86,10 +88,13 @@ impl GroupCommit {
         for (at, directory) in open.enumerate() {
             let (replicas, directory) = (replicas.clone(), directory.clone());
             let thread = std::thread::Builder::new().name(format!("commit-{at}"));
+            let log = log.clone();
             let run = move || {
-                while let Some(due) = directory.flushes.next() {
-                    round(&replicas, &directory, due);
-                }
+                vital::work("group commit", &log, || {
+                    while let Some(due) = directory.flushes.next() {
+                        round(&replicas, &directory, due);
+                    }
+                });
             };
             started.threads.push(thread.spawn(run)?);
         }
@@ -102,7 +107,7 @@ impl GroupCommit {
             directory.flushes.stop();
         }
         for thread in self.threads.drain(..) {
-            // A round that panicked has been reported by the panic hook.
+            // A round that panics ends the process.
             _ = thread.join();
         }
     }

@@ -34,4 +34,5 @@ pub mod scrubber;
 pub mod server;
 pub mod topic_creation;
 pub mod verification;
+mod vital;
 pub mod watch;

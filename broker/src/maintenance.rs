@@ -14,6 +14,7 @@ use crate::broker::Broker;
 use crate::clock;
 use crate::replica::Replica;
 use crate::replicas::{Replicas, error_chain};
+use crate::vital;
 
 /// How often it is looked whether a chore is due, unless one is wanted more often than that.
 const TICK: Duration = Duration::from_secs(1);
@@ -33,10 +34,13 @@ impl Maintenance {
     /// The thread cannot be started.
     pub fn start(broker: Arc<Broker>) -> std::io::Result<Self> {
         let worker = Worker::start("maintenance", move |stop| {
-            let mut chores = Chores::new(broker);
-            while !stop.wait(chores.pause()) {
-                chores.round();
-            }
+            let log = broker.log.clone();
+            vital::work("maintenance", &log, || {
+                let mut chores = Chores::new(broker);
+                while !stop.wait(chores.pause()) {
+                    chores.round();
+                }
+            });
         })?;
         Ok(Self(worker))
     }

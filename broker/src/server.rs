@@ -2,6 +2,7 @@
 
 mod advertised;
 mod clean_stop;
+mod client_listeners;
 mod descriptors;
 mod directories;
 mod exposition;
@@ -227,6 +228,7 @@ impl Ground {
         let context = ListenerContext {
             budget: MemoryBudget::new(request_memory_bytes),
             quotas,
+            descriptors_max: descriptors::without_reserve(files_max),
             observer: connections.clone(),
             ..ListenerContext::new(workers.clone(), log.clone())
         };
@@ -249,14 +251,20 @@ impl Ground {
         service: &Arc<dyn Service>,
     ) -> Vec<Listener> {
         let start = |(name, bound): (String, BoundListener)| {
-            let mut context = self.context.clone();
-            if self.config.listeners.is_controller(&name) {
-                context.budget = self.controller_budget.clone();
-                context.quotas = self.controller_quotas.clone();
-            }
-            bound.start(&context, service.clone())
+            bound.start(&self.listener_context(&name), service.clone())
         };
         bound.into_iter().map(start).collect()
+    }
+
+    /// What a listener of that name shares with others.
+    fn listener_context(&self, name: &str) -> ListenerContext {
+        let mut context = self.context.clone();
+        if self.config.listeners.is_controller(name) {
+            context.budget = self.controller_budget.clone();
+            context.quotas = self.controller_quotas.clone();
+            context.descriptors_max = u64::MAX;
+        }
+        context
     }
 }
 
@@ -319,6 +327,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpStream;
 
+    use super::client_listeners::ClientListeners;
     use super::*;
 
     struct Silent;
@@ -350,6 +359,40 @@ mod tests {
         };
         let limit = Duration::from_secs(20);
         tokio::time::timeout(limit, used).await.expect("the bytes arrive");
+    }
+
+    #[tokio::test]
+    async fn clients_are_served_once_the_metadata_is_that_of_this_start() {
+        let (config, _) = ServerConfig::load(None, std::iter::empty(), &[]).unwrap();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let ground = Ground::new(Arc::new(config), log).unwrap();
+        let bound = BoundListener::bind(ListenerSettings::new("PLAINTEXT", "127.0.0.1", 0)).unwrap();
+        let address = bound.local_addr();
+        let applied = tokio::sync::watch::Sender::new(0);
+        let listeners = ClientListeners::open_once_applied(
+            &ground,
+            vec![("PLAINTEXT".to_owned(), bound)],
+            Arc::new(Silent),
+            applied.subscribe(),
+        );
+        // The client is queued, and its request read by nobody.
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(&(1_i32 << 20).to_be_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(ground.context.budget.used(), 0);
+        applied.send_replace(7);
+        until_used(&ground.context.budget, 4).await;
+        listeners.stop().await;
+        assert!(TcpStream::connect(address).await.is_err());
+        // One that never came to serve closes as well.
+        let bound = BoundListener::bind(ListenerSettings::new("PLAINTEXT", "127.0.0.1", 0)).unwrap();
+        let address = bound.local_addr();
+        let (_never, applied) = tokio::sync::watch::channel(0);
+        let bound = vec![("PLAINTEXT".to_owned(), bound)];
+        let listeners = ClientListeners::open_once_applied(&ground, bound, Arc::new(Silent), applied);
+        listeners.stop().await;
+        assert!(TcpStream::connect(address).await.is_err());
+        ground.workers.stop();
     }
 
     #[tokio::test]

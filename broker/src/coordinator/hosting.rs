@@ -18,6 +18,7 @@ use super::shard::{self, Shard, ShardOrigin, ShardRequest, ShardRules, ShardShar
 use crate::clock;
 use crate::replica::Replica;
 use crate::replicas::{Replicas, RoleEvent};
+use crate::vital;
 
 /// Requests that wait for one shard; beyond, clients are asked to try again.
 pub(super) const SHARD_QUEUE_MAX: usize = 1_000;
@@ -234,10 +235,12 @@ impl<S: Shard> Hosting<S> {
             shared: shared.clone(),
             log,
         };
-        self.runtime.spawn(async move {
+        let work = async move {
             let _turn = turn.lock().await;
             shard::run(origin, shard, queue).await;
-        });
+        };
+        self.runtime
+            .spawn(vital::task("coordinator", self.log.clone(), work));
         let hosted = Hosted {
             requests,
             shared,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use odradek_config::ServerConfig;
 use odradek_config::listener::Listener;
-use odradek_net::listener::Listener as Served;
+use odradek_net::listener::BoundListener;
 use odradek_net::pool::join_address;
 use slog::Logger;
 use tokio::net::TcpStream;
@@ -31,12 +31,9 @@ pub(super) fn complete(config: &ServerConfig, served: &[(String, u16)]) -> Vec<L
 }
 
 /// The bound ports by listener name.
-pub(super) fn ports(names: &[String], served: &[Served]) -> Vec<(String, u16)> {
-    names
-        .iter()
-        .cloned()
-        .zip(served.iter().map(|listener| listener.local_addr().port()))
-        .collect()
+pub(super) fn ports(bound: &[(String, BoundListener)]) -> Vec<(String, u16)> {
+    let port = |(name, bound): &(String, BoundListener)| (name.clone(), bound.local_addr().port());
+    bound.iter().map(port).collect()
 }
 
 /// The line that a wrong advertised address comes from.

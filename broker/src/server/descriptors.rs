@@ -11,6 +11,9 @@ use slog::Logger;
 const LOG_FILES_MAX: u64 = 32_768;
 /// And each log directory may have this many, whatever the limit.
 const LOG_FILES_MIN: u64 = 64;
+/// A sixteenth of the limit is kept from clients, within these bounds.
+const RESERVE_MIN: u64 = 64;
+const RESERVE_MAX: u64 = 1_024;
 /// A limit below this is worth a line: connections and logs share what is left of it.
 const LIMIT_RECOMMENDED: u64 = 16_384;
 
@@ -35,6 +38,11 @@ pub(crate) fn raise_limit(log: &Logger) -> u64 {
     now
 }
 
+/// How many files may be open before clients are turned away: the rest is left to logs, their index, and other nodes.
+pub(crate) fn without_reserve(limit: u64) -> u64 {
+    limit.saturating_sub((limit / 16).clamp(RESERVE_MIN, RESERVE_MAX))
+}
+
 /// What each of so many log directories may keep open: half of all, so that connections have the other half.
 pub(crate) fn log_directory_options(limit: u64, directories: usize) -> LogDirectoryOptions {
     let directories = u64::try_from(directories).unwrap_or(u64::MAX).max(1);
@@ -48,6 +56,13 @@ pub(crate) fn log_directory_options(limit: u64, directories: usize) -> LogDirect
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_leave_some_files() {
+        assert_eq!(without_reserve(1_024), 960);
+        assert_eq!(without_reserve(20_000), 18_976);
+        assert_eq!(without_reserve(32), 0);
+    }
 
     #[test]
     fn logs_get_half_of_the_files_and_share_it() {

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use slog::{Logger, o};
 use tokio::sync::watch;
 
+use super::client_listeners::ClientListeners;
 use super::directories::{self, Identity};
 use super::exposition::ExposedBroker;
 use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses};
@@ -50,6 +51,7 @@ use crate::replicas::Replicas;
 use crate::scrubber::Scrubber;
 use crate::topic_creation::TopicCreation;
 use crate::verification::Verifier;
+use crate::vital;
 
 /// Time for one request to the controller.
 const CONTROLLER_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -126,7 +128,7 @@ impl ControllerParts {
 /// The broker role.
 pub(super) struct BrokerParts {
     broker: Arc<Broker>,
-    listeners: Vec<Listener>,
+    listeners: ClientListeners,
     fetchers: Arc<Fetchers>,
     maintenance: Maintenance,
     cleaner: Cleaner,
@@ -185,10 +187,10 @@ impl BrokerParts {
         runtime.spawn(broker.isr.clone().run(broker.clone()));
         runtime.spawn(TransactionCoordinators::write_markers(broker.clone()));
         runtime.spawn(broker.replicas.assignments().clone().run(broker.clone()));
-        let names: Vec<String> = bound.iter().map(|(name, _)| name.clone()).collect();
-        let service: Arc<dyn Service> = Arc::new(BrokerService::new(broker.clone()));
-        let listeners = ground.serve(bound, &service);
-        let advertised = advertised::complete(config, &advertised::ports(&names, &listeners));
+        let advertised = advertised::complete(config, &advertised::ports(&bound));
+        let service = Arc::new(BrokerService::new(broker.clone()));
+        let applied = broker.replicas.applied();
+        let listeners = ClientListeners::open_once_applied(ground, bound, service, applied);
         let dialled = advertised::check(advertised.clone(), config.clone(), ground.log.clone());
         runtime.spawn(dialled);
         let (stop, stopping) = watch::channel(false);
@@ -202,7 +204,7 @@ impl BrokerParts {
             .map_err(|error| ServerError::because("cannot start the threads that move replicas", &error))?;
         let scrubber = Scrubber::start(broker.clone(), runtime)
             .map_err(|error| ServerError::because("cannot start the thread that checks segments", &error))?;
-        let group_commit = GroupCommit::start(&broker.replicas)
+        let group_commit = GroupCommit::start(&broker.replicas, &broker.log)
             .map_err(|error| ServerError::because("cannot start the threads that flush logs", &error))?;
         Ok(Self {
             broker,
@@ -282,9 +284,7 @@ impl BrokerParts {
         self.broker.groups.stop();
         self.broker.transactions.stop();
         self.broker.stop_parking();
-        for listener in &self.listeners {
-            listener.stop(STOP_GRACE).await;
-        }
+        self.listeners.stop().await;
         self.fetchers.stop();
         let (broker, log) = (self.broker.clone(), ground.log.clone());
         let (mut maintenance, mut cleaner, mut mover) = (self.maintenance, self.cleaner, self.mover);
@@ -384,8 +384,9 @@ fn start_metadata(
         .build()
         .map_err(|error| ServerError::because("cannot start the metadata thread", &error))?;
     let thread = std::thread::Builder::new().name("metadata".to_owned());
+    let log = ground.log.clone();
     thread
-        .spawn(move || runtime.block_on(loader.run(updates)))
+        .spawn(move || vital::work("metadata", &log, || runtime.block_on(loader.run(updates))))
         .map_err(|error| ServerError::because("cannot start the metadata thread", &error))?;
     Ok(())
 }

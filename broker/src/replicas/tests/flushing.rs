@@ -91,7 +91,8 @@ impl Flushing {
             ..LogDirectoryOptions::default()
         };
         let node = Node::with(&[("log.flush.interval.messages", "1")], options);
-        let group_commit = GroupCommit::start(&node.replicas).unwrap();
+        let group_commit =
+            GroupCommit::start(&node.replicas, &Logger::root(slog::Discard, slog::o!())).unwrap();
         Self {
             node,
             disk,
