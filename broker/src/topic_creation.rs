@@ -101,18 +101,21 @@ fn topic(broker: &Broker, name: &str) -> CreatableTopic {
     let topic = CreatableTopic::default().with_name(topic_name(name));
     let config = broker.config.load();
     let image = broker.image();
-    let alive = image.brokers.values().filter(|b| !b.fenced).count();
+    // Those that are away for a moment count, for the topic keeps its factor for good. Those that are about to stop, or have, take no
+    // replicas.
+    let brokers = image.brokers.values();
+    let brokers = brokers.filter(|broker| !broker.in_controlled_shutdown).count();
     match name {
         OFFSETS_TOPIC => topic
             .with_num_partitions(config.offsets.topic_partitions)
-            .with_replication_factor(config.offsets_replication_factor(alive))
+            .with_replication_factor(config.offsets_replication_factor(brokers))
             .with_configs(vec![
                 entry("cleanup.policy", "compact"),
                 entry("compression.type", "producer"),
                 entry("segment.bytes", &config.offsets.topic_segment_bytes.to_string()),
             ]),
         TRANSACTIONS_TOPIC => {
-            let replication_factor = config.transactions_replication_factor(alive);
+            let replication_factor = config.transactions_replication_factor(brokers);
             let min_isr = config.transactions_min_isr(replication_factor);
             let segment_bytes = config.transaction.state_log_segment_bytes;
             topic

@@ -111,28 +111,28 @@ impl ServerConfig {
     }
 
     /// The replication factor of the topic of committed offsets: what was set, else at most as many replicas as brokers
-    /// are alive, so that a small cluster can carry the topic.
-    pub fn offsets_replication_factor(&self, alive_brokers: usize) -> i16 {
+    /// are registered, so that a small cluster can carry the topic.
+    pub fn offsets_replication_factor(&self, registered_brokers: usize) -> i16 {
         let configured = self.offsets.topic_replication_factor;
-        self.internal_replication_factor("offsets.topic.replication.factor", configured, alive_brokers)
+        self.internal_replication_factor("offsets.topic.replication.factor", configured, registered_brokers)
     }
 
     /// The replication factor of the topic of transactions, by the same rule.
-    pub fn transactions_replication_factor(&self, alive_brokers: usize) -> i16 {
+    pub fn transactions_replication_factor(&self, registered_brokers: usize) -> i16 {
         let configured = self.transaction.state_log_replication_factor;
         self.internal_replication_factor(
             "transaction.state.log.replication.factor",
             configured,
-            alive_brokers,
+            registered_brokers,
         )
     }
 
-    fn internal_replication_factor(&self, key: &str, configured: i16, alive_brokers: usize) -> i16 {
+    fn internal_replication_factor(&self, key: &str, configured: i16, registered_brokers: usize) -> i16 {
         if self.was_set(key) {
             return configured;
         }
         configured
-            .min(i16::try_from(alive_brokers).unwrap_or(i16::MAX))
+            .min(i16::try_from(registered_brokers).unwrap_or(i16::MAX))
             .max(1)
     }
 

@@ -191,8 +191,10 @@ pub fn properties(files: &NodeFiles, nodes: i32, ports: Ports, overrides: &[(Str
         ),
         ("log.dirs", files.data.display().to_string()),
         ("default.replication.factor", replicas.clone()),
-        ("min.insync.replicas", in_sync),
-        ("offsets.topic.replication.factor", replicas),
+        ("min.insync.replicas", in_sync.clone()),
+        ("offsets.topic.replication.factor", replicas.clone()),
+        ("transaction.state.log.replication.factor", replicas),
+        ("transaction.state.log.min.isr", in_sync),
         (
             "odradek.metrics.listener",
             format!("127.0.0.1:{}", ports.metrics(id)),

@@ -37,7 +37,7 @@ keys! { GROUP: Broker;
     "offsets.retention.check.interval.ms": Long = "600000", AtLeast(1), ReadOnly, Used;
     /// Partitions of the topic that holds committed offsets; fixed once the topic exists.
     "offsets.topic.num.partitions": Int = "50", AtLeast(1), ReadOnly, Used;
-    /// Replicas of the topic that holds committed offsets.
+    /// Replicas of the topic that holds committed offsets; unless it is set, at most as many as brokers are registered.
     "offsets.topic.replication.factor": Short = "3", AtLeast(1), ReadOnly, Used;
     /// Segment size of the topic that holds committed offsets.
     "offsets.topic.segment.bytes": Int = "104857600", AtLeast(1), ReadOnly, Used;

@@ -16,7 +16,7 @@ keys! { TRANSACTION: Broker;
     "transaction.max.timeout.ms": Int = "900000", AtLeast(1), ReadOnly, Used;
     /// min.insync.replicas of the topic that holds transaction state; unless it is set, at most its replicas.
     "transaction.state.log.min.isr": Int = "2", AtLeast(1), ReadOnly, Used;
-    /// Replicas of the topic that holds transaction state; unless it is set, at most as many as brokers are alive.
+    /// Replicas of the topic that holds transaction state; unless it is set, at most as many as brokers are registered.
     "transaction.state.log.replication.factor": Short = "3", AtLeast(1), ReadOnly, Used;
     /// Partitions of the topic that holds transaction state; fixed once the topic exists.
     "transaction.state.log.num.partitions": Int = "50", AtLeast(1), ReadOnly, Used;
