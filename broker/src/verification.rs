@@ -211,7 +211,9 @@ fn for_client(code: ErrorCode, operation: Operation) -> ErrorCode {
 pub fn produce_refusal(code: ErrorCode, operation: Operation) -> ApiError {
     let is_retriable = match code {
         ErrorCode::ConcurrentTransactions => operation != Operation::Add,
-        ErrorCode::NetworkException
+        // Another partition of the transaction was refused, so this one was not looked at.
+        ErrorCode::OperationNotAttempted
+        | ErrorCode::NetworkException
         | ErrorCode::CoordinatorLoadInProgress
         | ErrorCode::CoordinatorNotAvailable
         | ErrorCode::NotCoordinator => true,
@@ -232,10 +234,11 @@ pub fn produce_refusal(code: ErrorCode, operation: Operation) -> ApiError {
 /// without another search for the coordinator.
 #[must_use]
 pub fn commit_refusal(code: ErrorCode) -> ErrorCode {
-    if code == ErrorCode::NetworkException {
-        ErrorCode::CoordinatorLoadInProgress
-    } else {
-        code
+    match code {
+        ErrorCode::NetworkException | ErrorCode::OperationNotAttempted => {
+            ErrorCode::CoordinatorLoadInProgress
+        }
+        other => other,
     }
 }
 
@@ -269,6 +272,7 @@ mod tests {
             ErrorCode::CoordinatorLoadInProgress,
             ErrorCode::CoordinatorNotAvailable,
             ErrorCode::NotCoordinator,
+            ErrorCode::OperationNotAttempted,
         ] {
             for operation in [Operation::Verify, Operation::VerifyAbortable, Operation::Add] {
                 assert_eq!(produce(code, operation), ErrorCode::NotEnoughReplicas);
@@ -284,10 +288,9 @@ mod tests {
             produce(ErrorCode::InvalidProducerEpoch, Operation::Add),
             ErrorCode::InvalidProducerEpoch
         );
-        assert_eq!(
-            commit_refusal(ErrorCode::NetworkException),
-            ErrorCode::CoordinatorLoadInProgress
-        );
+        for code in [ErrorCode::NetworkException, ErrorCode::OperationNotAttempted] {
+            assert_eq!(commit_refusal(code), ErrorCode::CoordinatorLoadInProgress);
+        }
         assert_eq!(commit_refusal(concurrent), concurrent);
     }
 

@@ -76,6 +76,10 @@ pub struct PartitionAnswer {
     pub stays_ready: bool,
 }
 
+/// So many partitions of a fetch without a session are taken as they are named. Of more, each counts once: however often a
+/// request names a partition, it is watched a few times at most.
+const UNSORTED_MAX: usize = 256;
+
 /// A partition's place in its session, for as long as it is in it.
 pub type SlotId = u32;
 
@@ -116,15 +120,17 @@ impl<T> Default for FetchSession<T> {
 }
 
 impl<T> FetchSession<T> {
-    /// The partitions of a fetch without a session: all of them ready, none to be found by its key.
+    /// The partitions of a fetch without a session: all of them ready.
     pub fn once(
         partitions: impl IntoIterator<Item = FetchPartition>,
         mut attach: impl FnMut(SlotId, &FetchPartition) -> T,
     ) -> Self {
         let mut session = Self::default();
-        for request in partitions {
+        let mut partitions = partitions.into_iter();
+        for request in partitions.by_ref().take(UNSORTED_MAX) {
             session.add(request, &mut attach);
         }
+        session.update(partitions, attach);
         session
     }
 
@@ -151,12 +157,16 @@ impl<T> FetchSession<T> {
 
     /// Removes partitions.
     pub fn forget(&mut self, keys: impl IntoIterator<Item = FetchKey>) {
+        let before = self.vacant.len();
         for key in keys {
             if let Some(id) = self.by_key.remove(&key) {
                 self.slots[id as usize] = None;
-                self.ready.retain(|ready| *ready != id);
                 self.vacant.push(id);
             }
+        }
+        if self.vacant.len() > before {
+            let slots = &self.slots;
+            self.ready.retain(|id| slots[*id as usize].is_some());
         }
     }
 
@@ -495,6 +505,26 @@ mod tests {
             .iter()
             .map(|id| session.slot(*id).request.key.partition)
             .collect()
+    }
+
+    #[test]
+    fn a_partition_that_is_named_often_is_attached_to_a_few_times() {
+        let mut attached = 0;
+        let often = std::iter::repeat_n(partition(1, 0), 100_000);
+        let session = FetchSession::once(often, |_, _| attached += 1);
+        assert!(attached <= UNSORTED_MAX + 1, "{attached} times");
+        assert_eq!(session.len(), attached);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_ready_no_more_and_its_place_is_taken_again() {
+        let mut session = FetchSession::default();
+        session.update((0..50_000).map(|index| partition(index, 0)), |_, _| ());
+        session.forget((0..49_999).map(key));
+        assert_eq!(ready(&mut session), [49_999]);
+        session.update([partition(3, 0)], |_, _| ());
+        assert_eq!(ready(&mut session), [49_999, 3]);
+        assert_eq!(session.len(), 2);
     }
 
     #[test]

@@ -106,6 +106,7 @@ fn start(
         return Err(ApiError::new(ErrorCode::InvalidTopicException, detail));
     }
     let replica = broker.replicas.leader(topic, partition.partition_index)?;
+    replica.check_online()?;
     if !replica.config().cleanup_policy.delete {
         let detail = format!("{topic} is compacted only: its records cannot be deleted");
         return Err(ApiError::new(ErrorCode::PolicyViolation, detail));

@@ -129,6 +129,7 @@ impl Query<'_> {
             Err(ErrorCode::NotLeaderOrFollower) if self.request.replica_id.0 == DEBUG => {}
             Err(code) => return Err(code),
         }
+        replica.check_online().map_err(|error| error.code)?;
         let offsets = replica.offsets();
         let consumer = self.request.replica_id.0 == CONSUMER;
         let end = match (consumer, self.request.isolation_level) {

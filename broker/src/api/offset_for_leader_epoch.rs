@@ -56,6 +56,7 @@ fn end_of_epoch(
         .replicas
         .hosted(topic, partition.partition)
         .map_err(|error| error.code)?;
+    replica.check_online().map_err(|error| error.code)?;
     replica.with(|p| {
         p.check_leader(partition.current_leader_epoch)?;
         Ok(ReplicaLog::end_offset_for_epoch(p.log(), partition.leader_epoch))

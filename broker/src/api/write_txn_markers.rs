@@ -30,8 +30,8 @@ use crate::metrics::requests::ApiTimer;
 use crate::names::OFFSETS_TOPIC;
 use crate::replica::{AppendRefusal, CommitWait};
 
-/// How long a marker is waited for. Kafka's brokers wait for `request.timeout.ms`: as long as its coordinator waits for the whole
-/// request. A marker that is written twice ends nothing twice, and once an ISR has shrunk no marker has to wait.
+/// How long a marker of a coordinator is waited for. Kafka's brokers wait for `request.timeout.ms`: as long as its coordinator waits
+/// for the whole request. A marker that is written twice ends nothing twice, and once an ISR has shrunk no marker has to wait.
 const COMMIT_WAIT: Duration = Duration::from_secs(1);
 
 /// The row of the table: kafka-protocol does not know the second version.
@@ -52,8 +52,17 @@ fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) ->
         Ok(markers) => markers,
         Err(error) => return Reply::Done(Response::Close(error.to_string())),
     };
+    // Coordinators ask in the second version. Over REQUEST_TIMED_OUT an administrator's client, which asks in the first, would fail.
+    let from_coordinator = call.api_version >= TRANSACTION_VERSION_SINCE;
+    let patience = if from_coordinator {
+        COMMIT_WAIT
+    } else {
+        Duration::MAX
+    };
     let answer = async move {
-        let markers = markers.iter().map(|marker| write(&broker, marker));
+        let markers = markers
+            .iter()
+            .map(|marker| write_within(&broker, marker, patience));
         let response = WriteTxnMarkersResponse::default().with_markers(join_all(markers).await);
         drop(frame);
         encode::<WriteTxnMarkersRequest>(VERSION_MIN, call.correlation_id, &response)
@@ -61,11 +70,17 @@ fn run(broker: Arc<Broker>, call: Call, frame: RequestFrame, timer: ApiTimer) ->
     start(Box::pin(answer), timer)
 }
 
-/// Writes one marker to all its partitions and waits until it is committed there.
+/// Writes one marker of a coordinator to all its partitions and waits until it is committed there.
 pub async fn write(broker: &Broker, marker: &Marker) -> WritableTxnMarkerResult {
+    write_within(broker, marker, COMMIT_WAIT).await
+}
+
+async fn write_within(broker: &Broker, marker: &Marker, patience: Duration) -> WritableTxnMarkerResult {
     let end = end_of(marker);
+    let request_timeout_ms = u64::try_from(broker.config.load().socket.request_timeout_ms).unwrap_or(0);
+    let patience = patience.min(Duration::from_millis(request_timeout_ms));
     let topics = marker.fields.topics.iter();
-    let topics = topics.map(|topic| write_to_topic(broker, topic, end));
+    let topics = topics.map(|topic| write_to_topic(broker, topic, end, patience));
     WritableTxnMarkerResult::default()
         .with_producer_id(marker.fields.producer_id)
         .with_topics(join_all(topics).await)
@@ -75,9 +90,10 @@ async fn write_to_topic(
     broker: &Broker,
     topic: &WritableTxnMarkerTopic,
     end: TransactionEnd,
+    patience: Duration,
 ) -> WritableTxnMarkerTopicResult {
     let partitions = topic.partition_indexes.iter().map(|index| async move {
-        let outcome = write_to(broker, &topic.name.0, *index, end).await;
+        let outcome = write_to(broker, &topic.name.0, *index, end, patience).await;
         if let Err(code) = outcome {
             broker.metrics.refused(ApiKey::WriteTxnMarkers, code);
         }
@@ -116,13 +132,12 @@ async fn write_to(
     topic: &str,
     partition: i32,
     end: TransactionEnd,
+    patience: Duration,
 ) -> Result<(), ErrorCode> {
     // A partition without a replica here, wherever it may be by now: Kafka knows no other word for both.
     if broker.replicas.get(topic, partition).is_none() {
         return Err(ErrorCode::UnknownTopicOrPartition);
     }
-    let request_timeout_ms = u64::try_from(broker.config.load().socket.request_timeout_ms).unwrap_or(0);
-    let patience = COMMIT_WAIT.min(Duration::from_millis(request_timeout_ms));
     let written = async {
         if topic == OFFSETS_TOPIC {
             return write_to_groups(broker, partition, end).await;

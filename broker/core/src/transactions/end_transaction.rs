@@ -136,6 +136,10 @@ impl TransactionShard {
             {
                 End::Repeated
             }
+            // The transaction timed out before its commit came (KAFKA-20785): over this word clients begin anew, over another they end.
+            (TransactionState::CompleteAbort, TransactionResult::Commit) if is_retry => {
+                End::Refuse(ErrorCode::ProducerFenced)
+            }
             (TransactionState::PrepareCommit, TransactionResult::Commit)
             | (TransactionState::PrepareAbort, TransactionResult::Abort)
                 if is_retry =>

@@ -90,7 +90,8 @@ fn in_version_2_every_end_takes_the_next_epoch() {
     assert_eq!(t.handed_out.len(), 3);
 }
 
-/// Kafka's table of what an end means when no transaction is under way, in version 2: of a retry, and of the current epoch.
+/// Kafka's table of what an end means when no transaction is under way, in version 2: of a retry, and of the current epoch. A commit
+/// that comes after the coordinator's own abort looks like a retry: its producer is fenced (KAFKA-20785).
 #[test]
 fn in_version_2_ends_of_nothing_follow_the_table() {
     let fenced = Err(ErrorCode::ProducerFenced);
@@ -101,7 +102,7 @@ fn in_version_2_ends_of_nothing_follow_the_table() {
         (TransactionState::Empty, ABORT, fenced, next),
         (TransactionState::Empty, COMMIT, fenced, wrong),
         (TransactionState::CompleteAbort, ABORT, repeated, next),
-        (TransactionState::CompleteAbort, COMMIT, wrong, wrong),
+        (TransactionState::CompleteAbort, COMMIT, fenced, wrong),
         (TransactionState::CompleteCommit, ABORT, wrong, next),
         (TransactionState::CompleteCommit, COMMIT, repeated, wrong),
     ];

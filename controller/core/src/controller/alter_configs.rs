@@ -94,9 +94,12 @@ impl Controller {
                 let mut changes: Changes = dropped.collect();
                 for config in &asked.configs {
                     let name = config.name.as_str();
-                    let refuse = || ApiError::new(ErrorCode::InvalidConfig, format!("{name} has no value"));
-                    let value = config.value.as_ref().ok_or_else(refuse)?;
-                    changes.insert(name.to_owned(), Some(value.to_string()));
+                    let refuse = |detail| ApiError::new(ErrorCode::InvalidRequest, detail);
+                    let value = config.value.as_ref();
+                    let value = value.ok_or_else(|| refuse(format!("{name} has no value")))?;
+                    if let Some(Some(_)) = changes.insert(name.to_owned(), Some(value.to_string())) {
+                        return Err(refuse(format!("{name} is named twice")));
+                    }
                 }
                 self.alter(&mut draft, now, &resource, &changes, request.validate_only)
             });
@@ -322,7 +325,9 @@ fn resource(
             }
         }
         ConfigResourceType::BrokerLogger => {
-            return refuse("log levels are altered on the broker itself".to_owned());
+            return refuse(
+                "a broker has one log level, which ODRADEK_LOG_LEVEL says at its start".to_owned(),
+            );
         }
         ConfigResourceType::ClientMetrics | ConfigResourceType::Group => {
             if name.is_empty() {

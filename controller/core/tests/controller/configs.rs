@@ -263,6 +263,10 @@ fn the_old_request_replaces_everything() {
         replace(&mut world, &[("retention.bytes", "3"), ("retention.ms", "x")]),
         Code::InvalidConfig.code()
     );
+    assert_eq!(
+        replace(&mut world, &[("retention.bytes", "3"), ("retention.bytes", "4")]),
+        Code::InvalidRequest.code()
+    );
     assert_eq!(value(&world, "t", "retention.ms").as_deref(), Some("1"));
     assert_eq!(replace(&mut world, &[("retention.bytes", "3")]), 0);
     assert_eq!(value(&world, "t", "retention.ms"), None);
