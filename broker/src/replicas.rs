@@ -236,7 +236,7 @@ impl Replicas {
             self.publish_topic(topic, image, config, &mut opened, events);
         }
         for directory in &self.directories {
-            self.delete_strays(directory, image);
+            self.set_strays_aside(directory, image);
             self.delete_left_behind(directory);
         }
         self.resume_moves(image);
@@ -251,19 +251,16 @@ impl Replicas {
         placed.is_some_and(|partition| partition.replicas.contains(&self.node_id))
     }
 
-    /// Removes partitions of topics that were deleted, or placed elsewhere, while this broker was away.
-    fn delete_strays(&self, directory: &DataDirectory, image: &MetadataImage) {
+    /// Sets partitions aside that the metadata does not know, or places elsewhere. Their topics were deleted, or they were
+    /// reassigned, while this broker was away; or the metadata was lost, so that as in Kafka nothing is removed.
+    fn set_strays_aside(&self, directory: &DataDirectory, image: &MetadataImage) {
         let Some(logs) = directory.logs() else { return };
         let unopened = logs.unopened().into_iter();
         for identity in unopened.filter(|identity| !self.is_placed_here(identity, image)) {
-            let folder = identity.folder();
-            match logs.delete_unopened(&identity) {
-                Ok(()) => {
-                    slog::warn!(self.log, "partition removed: its topic was deleted or placed elsewhere \
-                    while this broker was away"; "folder" => folder, "topic_id" => %identity.topic_id)
-                }
-                Err(error) => slog::error!(self.log, "cannot remove a partition that is placed elsewhere";
-                    "folder" => folder, "error" => error_chain(&error)),
+            if let Err(error) = logs.set_stray(&identity) {
+                slog::error!(self.log, "cannot set a stray partition aside";
+                    "folder" => identity.folder(), "topic_id" => %identity.topic_id,
+                    "error" => error_chain(&error));
             }
         }
     }

@@ -18,11 +18,12 @@ use crate::config::LogConfig;
 use crate::disk::{Disk, SystemDisk};
 use crate::error::LogError;
 use crate::files::FileCache;
-use crate::flush::SyncTurn;
+use crate::flush::{SyncTurn, sync_names};
 use crate::log::{Log, PartitionIdentity};
 use crate::open::{self, Folder};
 use crate::room::Room;
 use crate::store::{Batch, Kind, PartitionKey, Store, Survive, name_key};
+use crate::stray::stray_name;
 
 /// Kafka's file that names the topic id of a partition folder.
 pub const METADATA_FILE: &str = "partition.metadata";
@@ -75,6 +76,8 @@ pub(crate) struct DirectoryShared {
     /// Partitions of which a copy was on its way here when the process ended.
     pub(crate) interrupted: Mutex<Vec<(PartitionIdentity, String)>>,
     doomed: Mutex<Vec<Doomed>>,
+    /// Folders of partitions that the metadata did not know.
+    pub(crate) strays: Mutex<BTreeSet<String>>,
     /// Held for its lock; dropped last.
     _lock: File,
 }
@@ -85,6 +88,23 @@ struct Doomed {
     delay_ms: u64,
     /// Set by the first purge that sees it.
     due_ms: Option<u64>,
+}
+
+/// What becomes of a folder that is set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside {
+    /// A purge removes it so long after it has seen it first.
+    Doomed {
+        /// `file.delete.delay.ms`.
+        delay_ms: i64,
+    },
+    /// It stays, under a name that says that nobody knows it.
+    Stray,
+}
+
+impl Aside {
+    /// The next purge removes it.
+    pub(crate) const AT_ONCE: Self = Self::Doomed { delay_ms: 0 };
 }
 
 #[derive(Default)]
@@ -228,6 +248,7 @@ impl LogDirectory {
             }),
             interrupted: Mutex::default(),
             doomed: Mutex::default(),
+            strays: Mutex::default(),
             _lock: lock,
         };
         let directory = Self {
@@ -235,6 +256,7 @@ impl LogDirectory {
         };
         directory.doom_leftovers()?;
         directory.find_interrupted()?;
+        directory.find_strays()?;
         Ok(directory)
     }
 
@@ -297,7 +319,7 @@ impl LogDirectory {
 
     /// Opens the log of a partition. If it is absent, it is made on disk by its first append.
     ///
-    /// A folder of the same name that belongs to another topic id is set aside and removed at the next purge.
+    /// A folder of the same name that belongs to another topic id is set aside as a stray partition.
     ///
     /// # Errors
     /// [`LogError::Open`] if a log by that name is open here; the log cannot be opened otherwise.
@@ -341,7 +363,7 @@ impl LogDirectory {
             log.config.file_delete_delay_ms
         };
         let discarded = if log.is_made() {
-            self.discard(&folder, Some(log.key), delay_ms)
+            self.discard(&folder, Some(log.key), Aside::Doomed { delay_ms })
         } else {
             Ok(())
         };
@@ -356,7 +378,7 @@ impl LogDirectory {
         self.discard(
             &identity.folder(),
             Some(PartitionKey::new(identity.topic_id, identity.partition)),
-            0,
+            Aside::AT_ONCE,
         )
     }
 
@@ -428,9 +450,10 @@ impl LogDirectory {
         match known {
             Some(topic_id) if topic_id == identity.topic_id => return Ok(Folder::Made(path)),
             Some(stray) => {
-                info!(self.shared.logger, "set aside the log of a deleted topic of the same name";
+                info!(self.shared.logger, "the log of another topic of the same name is in the way";
                     "partition" => folder, "topic_id" => %stray, "expected" => %identity.topic_id);
-                self.discard(folder, Some(PartitionKey::new(stray, identity.partition)), 0)?;
+                let stray = PartitionKey::new(stray, identity.partition);
+                self.discard(folder, Some(stray), Aside::Stray)?;
             }
             None => {}
         }
@@ -445,13 +468,12 @@ impl LogDirectory {
         Ok(Folder::Made(path))
     }
 
-    /// Makes the directory forget a partition, and sets its folder aside for a purge. A folder that is another topic's by now
-    /// stays.
+    /// Makes the directory forget a partition, and sets its folder aside. A folder that is another topic's by now stays.
     pub(crate) fn discard(
         &self,
         folder: &str,
         key: Option<PartitionKey>,
-        delay_ms: i64,
+        aside: Aside,
     ) -> Result<(), LogError> {
         let holder = self.shared.partitions.lock().known.get(folder).copied();
         let is_anothers = holder
@@ -459,7 +481,7 @@ impl LogDirectory {
             .is_some_and(|(topic_id, key)| !key.is_of(topic_id));
         let mut batch = Batch::default();
         if !is_anothers {
-            self.set_aside(folder, delay_ms)?;
+            self.set_aside(folder, aside)?;
             batch.delete(name_key(folder));
         }
         if let Some(key) = key {
@@ -474,13 +496,24 @@ impl LogDirectory {
         Ok(())
     }
 
-    fn set_aside(&self, folder: &str, delay_ms: i64) -> Result<(), LogError> {
-        let from = self.shared.path.join(folder);
-        let to = self.shared.path.join(deleted_name(folder));
+    fn set_aside(&self, folder: &str, aside: Aside) -> Result<(), LogError> {
+        let name = match aside {
+            Aside::Doomed { .. } => deleted_name(folder),
+            Aside::Stray => stray_name(folder),
+        };
+        let (from, to) = (self.shared.path.join(folder), self.shared.path.join(&name));
         match fs::rename(&from, &to) {
-            Ok(()) => self.shared.doom(to, delay_ms),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(source) => return Err(self.shared.io(format!("rename {}", from.display()), source)),
+        }
+        match aside {
+            Aside::Doomed { delay_ms } => self.shared.doom(to, delay_ms),
+            Aside::Stray => {
+                self.shared.note_stray(folder, name);
+                // The index forgets it next, and must not do so while a power loss may bring the old name back.
+                sync_names(&self.shared, &self.shared.path)?;
+            }
         }
         Ok(())
     }

@@ -218,6 +218,15 @@ pub(crate) fn sync_folder(directory: &DirectoryShared, folder: &Path) -> std::io
     }
 }
 
+/// Waits until the disk has the names in a folder, in the directory's turn. Blocks.
+///
+/// # Errors
+/// As [`LogDirectory::sync`].
+pub(crate) fn sync_names(directory: &DirectoryShared, folder: &Path) -> Result<(), LogError> {
+    let _turn = directory.sync_turn.turn.lock();
+    sync_in_turn(directory, &[Target::Folder(folder)])
+}
+
 impl Log {
     /// End of what this replica may vouch for: the log end, unless `flush.messages` asks for a flush of the last records
     /// that has not been done.

@@ -18,7 +18,9 @@ use slog::info;
 use uuid::Uuid;
 
 use crate::config::LogConfig;
-use crate::directory::{FOLDER_NAME_BYTES_MAX, LogDirectory, METADATA_FILE, parse_folder, parse_metadata};
+use crate::directory::{
+    Aside, FOLDER_NAME_BYTES_MAX, LogDirectory, METADATA_FILE, parse_folder, parse_metadata,
+};
 use crate::error::{AppendError, LogError};
 use crate::log::{Log, PartitionIdentity};
 use crate::open::{self, Folder};
@@ -74,10 +76,14 @@ impl LogDirectory {
             }
             partitions.known.get(&folder).copied()
         };
+        let aside = match stray {
+            Some(topic_id) if topic_id != identity.topic_id => Aside::Stray,
+            Some(_) | None => Aside::AT_ONCE,
+        };
         let discarded = self.discard(
             &folder,
             stray.map(|topic_id| PartitionKey::new(topic_id, identity.partition)),
-            0,
+            aside,
         );
         self.shared.note_closed(&folder);
         discarded?;
@@ -169,7 +175,7 @@ impl LogDirectory {
         let folders: Vec<String> = of_it.map(|(_, folder)| folder).collect();
         drop(interrupted);
         for folder in folders {
-            self.discard(&folder, None, 0)?;
+            self.discard(&folder, None, Aside::AT_ONCE)?;
             info!(self.shared.logger, "a copy that was not complete is discarded"; "folder" => folder);
         }
         Ok(())
@@ -189,7 +195,7 @@ impl LogDirectory {
             };
             let metadata = fs::read_to_string(entry.path().join(METADATA_FILE)).ok();
             let Some(topic_id) = metadata.as_deref().and_then(parse_metadata) else {
-                self.discard(&name, None, 0)?;
+                self.discard(&name, None, Aside::AT_ONCE)?;
                 continue;
             };
             let identity = PartitionIdentity::new(topic, topic_id, partition);

@@ -35,6 +35,7 @@ mod scan;
 pub mod scrub;
 mod segment;
 mod store;
+mod stray;
 pub mod timestamps;
 mod truncate;
 mod writeback;

@@ -75,12 +75,9 @@ pub(crate) fn open_log(
     let key = PartitionKey::new(identity.topic_id, identity.partition);
     let (folder, made, persisted, cleaner_offset) = match folder {
         Folder::Made(path) => {
-            // A clean stop leaves no swap unfinished.
-            if !directory.believes_index() {
-                finish_swaps(&directory, &key, &path)?;
-            }
+            let persisted = load(&directory, &key, &path)?;
             let cleaner_offset = directory.store.get(&key.key(Kind::CleanerOffset, &[]))?;
-            (path, true, directory.store.load(&key)?, cleaner_offset)
+            (path, true, persisted, cleaner_offset)
         }
         Folder::Absent(path) => (path, false, Persisted::default(), None),
     };
@@ -135,6 +132,19 @@ pub(crate) fn open_log(
         now,
     }
     .run(&persisted, &files)
+}
+
+/// What the index knows of a log, once no swap of it is unfinished. A clean stop leaves none, but a folder that the index does
+/// not know may have come since: one that was stray and has its old name back.
+fn load(directory: &DirectoryShared, key: &PartitionKey, folder: &Path) -> Result<Persisted, LogError> {
+    if directory.believes_index() {
+        let persisted = directory.store.load(key)?;
+        if persisted.state.is_some() {
+            return Ok(persisted);
+        }
+    }
+    finish_swaps(directory, key, folder)?;
+    directory.store.load(key)
 }
 
 fn aborted(persisted: &Persisted) -> AbortedTransactions {

@@ -33,6 +33,7 @@ mod reserve;
 mod retention;
 mod room;
 mod scrubbing;
+mod stray;
 mod together;
 mod truncation;
 

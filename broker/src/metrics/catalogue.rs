@@ -52,6 +52,7 @@ metrics! {
     LOG_DIRECTORY_USABLE = Gauge "odradek_log_directory_usable_bytes" ["log_dir"] "Bytes that may still be written to the file system of a log directory that works.";
     LOG_DIRECTORY_TOTAL = Gauge "odradek_log_directory_total_bytes" ["log_dir"] "Bytes of that file system.";
     LOG_DIRECTORY_FULL = Gauge "odradek_log_directory_full" ["log_dir"] "1 while produces to the log directory are refused because odradek.log.dir.reserve.bytes are to stay free.";
+    STRAY_PARTITIONS = Gauge "odradek_log_stray_partitions" ["log_dir"] "Folders of partitions that the metadata did not know at a start: set aside, and never removed by the broker.";
     UNDER_MIN_ISR = Gauge "odradek_under_min_isr_partitions" [] "Partitions led here whose ISR is smaller than min.insync.replicas.";
     PARTITIONS = Gauge "odradek_partitions" [] "Replicas hosted here.";
     LEADER_PARTITIONS = Gauge "odradek_leader_partitions" [] "Partitions led here.";

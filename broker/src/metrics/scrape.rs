@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use odradek_broker_core::groups::GroupState;
 use odradek_broker_core::transactions::metadata::TransactionState;
+use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::room::DirectoryRoom;
 use odradek_common::time::Now;
 use odradek_controller_core::quorum::Role;
@@ -205,6 +206,11 @@ fn log_directories(exporter: &mut Exporter, directories: &[Arc<DataDirectory>]) 
     each(names::LOG_DIRECTORY_FULL, |room| {
         f64::from(u8::from(room.is_full))
     });
+    for directory in directories.iter().filter(|directory| !directory.is_offline()) {
+        let (path, logs) = (directory.path().display().to_string(), directory.logs());
+        let strays = logs.map_or(0, LogDirectory::stray_partitions);
+        exporter.sample(names::STRAY_PARTITIONS, &[("log_dir", &path)], strays as f64);
+    }
 }
 
 fn partitions(exporter: &mut Exporter, seen: &[Seen]) {
@@ -542,6 +548,7 @@ mod tests {
             sample(names::LOG_DIRECTORY_USABLE, FREE_BYTES),
             sample(names::LOG_DIRECTORY_TOTAL, TOTAL_BYTES),
             sample(names::LOG_DIRECTORY_FULL, 1),
+            sample(names::STRAY_PARTITIONS, 0),
         ];
         assert_eq!(samples, expected);
     }

@@ -509,7 +509,7 @@ fn an_unchanged_leadership_begins_with_the_registration() {
 }
 
 #[test]
-fn partitions_of_topics_deleted_meanwhile_are_removed() {
+fn partitions_that_the_metadata_does_not_know_are_set_aside_and_not_removed() {
     let mut node = Node::new();
     let replica = node.create("gone", OTHER).unwrap();
     let stray = PartitionIdentity::new("gone", replica.topic_id, 0);
@@ -532,8 +532,15 @@ fn partitions_of_topics_deleted_meanwhile_are_removed() {
         &node.config,
         true,
     );
-    assert!(replicas.directories()[0].logs().unwrap().unopened().is_empty());
+    let logs = replicas.directories()[0].logs().unwrap();
+    assert!(logs.unopened().is_empty() && logs.partitions().is_empty());
     assert!(!path.join("gone-0").exists());
+    assert_eq!(
+        logs.purge_deleted(clock::now().plus_ms(3_600_000)).unwrap(),
+        0,
+        "its records stay"
+    );
+    assert_eq!(logs.stray_partitions(), 1);
 }
 
 /// A partition's readers are told what they can see of it, once for each change, and nothing after they left.
