@@ -436,17 +436,20 @@ impl Log {
         let mut at = self.write(&file.file, pieces)?;
         let mut epochs_changed = false;
         let interval = self.config.index_interval_bytes;
-        for Written { header, marker } in written {
+        for Written { header, .. } in written {
             epochs_changed |= self.note_epoch(header);
             self.recent.push(header, at);
             at += header.size_bytes() as u64;
             self.active().note(header, interval);
-            self.note_producer(header, *marker);
             self.persistence.unflushed_messages += i64::from(header.last_offset_delta) + 1;
             self.log_end_offset = header.next_offset();
         }
         self.persistence.appended_bytes += extent.size_bytes;
         self.note_flush_due(extent.first_offset);
+        // Once all of it is within the log's end: what stands in the file is not written over, whatever is asserted of it.
+        for Written { header, marker } in written {
+            self.note_producer(header, *marker);
+        }
         if epochs_changed {
             self.persist_epochs(Survive::Kill)?;
         }

@@ -484,7 +484,10 @@ impl Opening {
     fn load_producers(&mut self) -> Result<(), LogError> {
         let log = &mut self.log;
         match self.state {
-            Some(state) if !self.scanned && !state.has_producers => Ok(()),
+            Some(state) if !self.scanned && !state.has_producers => {
+                // Nothing stands above the recovery point, but the index may still tell of what was cut off there.
+                log.forget_aborted(state.recovery_point.min(log.log_end_offset))
+            }
             Some(state) if state.recovery_point <= log.log_end_offset && !state.has_producers => {
                 log.replay_producers(Some((state.recovery_point, None)))
             }
@@ -565,15 +568,7 @@ impl Log {
             self.log_start_offset
         };
         self.producers = producers.unwrap_or_else(|| ProducerStates::new(producers_max));
-        let newest = self.aborted.entries().last();
-        let has_later = newest.is_some_and(|entry| entry.last_offset >= from);
-        self.aborted.truncate_from_end(from);
-        if has_later || self.persistence.aborted_until > from || self.persistence.checkpointed.is_none() {
-            let mut batch = Batch::default();
-            batch.delete_range(&self.key, Kind::Aborted, &[from], None);
-            self.directory.store.write(batch, Survive::Nothing)?;
-            self.persistence.aborted_until = self.persistence.aborted_until.min(from);
-        }
+        self.forget_aborted(from)?;
         let first = self
             .segments
             .range(..=from)
@@ -590,6 +585,18 @@ impl Log {
         }
         self.directory.store.write(snapshots, Survive::Nothing)?;
         self.producers.on_high_watermark(self.high_watermark);
+        Ok(())
+    }
+
+    /// Forgets the transactions whose abort marker is at or after `from`, here and in the index.
+    fn forget_aborted(&mut self, from: i64) -> Result<(), LogError> {
+        let has_later = !self.aborted.truncate_from_end(from).is_empty();
+        if has_later || self.persistence.aborted_until > from || self.persistence.checkpointed.is_none() {
+            let mut batch = Batch::default();
+            batch.delete_range(&self.key, Kind::Aborted, &[from], None);
+            self.directory.store.write(batch, Survive::Nothing)?;
+            self.persistence.aborted_until = self.persistence.aborted_until.min(from);
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Idempotence and transactions through appends, restarts and truncation.
 
+use odradek_broker_core::aborted::AbortedTransaction;
 use odradek_common::records::control::{EndTransactionMarker, TransactionResult};
 
 use super::*;
@@ -190,6 +191,48 @@ fn an_abort_before_a_roll_is_known_after_a_kill() {
     let aborted = fixture.log.aborted_transactions(0, i64::MAX);
     assert_eq!(aborted.len(), 1);
     assert_eq!(fixture.kill().log.aborted_transactions(0, i64::MAX), aborted);
+}
+
+#[test]
+fn an_abort_that_was_cut_off_is_forgotten_after_a_kill() {
+    let mut fixture = Fixture::new();
+    fixture.append(1);
+    fixture.log.checkpoint(NOW).unwrap();
+    let abort = |fixture: &mut Fixture| {
+        fixture.append_batch(1, producer_batch(9, 0, 0, true));
+        fixture.append_batch(1, marker(TransactionResult::Abort, 9));
+    };
+    abort(&mut fixture);
+    fixture.log.roll(NOW).unwrap();
+    // That it was aborted is on disk, and that it was cut off is not.
+    fixture.directory.flush_index().unwrap();
+    fixture.log.truncate_to(NOW, 1).unwrap();
+    let mut killed = fixture.kill();
+    assert_eq!(killed.log.log_end_offset(), 1);
+    assert!(killed.log.aborted_transactions(0, i64::MAX).is_empty());
+    assert!(killed.kill().log.aborted_transactions(0, i64::MAX).is_empty());
+    abort(&mut killed);
+    assert_eq!(killed.log.aborted_transactions(0, i64::MAX).len(), 1);
+}
+
+#[test]
+fn what_is_written_is_within_the_log_s_end_even_if_an_assertion_fails() {
+    let mut fixture = Fixture::new();
+    fixture.append_batch(1, producer_batch(9, 0, 0, true));
+    fixture.log.aborted.push(AbortedTransaction {
+        producer_id: 9,
+        first_offset: 0,
+        last_offset: 7,
+        last_stable_offset: 8,
+    });
+    let marker = marker(TransactionResult::Abort, 9);
+    let appended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        append_one(&mut fixture.log, 1, &marker, AppendOrigin::Coordinator).map(|_| ())
+    }));
+    assert!(appended.is_err(), "a later abort is known already");
+    assert_eq!(fixture.log.log_end_offset(), 2);
+    assert_eq!(fixture.append(1).first_offset, 2);
+    assert_eq!(fixture.contents().last().unwrap().0, 2);
 }
 
 #[test]
