@@ -355,6 +355,13 @@ impl Log {
         )
     }
 
+    /// Whether nothing can be appended any more: it was closed or deleted, or has closed itself when it was not known any more
+    /// what stands in its files.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     pub(crate) fn check_open(&self) -> Result<(), LogError> {
         if self.closed {
             Err(LogError::Closed(self.identity.to_string()))

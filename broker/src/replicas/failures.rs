@@ -89,14 +89,21 @@ impl Replicas {
             slog::debug!(self.log, "a log was closed meanwhile"; "partition" => %replica.id, "error" => %error);
             return;
         }
-        if let LogError::Corrupt { .. } = error {
+        match error {
             // The damage is this partition's alone; its other replicas serve.
-            slog::error!(self.log, "a log is corrupt and offline"; "partition" => %replica.id, "error" => error_chain(error));
-            replica.set_offline();
-            self.end_move(replica);
-            // The controller hears of directories that fail, not of logs: it elects another leader once this is in none.
-            self.assignments.add(replica);
-            return;
+            LogError::Corrupt { .. } => {
+                return self.failed_alone(replica, "a log is corrupt and offline", error);
+            }
+            // What made it close itself was told before.
+            LogError::Closed(_) => {
+                return self.failed_alone(replica, "a log has closed itself and is offline", error);
+            }
+            LogError::Locked { .. }
+            | LogError::Directory { .. }
+            | LogError::NoRoom { .. }
+            | LogError::Unsynced { .. }
+            | LogError::Offline { .. }
+            | LogError::Open(_) => {}
         }
         let named = error.directory().and_then(|path| {
             let mut all = self.directories.iter();
@@ -104,6 +111,19 @@ impl Replicas {
         });
         // A replica that moves has its log in two directories.
         self.directory_failed(named.unwrap_or(&replica.directory()), error);
+        if !replica.is_offline() && replica.with(|p| p.log().is_closed()) {
+            // The disk goes on, for it was only full, but nobody knows what this log holds.
+            self.failed_alone(replica, "a log has closed itself and is offline", error);
+        }
+    }
+
+    /// A log failed that takes no other with it.
+    fn failed_alone(&self, replica: &Arc<Replica>, what: &str, error: &LogError) {
+        slog::error!(self.log, "{}", what; "partition" => %replica.id, "error" => error_chain(error));
+        replica.set_offline();
+        self.end_move(replica);
+        // The controller hears of directories that fail, not of logs: it elects another leader once this is in none.
+        self.assignments.add(replica);
     }
 
     /// A log directory failed: its replicas answer KAFKA_STORAGE_ERROR from now on, and the controller is told. A disk
