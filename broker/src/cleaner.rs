@@ -242,8 +242,10 @@ impl Worker {
 
     fn failed(&self, replica: &Arc<Replica>, error: &LogError) {
         let log = &self.broker.log;
-        let of_directory = match error {
+        let is_offline = match error {
             LogError::Closed(_) | LogError::Open(_) => return,
+            // Consumers would find that it is gone, and nobody can fetch it anew: another replica is to lead.
+            LogError::Corrupt { .. } if error.is_gone() => true,
             // The log stays readable as far as it is not damaged; only compaction cannot go on.
             LogError::Corrupt { .. } | LogError::Locked { .. } => false,
             // As when anybody else finds the directory failed, or full.
@@ -252,11 +254,11 @@ impl Worker {
             | LogError::Unsynced { .. }
             | LogError::Offline { .. } => true,
         };
-        if of_directory {
+        if is_offline {
             self.broker.replicas.log_failed(replica, error);
         }
         match self.broker.cleaning.note_failure(replica, Instant::now()) {
-            Failure::First { retry_after } if !of_directory => {
+            Failure::First { retry_after } if !is_offline => {
                 slog::error!(log, "a log cannot be compacted and is left alone for a while";
                     "partition" => %replica.id, "retry_after_secs" => retry_after.as_secs(),
                     "error" => error_chain(error));
@@ -298,6 +300,32 @@ mod tests {
     use odradek_config::ServerConfig;
 
     use super::*;
+    use crate::fixtures::LoneBroker;
+
+    #[tokio::test]
+    async fn a_log_with_a_segment_that_is_gone_is_offline_and_one_that_is_corrupt_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("t", LoneBroker::NODE);
+        let replica = lone.broker.replicas.get("t", 0).unwrap();
+        let worker = Worker {
+            broker: lone.broker.clone(),
+            throttle: Arc::default(),
+            index: 0,
+            memory: PassMemory::default(),
+            stop: Arc::default(),
+        };
+        let corrupt = LogError::Corrupt {
+            path: "0.log".into(),
+            position: 0,
+            detail: "the checksum is wrong".to_owned(),
+        };
+        worker.failed(&replica, &corrupt);
+        assert!(!replica.is_offline());
+        worker.failed(&replica, &LogError::gone("0.log".into()));
+        assert!(replica.is_offline());
+        assert!(lone.broker.replicas.online().next().is_some());
+    }
 
     #[test]
     fn threads_share_the_memory() {

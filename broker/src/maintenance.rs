@@ -230,8 +230,11 @@ impl Chores {
     }
 }
 
-/// Deletes what a log need not keep.
+/// Deletes what a log need not keep; nothing of one that is offline, of which nobody knows what is left.
 pub(crate) fn retain(broker: &Broker, replica: &Arc<Replica>) {
+    if replica.is_offline() {
+        return;
+    }
     match replica.with(|p| p.log_mut().retention(clock::now())) {
         Ok(0) => {}
         Ok(segments) => slog::info!(broker.log, "segments deleted by retention";
@@ -323,7 +326,53 @@ fn ms(value: i64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use odradek_broker_log::append::LeaderBatch;
+    use odradek_common::records::builder::BatchBuilder;
+
     use super::*;
+    use crate::fixtures::LoneBroker;
+
+    /// The first of two segments, which retention may delete; the caller may have removed its file.
+    fn after_retention(before: impl FnOnce(&Replica)) -> (Arc<Broker>, Arc<Replica>, usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("t", LoneBroker::NODE);
+        let replica = lone.broker.replicas.get("t", 0).unwrap();
+        for _ in 0..2 {
+            let mut builder = BatchBuilder::new(0);
+            builder.append(clock::now().wall_ms, None, Some(b"value"), &[]);
+            let records = builder.build();
+            let mut batches = [LeaderBatch::whole(&records).unwrap()];
+            replica.append(clock::now(), &mut batches, None).unwrap();
+            replica.with(|p| p.log_mut().roll(clock::now())).unwrap();
+        }
+        replica
+            .with(|p| p.log_mut().delete_records_before(1).map(|_| ()))
+            .unwrap();
+        before(&replica);
+        retain(&lone.broker, &replica);
+        let segments = replica.with(|p| p.log().segments());
+        (lone.broker, replica, segments)
+    }
+
+    #[tokio::test]
+    async fn retention_leaves_a_log_that_is_offline_alone() {
+        let (_, _, segments) = after_retention(|_| ());
+        assert_eq!(segments, 2);
+        let (_, _, segments) = after_retention(Replica::set_offline);
+        assert_eq!(segments, 3);
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_is_gone_already_does_not_stop_retention() {
+        let remove = |replica: &Replica| {
+            let segment = replica.with(|p| p.log().sealed_segment_from(0)).unwrap();
+            std::fs::remove_file(segment.path()).unwrap();
+        };
+        let (broker, replica, segments) = after_retention(remove);
+        assert_eq!(segments, 2);
+        assert!(!replica.is_offline() && broker.replicas.online().next().is_some());
+    }
 
     #[test]
     fn a_chore_is_due_once_per_interval_and_at_once_when_it_never_was() {

@@ -70,7 +70,27 @@ pub enum LogError {
     Open(String),
 }
 
+/// What is wrong with a segment without a file.
+const GONE: &str = "the file is gone";
+
 impl LogError {
+    /// The file of a segment is not there, which is its partition's loss alone.
+    #[must_use]
+    pub fn gone(path: PathBuf) -> Self {
+        let detail = GONE.to_owned();
+        Self::Corrupt {
+            path,
+            position: 0,
+            detail,
+        }
+    }
+
+    /// Whether the file of a segment is not there.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Corrupt { detail, .. } if detail == GONE)
+    }
+
     pub(crate) fn io(directory: &Path, attempt: impl Into<String>, source: io::Error) -> Self {
         let (path, attempt) = (directory.to_owned(), attempt.into());
         if matches!(

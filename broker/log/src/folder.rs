@@ -101,11 +101,7 @@ impl Log {
         let opened = self.directory.files.get(key, access, &path);
         opened.map_err(|source| match source.kind() {
             // After a clean stop nobody looked whether it is there. Its loss is this partition's alone.
-            io::ErrorKind::NotFound => LogError::Corrupt {
-                path,
-                position: 0,
-                detail: "the file is gone".to_owned(),
-            },
+            io::ErrorKind::NotFound => LogError::gone(path),
             _ => self.failed(format!("open {}", path.display()), source),
         })
     }

@@ -3,10 +3,12 @@
 //! Promises of the end that a disk without room leaves the log as it was, so that the cut can be tried again.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::PathBuf;
 
 use odradek_broker_core::leader_epochs::LeaderEpochs;
 use odradek_common::time::Now;
+use slog::warn;
 
 use crate::checkpoint::State;
 use crate::error::{LogError, ReadError};
@@ -52,7 +54,10 @@ impl Log {
             self.discard_segment_file(*base)?;
             self.segments.remove(base);
         }
-        self.cut_file(base_offset, footer.size_bytes)?;
+        let cut = self.cut_file(base_offset, footer.size_bytes);
+        // What the index knows of it is cut already: no clean stop may say that this is what the log holds.
+        self.closed |= cut.as_ref().is_err_and(LogError::is_gone);
+        cut?;
         let segment = self
             .segments
             .get_mut(&base_offset)
@@ -176,25 +181,31 @@ impl Log {
     }
 
     /// Renames a segment's file, so that it is no part of the log any more, and leaves it to a purge after
-    /// `file.delete.delay.ms`. A copy's file goes at once: nobody reads it, and no purge would find it once the copy has taken
+    /// `file.delete.delay.ms`. One that is not there needs no removal. A copy's file goes at once: nobody reads it, and no purge would find it once the copy has taken
     /// the place and its folder another name.
     pub(crate) fn discard_segment_file(&self, base_offset: i64) -> Result<(), LogError> {
         let from = segment_path(&self.folder, base_offset);
-        if self.is_future {
-            fs::remove_file(&from).map_err(|source| {
-                LogError::io(&self.directory.path, format!("remove {}", from.display()), source)
-            })?;
-            self.directory.files.forget((self.uid, base_offset));
-            return Ok(());
-        }
         let mut to = from.clone().into_os_string();
         to.push(".deleted");
         let to = PathBuf::from(to);
-        fs::rename(&from, &to).map_err(|source| {
-            LogError::io(&self.directory.path, format!("rename {}", from.display()), source)
-        })?;
+        let (removed, verb) = if self.is_future {
+            (fs::remove_file(&from), "remove")
+        } else {
+            (fs::rename(&from, &to), "rename")
+        };
+        match removed {
+            Ok(()) if self.is_future => {}
+            Ok(()) => self.directory.doom(to, self.config.file_delete_delay_ms),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                warn!(self.logger, "the file of a segment that is to be removed is gone already";
+                    "file" => %from.display());
+            }
+            Err(source) => {
+                let attempt = format!("{verb} {}", from.display());
+                return Err(LogError::io(&self.directory.path, attempt, source));
+            }
+        }
         self.directory.files.forget((self.uid, base_offset));
-        self.directory.doom(to, self.config.file_delete_delay_ms);
         Ok(())
     }
 
@@ -308,12 +319,12 @@ impl Log {
             .write(true)
             .open(&path)
             .and_then(|file| file.set_len(size_bytes))
-            .map_err(|source| {
-                LogError::io(
-                    &self.directory.path,
-                    format!("truncate {}", path.display()),
-                    source,
-                )
+            .map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => LogError::gone(path),
+                _ => {
+                    let attempt = format!("truncate {}", path.display());
+                    LogError::io(&self.directory.path, attempt, source)
+                }
             })
     }
 }

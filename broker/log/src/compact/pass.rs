@@ -1,7 +1,7 @@
 //! A pass: the keys of the dirty part, then the segments from the first to the end of that part, written anew.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use odradek_broker_core::compaction::offset_map::OffsetMap;
@@ -243,7 +243,10 @@ impl Pass<'_> {
 
     fn open(&self, source: &Source) -> Result<File, LogError> {
         let path = segment_path(&self.plan.folder, source.base_offset);
-        let file = File::open(&path).map_err(|error| self.failed("open", &path, error))?;
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => LogError::gone(path),
+            _ => self.failed("open", &path, error),
+        })?;
         // Only advice: a file system that cannot take it is no error.
         _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         Ok(file)

@@ -71,6 +71,19 @@ fn entries(log: &Log) -> Vec<(i64, String, Option<String>)> {
 }
 
 #[test]
+fn a_segment_that_a_pass_finds_gone_is_no_failure_of_the_directory() {
+    let mut fixture = Fixture::with(compacted(0));
+    for index in 0..60 {
+        let key = format!("key-{}", index % 7);
+        fixture.append_batch(1, keyed(&[(&key, Some("value"))], Compression::None));
+    }
+    let files = fixture.segment_files();
+    fs::remove_file(fixture.log.folder().join(&files[1])).unwrap();
+    let error = fixture.log.compact(NOW, PassMemory::default()).unwrap_err();
+    assert!(error.is_gone() && error.directory().is_none(), "{error}");
+}
+
+#[test]
 fn the_last_value_of_each_key_stays_at_its_offset() {
     let mut fixture = Fixture::with(compacted(i64::MAX / 2));
     let mut expected = BTreeMap::new();

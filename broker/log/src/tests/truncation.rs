@@ -140,6 +140,28 @@ fn the_old_log_start_is_not_believed_after_the_log_has_grown_over_it() {
     assert_eq!(killed.contents(), fixture.contents());
 }
 
+#[test]
+fn a_segment_whose_file_is_gone_is_cut_like_any_other() {
+    let mut fixture = Fixture::with(small_segments());
+    (0..60).for_each(|_| _ = fixture.append(1));
+    let whole = fixture.contents();
+    let files = fixture.segment_files();
+    assert!(files.len() > 3);
+    fs::remove_file(fixture.log.folder().join(&files[2])).unwrap();
+    assert_eq!(fixture.log.truncate_to(NOW, 3).unwrap(), 3);
+    assert_eq!(fixture.contents(), whole[..3]);
+    assert_eq!(fixture.append(1).first_offset, 3);
+    // What is left of the segment that is cut in the middle is needed.
+    fs::remove_file(fixture.log.folder().join(&files[0])).unwrap();
+    let error = fixture.log.truncate_to(NOW, 2).unwrap_err();
+    assert!(error.is_gone(), "the loss is the partition's alone: {error}");
+    fixture.log.close_clean(NOW).unwrap();
+    assert!(
+        !fixture.directory.close_clean().unwrap(),
+        "the next start has to look"
+    );
+}
+
 /// What a log knows of itself.
 fn knows(log: &Log) -> (i64, i64, LeaderEpochs, usize) {
     let (start, end) = (log.log_start_offset(), log.log_end_offset());
