@@ -534,6 +534,10 @@ impl Opening {
                 "log_end_offset" => report.log_end_offset, "index_rebuilt" => report.index_rebuilt),
         }
         log.recovery = Some(std::mem::take(&mut self.report));
+        // What was read may be in the kernel's memory alone, and a reader takes what is there for acknowledged.
+        if log.config.flush_messages < i64::MAX {
+            log.flush()?;
+        }
         Ok(())
     }
 }

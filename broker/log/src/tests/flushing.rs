@@ -138,6 +138,39 @@ fn flush_messages_holds_back_what_it_is_due_for() {
 }
 
 #[test]
+fn what_recovery_finds_is_on_disk_before_it_is_used_where_flush_messages_asks_for_that() {
+    let (folder, disk, directory, mut logs) = directory(1);
+    assert!(
+        append(&mut logs[0], 3).flush_due,
+        "and the process is killed before"
+    );
+    drop((logs, directory));
+    let open = |config: LogConfig| {
+        let options = LogDirectoryOptions {
+            disk: disk.clone(),
+            ..LogDirectoryOptions::default()
+        };
+        let directory = LogDirectory::open(folder.path(), options, logger()).unwrap();
+        let before = disk.flushes.load(Ordering::SeqCst);
+        let opened = directory.open_partition(identity(), config, NOW);
+        (opened, disk.flushes.load(Ordering::SeqCst) - before)
+    };
+    let (log, flushes) = open(LogConfig::default());
+    assert_eq!(
+        (log.unwrap().recovery_point(), flushes),
+        (0, 0),
+        "nobody asks for it"
+    );
+    disk.fails.store(true, Ordering::SeqCst);
+    let (refused, _) = open(flush_messages(1));
+    assert!(matches!(refused, Err(LogError::Unsynced { .. })), "{refused:?}");
+    let (log, flushes) = open(flush_messages(1));
+    let log = log.unwrap();
+    assert!(flushes > 0);
+    assert_eq!((log.recovery_point(), log.durable_end_offset()), (3, 3));
+}
+
+#[test]
 fn what_is_truncated_waits_for_no_flush() {
     let mut fixture = Fixture::with(flush_messages(1));
     fixture.append(4);
