@@ -42,8 +42,10 @@ pub(crate) struct Persistence {
     pub(crate) unflushed_since_ms: u64,
     /// Records that `flush.messages` wants on disk before they are acknowledged.
     pub(crate) due: Option<DueRecords>,
-    /// Whether files were created since the folder was fsync'ed.
-    pub(crate) folder_dirty: bool,
+    /// Grows when names in the folder change, or the folder itself has another one.
+    pub(crate) names: u64,
+    /// Which of these changes the disk has.
+    pub(crate) names_flushed: u64,
     /// Grows when the log's end moves back: plans made before are void.
     pub(crate) generation: u64,
     /// The lowest offset that the log's end went back to since whoever copies the log asked last.
@@ -72,12 +74,18 @@ impl Persistence {
             seen_end: None,
             unflushed_since_ms: now.mono_ms,
             due: None,
-            folder_dirty: false,
+            names: 0,
+            names_flushed: 0,
             generation: 0,
             cut: None,
             swaps: 0,
             owes_flush: false,
         }
+    }
+
+    /// A file of the folder was made, removed or given another name.
+    pub(crate) fn note_names_changed(&mut self) {
+        self.names += 1;
     }
 }
 

@@ -72,6 +72,8 @@ pub struct FlushPlan {
     pub(crate) messages: i64,
     pub(crate) files: Vec<FileToFlush>,
     pub(crate) folder: Option<PathBuf>,
+    /// How many changes of names in the folder the disk will have.
+    names: u64,
     pub(crate) checkpoint: Option<Checkpoint>,
 }
 
@@ -287,13 +289,15 @@ impl Log {
                 });
             }
         }
-        if files.is_empty() && !self.persistence.folder_dirty {
+        let has_names = self.persistence.names_flushed < self.persistence.names;
+        if files.is_empty() && !has_names {
             self.note_flushed(end_offset);
             return Ok(None);
         }
         // Older segments first: the recovery point may not pass them.
         files.reverse();
-        let folder = std::mem::take(&mut self.persistence.folder_dirty).then(|| self.folder.clone());
+        // Until one of them is completed, every plan has the folder: none is to be completed before the disk has the names.
+        let folder = has_names.then(|| self.folder.clone());
         Ok(Some(self.plan(files, folder, end_offset)))
     }
 
@@ -311,6 +315,9 @@ impl Log {
                     .flushed_bytes
                     .max(file.size_bytes.min(segment.footer.size_bytes));
             }
+        }
+        if plan.folder.is_some() {
+            self.persistence.names_flushed = self.persistence.names_flushed.max(plan.names);
         }
         self.persistence.unflushed_messages = (self.persistence.unflushed_messages - plan.messages).max(0);
         self.note_flushed(plan.end_offset);
@@ -350,6 +357,7 @@ impl Log {
             messages: (self.persistence.unflushed_messages - behind).max(0),
             files,
             folder,
+            names: self.persistence.names,
             checkpoint: None,
         }
     }

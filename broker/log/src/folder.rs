@@ -35,7 +35,7 @@ impl Log {
         self.directory
             .claim(&self.identity, &self.folder, self.is_future)?;
         self.made = true;
-        self.persistence.folder_dirty = true;
+        self.persistence.note_names_changed();
         // Assigned while there was nothing to keep them with.
         self.persist_epochs(Survive::Kill)
     }
@@ -59,7 +59,7 @@ impl Log {
         segment.reserved_bytes = reserved_bytes;
         self.segments.insert(base_offset, segment);
         self.recent.clear();
-        self.persistence.folder_dirty = true;
+        self.persistence.note_names_changed();
         Ok(())
     }
 

@@ -138,7 +138,7 @@ impl LogDirectory {
                 self.shared.store.write(batch, Survive::Kill)?;
                 return Err(self.shared.io(format!("rename {}", log.folder.display()), source));
             }
-            log.persistence.folder_dirty = true;
+            log.persistence.note_names_changed();
         }
         let mut partitions = self.shared.partitions.lock();
         if log.made {

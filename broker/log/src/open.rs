@@ -100,7 +100,8 @@ pub(crate) fn open_log(
         producers: ProducerStates::new(directory.options.producers_max),
         aborted: aborted(&persisted),
         persistence: Persistence {
-            folder_dirty: made && state.is_none(),
+            // Which names the disk has, only a clean stop tells: it has them all.
+            names: u64::from(made && (state.is_none() || !directory.believes_index())),
             ..Persistence::of(state.as_ref(), persisted.high_watermark, now)
         },
         directory,
@@ -408,6 +409,7 @@ impl Opening {
                 )
             })?;
             self.log.forget_segment(base_offset, &mut batch);
+            self.log.persistence.note_names_changed();
             self.report.removed_segments += 1;
             self.report.removed_bytes += size_bytes;
         }

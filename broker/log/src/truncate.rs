@@ -47,6 +47,8 @@ impl Log {
             .map(|(base, _)| *base)
             .collect();
         self.lower_bounds(base_offset, footer, end_offset)?;
+        // A power loss must not bring back what is removed, beside what will stand below its end.
+        self.persistence.note_names_changed();
         let index = self.write_truncation(base_offset, footer, end_offset, &later)?;
 
         // The last one first: a crash must not leave a gap.

@@ -239,6 +239,53 @@ fn a_round_of_producers_waits_for_one_file_of_a_checkpoint() {
     assert_eq!(log.recovery_point(), 3);
 }
 
+fn completed(log: &mut Log, plan: crate::flush::FlushPlan) {
+    plan.sync().unwrap();
+    log.complete_flush(plan).unwrap();
+}
+
+#[test]
+fn whoever_plans_while_a_folder_is_being_flushed_waits_for_it_too() {
+    let mut fixture = Fixture::with(flush_messages(1));
+    fixture.append(1);
+    let checkpoint = fixture.log.checkpoint_plan(NOW).unwrap().unwrap();
+    fixture.append(1);
+    let round = fixture.log.flush_plan(NOW).unwrap().unwrap();
+    assert!(checkpoint.folder.is_some() && round.folder.is_some());
+    completed(&mut fixture.log, round);
+    // Made after it was planned.
+    fixture.log.roll(NOW).unwrap();
+    completed(&mut fixture.log, checkpoint);
+    fixture.append(1);
+    let plan = fixture.log.flush_plan(NOW).unwrap().unwrap();
+    assert!(plan.folder.is_some());
+    completed(&mut fixture.log, plan);
+    fixture.append(1);
+    let plan = fixture.log.flush_plan(NOW).unwrap().unwrap();
+    assert!(plan.folder.is_none(), "the disk has all names");
+}
+
+#[test]
+fn the_names_that_a_kill_or_a_cut_leaves_are_flushed() {
+    let mut fixture = Fixture::with(small_segments());
+    (0..60).for_each(|_| _ = fixture.append(1));
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    assert!(fixture.log.flush_plan(NOW).unwrap().is_none());
+    let mut killed = fixture.kill();
+    let plan = killed.log.flush_plan(NOW).unwrap();
+    completed(
+        &mut killed.log,
+        plan.expect("nobody knows which names the disk has"),
+    );
+    assert!(killed.log.flush_plan(NOW).unwrap().is_none());
+    killed.log.truncate_to(NOW, 3).unwrap();
+    let plan = killed.log.flush_plan(NOW).unwrap();
+    completed(&mut killed.log, plan.expect("segments were removed"));
+    let mut restarted = killed.restart();
+    assert!(restarted.log.flush_plan(NOW).unwrap().is_none());
+}
+
 #[test]
 fn a_partition_that_is_deleted_under_a_flush_fails_no_other() {
     let (folder, _disk, directory, mut logs) = directory(2);
