@@ -182,7 +182,8 @@ impl Log {
         }
         self.directory.store.write(index, Survive::Nothing)?;
         let flush = self.flush_plan(now)?;
-        if flush.is_none() && self.persistence.checkpointed == Some(self.log_end_offset) {
+        let is_written = self.persistence.checkpointed == Some(self.log_end_offset) && !self.epochs_dirty;
+        if flush.is_none() && is_written {
             return Ok(None);
         }
         let mut plan = flush.unwrap_or_else(|| self.plan(Vec::new(), None, self.log_end_offset));
@@ -331,7 +332,12 @@ impl Log {
         if let Some(producers) = &checkpoint.producers {
             batch.put(self.key.key(Kind::ProducerSnapshot, &[offset]), producers);
         }
+        if self.epochs_dirty {
+            // Recovery finds no epoch again that begins below the recovery point.
+            batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
+        }
         self.directory.store.write(batch, Survive::Nothing)?;
+        self.epochs_dirty = false;
         let checkpointed_bytes = &mut self.persistence.checkpointed_bytes;
         *checkpointed_bytes = checkpoint.bytes.max(*checkpointed_bytes);
         if offset == self.log_end_offset {

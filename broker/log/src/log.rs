@@ -78,6 +78,8 @@ pub struct Log {
     pub(crate) log_end_offset: i64,
     pub(crate) high_watermark: i64,
     pub(crate) epochs: LeaderEpochs,
+    /// Whether the index lacks some of them: the next checkpoint writes them down.
+    pub(crate) epochs_dirty: bool,
     pub(crate) producers: ProducerStates,
     pub(crate) aborted: AbortedTransactions,
     pub(crate) recent: RecentBatches,
@@ -343,16 +345,16 @@ impl Log {
         }
     }
 
-    pub(crate) fn persist_epochs(&self, survive: Survive) -> Result<(), LogError> {
+    pub(crate) fn persist_epochs(&mut self, survive: Survive) -> Result<(), LogError> {
         // Without a record there is nothing an epoch would tell about; the folder brings them along.
         if !self.is_made() {
             return Ok(());
         }
-        self.directory.store.put(
-            self.key.key(Kind::LeaderEpochs, &[]),
-            self.epochs.encode(),
-            survive,
-        )
+        self.epochs_dirty = true;
+        let key = self.key.key(Kind::LeaderEpochs, &[]);
+        self.directory.store.put(key, self.epochs.encode(), survive)?;
+        self.epochs_dirty = false;
+        Ok(())
     }
 
     /// Whether nothing can be appended any more: it was closed or deleted, or has closed itself when it was not known any more

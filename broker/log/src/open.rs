@@ -115,6 +115,7 @@ pub(crate) fn open_log(
         log_end_offset: 0,
         high_watermark: 0,
         epochs,
+        epochs_dirty: false,
         recent: RecentBatches::default(),
         compacted_until: cleaner_offset.map_or(0, |bytes| decode_i64(&bytes)),
         pass: PassFlag::default(),

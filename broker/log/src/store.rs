@@ -141,6 +141,9 @@ pub(crate) struct Store {
     /// So many flushes find no room.
     #[cfg(test)]
     pub(crate) failing_flushes: AtomicU32,
+    /// Which write from now on finds no room; 0 for none.
+    #[cfg(test)]
+    pub(crate) failing_write: AtomicU32,
 }
 
 const NAMES_PREFIX: [u8; 21] = directory_prefix(b'n');
@@ -162,12 +165,23 @@ impl Store {
             directory: directory.to_owned(),
             #[cfg(test)]
             failing_flushes: AtomicU32::default(),
+            #[cfg(test)]
+            failing_write: AtomicU32::default(),
         })
     }
 
     pub(crate) fn write(&self, batch: Batch, survive: Survive) -> Result<(), LogError> {
         if batch.0.is_empty() {
             return Ok(());
+        }
+        #[cfg(test)]
+        if self
+            .failing_write
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            == Ok(1)
+        {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(LogError::io(&self.directory, "write to the index", full));
         }
         let mut options = WriteOptions::default();
         options.disable_wal(survive == Survive::Nothing);

@@ -113,6 +113,12 @@ impl Fixture {
         store.failing_flushes.store(flushes, Ordering::SeqCst);
     }
 
+    /// This write to the index from now on finds no room.
+    fn fail_write(&self, number: u32) {
+        let store = &self.log.directory.store;
+        store.failing_write.store(number, Ordering::SeqCst);
+    }
+
     /// Stops cleanly and starts again.
     fn restart(self) -> Self {
         let Self {

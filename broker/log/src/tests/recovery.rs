@@ -49,6 +49,32 @@ fn an_epoch_that_could_not_be_written_has_not_begun() {
 }
 
 #[test]
+fn an_epoch_whose_write_found_no_room_is_written_with_the_next_checkpoint() {
+    let mut fixture = Fixture::new();
+    fixture.append_batch(1, batch(NOW.wall_ms, 1));
+    fixture.fail_write(1);
+    append_one(&mut fixture.log, 2, &batch(NOW.wall_ms, 1), AppendOrigin::Client).unwrap_err();
+    fixture.append_batch(2, batch(NOW.wall_ms, 1));
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    assert_eq!(fixture.kill().log.epochs(), fixture.log.epochs());
+    assert_eq!(fixture.log.epochs().entries().len(), 2);
+
+    // Also one that is all there is to be written.
+    let mut fixture = Fixture::new();
+    fixture.log.assign_epoch(7).unwrap();
+    // The first write is the folder's name.
+    fixture.fail_write(2);
+    fixture.log.truncate_fully_and_start_at(NOW, 0).unwrap_err();
+    assert!(fixture.log.is_made());
+    fixture.append_batch(7, batch(NOW.wall_ms, 1));
+    fixture.log.flush().unwrap();
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    assert_eq!(fixture.kill().log.epochs().latest_epoch(), Some(7));
+}
+
+#[test]
 fn a_checkpoint_without_later_appends_leaves_nothing_to_scan() {
     let mut fixture = Fixture::with(small_segments());
     for _ in 0..40 {
