@@ -74,10 +74,28 @@ impl Log {
             open.touch();
             return Ok(open);
         }
-        let base_offset = active.base_offset;
+        let (base_offset, size_bytes) = (active.base_offset, active.footer.size_bytes);
         let open = self.open(base_offset, Access::Append)?;
+        self.check_length(base_offset, size_bytes, &open.file)?;
         self.active().file = Arc::downgrade(&open);
         Ok(open)
+    }
+
+    /// After a clean stop nobody looked how long the file is: behind a shorter one an append would leave a hole.
+    fn check_length(&self, base_offset: i64, size_bytes: u64, file: &File) -> Result<(), LogError> {
+        let path = segment_path(&self.folder, base_offset);
+        let length = match file.metadata() {
+            Ok(metadata) => metadata.len(),
+            Err(source) => return Err(self.failed(format!("look at {}", path.display()), source)),
+        };
+        if length >= size_bytes {
+            return Ok(());
+        }
+        Err(LogError::Corrupt {
+            path,
+            position: length,
+            detail: format!("the file ends there, and {size_bytes} bytes were written"),
+        })
     }
 
     /// The file of a segment, for reading.

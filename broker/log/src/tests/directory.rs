@@ -194,6 +194,29 @@ fn after_a_clean_stop_no_file_is_looked_at() {
 }
 
 #[test]
+fn nothing_is_appended_behind_a_hole() {
+    let mut fixture = Fixture::new();
+    (0..5).for_each(|_| _ = fixture.append(1));
+    let size_bytes = fixture.log.size_bytes();
+    let path = fixture.log.folder().join(&fixture.segment_files()[0]);
+    let fixture = fixture.restart();
+    // Somebody has brought back a part of it alone.
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(size_bytes - 1)
+        .unwrap();
+    let mut started = fixture.restart();
+    let refused = append_one(&mut started.log, 1, &batch(1, 1), AppendOrigin::Client);
+    let Err(AppendError::Log(error @ LogError::Corrupt { .. })) = refused else {
+        panic!("the loss is the partition's alone: {refused:?}")
+    };
+    assert!(error.to_string().contains("the file ends there"), "{error}");
+    assert_eq!(fs::metadata(&path).unwrap().len(), size_bytes - 1);
+}
+
+#[test]
 fn a_clean_stop_leaves_no_deleted_segment_behind() {
     let mut fixture = Fixture::with(small_segments());
     for _ in 0..40 {
