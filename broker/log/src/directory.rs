@@ -152,12 +152,16 @@ impl DirectoryShared {
             fs::write(path.join(METADATA_FILE), format_metadata(identity.topic_id))
         };
         make().map_err(|source| self.io(format!("create {}", path.display()), source))?;
-        if is_future {
-            return Ok(());
+        let (folder, mut batch) = (identity.folder(), Batch::default());
+        // Nothing is known of it, and what was on its way to the index when it was deleted before is not this one's.
+        batch.delete_partition(&PartitionKey::new(identity.topic_id, identity.partition));
+        if !is_future {
+            batch.put(name_key(&folder), identity.topic_id.as_bytes());
         }
-        let folder = identity.folder();
-        self.store.put_name(&folder, identity.topic_id)?;
-        self.partitions.lock().known.insert(folder, identity.topic_id);
+        self.store.write(batch, Survive::Kill)?;
+        if !is_future {
+            self.partitions.lock().known.insert(folder, identity.topic_id);
+        }
         Ok(())
     }
 

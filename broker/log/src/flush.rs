@@ -301,11 +301,12 @@ impl Log {
         Ok(Some(self.plan(files, folder, end_offset)))
     }
 
-    /// Takes note of a flush that was done. One that was overtaken by a truncation, or made for a log that this one has taken
-    /// the place of, counts for nothing.
+    /// Takes note of a flush that was done. One that was overtaken by a truncation or the log's end, or made for a log that this
+    /// one has taken the place of, counts for nothing.
     pub fn complete_flush(&mut self, plan: FlushPlan) -> Result<(), LogError> {
         let is_mine = plan.log_uid == self.uid && Arc::ptr_eq(&plan.directory, &self.directory);
-        if !is_mine || plan.generation != self.persistence.generation {
+        // What the index knew of a deleted log is gone: a checkpoint would come back with the next partition of the name.
+        if !is_mine || self.closed || plan.generation != self.persistence.generation {
             return Ok(());
         }
         let active = self.active_segment_base_offset();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::LogError;
+use crate::store::PartitionKey;
 
 #[test]
 fn a_second_opener_is_told_which_directory_is_in_use() {
@@ -82,6 +83,35 @@ fn a_deleted_partition_is_gone_after_a_kill() {
         .open_partition(identity(), LogConfig::default(), NOW)
         .unwrap();
     assert_eq!(log.log_end_offset(), 0);
+}
+
+/// A partition that leaves and comes back is the same one to the index.
+#[test]
+fn what_was_under_way_when_a_partition_was_deleted_is_not_the_next_one_s() {
+    let mut fixture = Fixture::new();
+    (0..5).for_each(|_| _ = fixture.append(1));
+    let plan = fixture.log.checkpoint_plan(NOW).unwrap().unwrap();
+    let high_watermark = fixture.log.high_watermark_to_checkpoint();
+    assert!(high_watermark.is_some());
+    fixture.directory.delete_partition(&mut fixture.log).unwrap();
+    plan.sync().unwrap();
+    fixture.log.complete_flush(plan).unwrap();
+    let persisted = || {
+        let key = PartitionKey::new(TOPIC_ID, 0);
+        fixture.directory.shared.store.load(&key).unwrap()
+    };
+    assert!(persisted().state.is_none(), "it was deleted");
+    fixture
+        .directory
+        .checkpoint_high_watermarks(high_watermark)
+        .unwrap();
+    let mut again = fixture
+        .directory
+        .open_partition(identity(), LogConfig::default(), NOW)
+        .unwrap();
+    one_record(&mut again);
+    assert_eq!(persisted().high_watermark, None);
+    assert_eq!(fixture.kill().log.high_watermark(), 0);
 }
 
 #[test]
