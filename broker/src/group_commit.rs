@@ -132,12 +132,21 @@ pub(crate) fn round(replicas: &Replicas, directory: &DataDirectory, due: Vec<Arc
             }
         }
     }
-    if let Err(error) = logs.sync(&plans) {
-        return replicas.directory_failed(directory, &error);
-    }
-    for (replica, plan) in planned.iter().zip(plans) {
-        if let Err(error) = replica.complete_flush(clock::now(), plan) {
-            replicas.log_failed(replica, &error);
+    match logs.sync(&plans) {
+        Ok(()) => {
+            for (replica, plan) in planned.iter().zip(plans) {
+                if let Err(error) = replica.complete_flush(clock::now(), plan) {
+                    replicas.log_failed(replica, &error);
+                }
+            }
+        }
+        Err(error) => {
+            replicas.directory_failed(directory, &error);
+            if directory.is_offline() {
+                return;
+            }
+            // What passes is tried again: who waits for the flush does not ask a second time.
+            again.extend(planned);
         }
     }
     if !again.is_empty() {

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use odradek_common::error::ApiError;
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::segment::base_offset_of;
@@ -138,10 +139,8 @@ impl LogError {
     /// Whether the process has no file descriptors left, which passes.
     #[must_use]
     pub fn is_out_of_descriptors(&self) -> bool {
-        const ENFILE: i32 = 23;
-        const EMFILE: i32 = 24;
         match self {
-            Self::Directory { source, .. } => matches!(source.raw_os_error(), Some(EMFILE | ENFILE)),
+            Self::Directory { source, .. } => is_out_of_descriptors(source),
             Self::Locked { .. }
             | Self::NoRoom { .. }
             | Self::Unsynced { .. }
@@ -158,6 +157,12 @@ impl LogError {
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::NoRoom { .. })
     }
+}
+
+/// Whether the process, or the machine, has no file descriptors left.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let out = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| out.contains(&code))
 }
 
 /// Why nothing was appended.

@@ -19,7 +19,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::checkpoint::Checkpoint;
 use crate::directory::{DirectoryShared, LogDirectory, METADATA_FILE};
-use crate::error::LogError;
+use crate::error::{LogError, is_out_of_descriptors};
 use crate::log::Log;
 
 /// Files of a round that are flushed at the same time: file systems commit them together.
@@ -135,10 +135,18 @@ impl Target<'_> {
                 format!("flush {}", folder.display()),
             ),
         };
-        outcome.map_err(|source| LogError::Unsynced {
-            path: directory.path.clone(),
-            attempt,
-            source,
+        outcome.map_err(|source| {
+            if is_out_of_descriptors(&source) {
+                // It could not even be opened: nothing was flushed, and nothing is lost.
+                return LogError::io(&directory.path, attempt, source);
+            }
+            directory.sync_turn.failed.store(true, Ordering::Release);
+            directory.note_failed();
+            LogError::Unsynced {
+                path: directory.path.clone(),
+                attempt,
+                source,
+            }
         })
     }
 }
@@ -147,7 +155,8 @@ impl LogDirectory {
     /// Waits until the disk has what these plans, all of this directory, name. Blocks; call it without a partition's lock.
     ///
     /// # Errors
-    /// The directory is to be taken offline: none of the plans may be completed, and no later flush is believed.
+    /// None of the plans may be completed. The directory is to be taken offline, and no later flush is believed, unless the
+    /// process has no file descriptors left: then it is tried again.
     pub fn sync(&self, plans: &[FlushPlan]) -> Result<(), LogError> {
         let directory = &*self.shared;
         let targets = plans.iter().flat_map(FlushPlan::targets);
@@ -172,15 +181,10 @@ fn sync_in_turn(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(
             source: std::io::Error::other("an earlier flush failed"),
         });
     }
-    let outcome = sync_targets(directory, targets);
-    if outcome.is_err() {
-        directory.sync_turn.failed.store(true, Ordering::Release);
-        directory.note_failed();
-    }
-    outcome
+    sync_targets(directory, targets)
 }
 
-/// Flushes the targets side by side; the first error of any.
+/// Flushes the targets side by side. Of several errors, one that does not pass comes first.
 fn sync_targets(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(), LogError> {
     let next = AtomicUsize::new(0);
     let work = || {
@@ -197,7 +201,10 @@ fn sync_targets(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(
             .collect();
         let mut outcome = work();
         for thread in started {
-            outcome = outcome.and(thread.join().expect("a panic was reported where it happened"));
+            let other = thread.join().expect("a panic was reported where it happened");
+            if outcome.is_ok() || matches!(other, Err(LogError::Unsynced { .. })) {
+                outcome = other;
+            }
         }
         outcome
     })

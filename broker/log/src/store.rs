@@ -13,6 +13,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, Direction, ErrorKind, IteratorMode, LogLevel, Options, ReadOptions,
     WriteBatch, WriteOptions,
 };
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::error::LogError;
@@ -203,9 +204,7 @@ impl Store {
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, LogError> {
-        self.db
-            .get(key)
-            .map_err(|error| self.failed("read the index", error))
+        self.db.get(key).map_err(|error| self.unread(error))
     }
 
     /// Makes what was written so far to survive a kill survive a power loss.
@@ -241,7 +240,7 @@ impl Store {
             .db
             .iterator_opt(IteratorMode::From(&start, Direction::Forward), read)
         {
-            let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+            let (key, value) = item.map_err(|error| self.unread(error))?;
             let detail = key.get(21..29).map(decode_i64).unwrap_or_default();
             match key[20] {
                 kind if kind == Kind::State as u8 => persisted.state = Some(value.into_vec()),
@@ -283,7 +282,7 @@ impl Store {
         let Some(item) = iterator.next() else {
             return Ok(None);
         };
-        let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+        let (key, value) = item.map_err(|error| self.unread(error))?;
         Ok(Some((decode_i64(&key[key.len() - 8..]), value.into_vec())))
     }
 
@@ -300,7 +299,7 @@ impl Store {
         let mut first = start.clone();
         first.extend_from_slice(&from.to_be_bytes());
         for item in self.db.iterator(IteratorMode::From(&first, Direction::Forward)) {
-            let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+            let (key, value) = item.map_err(|error| self.unread(error))?;
             if !key.starts_with(&start) {
                 break;
             }
@@ -319,7 +318,7 @@ impl Store {
             .db
             .iterator(IteratorMode::From(&NAMES_PREFIX, Direction::Forward))
         {
-            let (key, value) = item.map_err(|error| self.failed("read the index", error))?;
+            let (key, value) = item.map_err(|error| self.unread(error))?;
             let Some(name) = key.strip_prefix(&NAMES_PREFIX) else {
                 break;
             };
@@ -349,6 +348,13 @@ impl Store {
         let mut batch = Batch::default();
         batch.delete(CLEAN_KEY);
         self.write(batch, Survive::PowerLoss)
+    }
+
+    /// Reading opens files, and may find no descriptor left for one, which passes. For a database that could not write for that reason it
+    /// does not: nothing is written to it any more until it is opened anew.
+    fn unread(&self, error: rocksdb::Error) -> LogError {
+        let source = descriptors_error(error.as_ref()).unwrap_or_else(|| as_io(error));
+        LogError::io(&self.directory, "read the index", source)
     }
 
     fn failed(&self, attempt: &str, error: rocksdb::Error) -> LogError {
@@ -393,6 +399,12 @@ fn options() -> Options {
     options
 }
 
+/// What RocksDB says where the process, or the machine, has no file descriptors left.
+fn descriptors_error(message: &str) -> Option<io::Error> {
+    let is_out = message.starts_with("IO error") && message.contains("Too many open files");
+    is_out.then(|| io::Error::from_raw_os_error(Errno::MFILE.raw_os_error()))
+}
+
 fn as_io(error: rocksdb::Error) -> io::Error {
     let message = error.to_string();
     let kind = match error.kind() {
@@ -402,4 +414,26 @@ fn as_io(error: rocksdb::Error) -> io::Error {
         _ => io::ErrorKind::Other,
     };
     io::Error::new(kind, message)
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn a_read_without_a_descriptor_passes() {
+        let path = Path::new("d");
+        let error = descriptors_error(
+            "IO error: While open a file for random read: d/000012.sst: Too many open files",
+        );
+        let error = LogError::io(path, "read the index", error.unwrap());
+        assert!(error.is_out_of_descriptors(), "{error}");
+        assert!(
+            descriptors_error("IO error: While pread offset 0 len 10: d/000012.sst: Input/output error")
+                .is_none()
+        );
+        assert!(
+            descriptors_error("Corruption: block checksum mismatch in Too many open files.sst").is_none()
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -18,6 +18,8 @@ use crate::error::LogError;
 struct FailingDisk {
     flushes: AtomicUsize,
     fails: AtomicBool,
+    /// With this error, unless it is 0, and else EIO.
+    error: AtomicI32,
     /// While it is set, one flush waits for another.
     waits_for_two: AtomicBool,
     under_way: Mutex<usize>,
@@ -52,7 +54,11 @@ impl FailingDisk {
         let outcome = flush();
         *self.under_way.lock() -= 1;
         if fails {
-            return Err(io::Error::from_raw_os_error(5));
+            let error = match self.error.load(Ordering::SeqCst) {
+                0 => 5,
+                error => error,
+            };
+            return Err(io::Error::from_raw_os_error(error));
         }
         outcome
     }
@@ -324,6 +330,26 @@ fn no_flush_is_believed_after_one_that_failed() {
     assert!(first.close_clean(NOW).is_err());
     second.close_clean(NOW).unwrap_err();
     assert!(!directory.close_clean().unwrap());
+}
+
+#[test]
+fn a_flush_that_finds_no_descriptor_is_tried_again() {
+    let (_folder, disk, directory, mut logs) = directory(1);
+    let log = &mut logs[0];
+    append(log, 1);
+    for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE] {
+        let plan = log.flush_plan(NOW).unwrap().unwrap();
+        assert!(plan.folder.is_some());
+        disk.error.store(errno.raw_os_error(), Ordering::SeqCst);
+        disk.fails.store(true, Ordering::SeqCst);
+        let error = directory.sync(&[plan]).unwrap_err();
+        assert!(error.is_out_of_descriptors(), "{error:?}");
+        assert_eq!(log.durable_end_offset(), 0);
+    }
+    log.flush().unwrap();
+    assert_eq!(log.durable_end_offset(), 1);
+    log.close_clean(NOW).unwrap();
+    assert!(directory.close_clean().unwrap());
 }
 
 #[test]

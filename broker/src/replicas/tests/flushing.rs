@@ -20,6 +20,8 @@ pub(super) struct GatedDisk {
     waiting: AtomicUsize,
     pub(super) segments_flushed: AtomicUsize,
     fails: AtomicBool,
+    /// So many files and folders cannot be opened to be flushed, for want of descriptors.
+    without_descriptor: AtomicUsize,
 }
 
 impl GatedDisk {
@@ -68,6 +70,15 @@ impl Disk for GatedDisk {
     }
 
     fn sync_all(&self, file: &File) -> io::Result<()> {
+        const EMFILE: i32 = 24;
+        let take = |left: usize| left.checked_sub(1);
+        let without = &self.without_descriptor;
+        if without
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
+            .is_ok()
+        {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
         SystemDisk.sync_all(file)
     }
 
@@ -177,6 +188,16 @@ fn nothing_is_acknowledged_whose_flush_failed() {
     let records = batch(0, 1);
     let mut batches = [LeaderBatch::whole(&records).unwrap()];
     assert!(one.append(clock::now(), &mut batches, None).is_err());
+}
+
+#[test]
+fn a_round_that_finds_no_descriptor_is_tried_again() {
+    let mut flushing = Flushing::new();
+    let replica = flushing.node.create("t", NODE).unwrap();
+    flushing.disk.without_descriptor.store(1, Ordering::SeqCst);
+    assert_eq!(append(&replica, false).blocking_recv(), Ok(Ok(())));
+    assert_eq!(flushing.disk.without_descriptor.load(Ordering::SeqCst), 0);
+    assert!(!flushing.node.replicas.directories()[0].is_offline());
 }
 
 #[test]
