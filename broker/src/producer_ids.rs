@@ -17,7 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub struct ProducerIds {
     block: Mutex<Block>,
-    /// Requests for a block that have been begun.
+    /// Requests for a block that have ended.
     asked: AtomicU64,
 }
 
@@ -42,7 +42,7 @@ impl ProducerIds {
         self.next_of(|| Self::ask(controller, node_id, epoch)).await
     }
 
-    /// One request for all who wait: those who came before it was begun share what it brings, be it a refusal.
+    /// One request for all who wait: those who came before it ended share what it brings, be it a refusal.
     async fn next_of<F: Future<Output = Result<Range<i64>, ApiError>>>(
         &self,
         ask: impl FnOnce() -> F,
@@ -57,10 +57,8 @@ impl ProducerIds {
         {
             return Err(refused.clone());
         }
-        self.asked.fetch_add(1, Ordering::AcqRel);
-        // If whoever asks goes away meanwhile, nobody is told what came of an earlier request.
-        block.refused = None;
         let asked = ask().await;
+        self.asked.fetch_add(1, Ordering::AcqRel);
         block.refused = asked.as_ref().err().cloned();
         block.ids = asked?;
         block
