@@ -17,6 +17,8 @@ use crate::wire::raw_response;
 const ECHO: i16 = 10_001;
 /// The same, once it is let.
 const GATED: i16 = 10_002;
+/// The same as [`ECHO`], after so much work that a few clients keep a worker busy.
+const BUSY: i16 = 10_003;
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
@@ -26,7 +28,7 @@ struct Threads {
 
 impl Service for Threads {
     fn supports(&self, api_key: i16, _: i16) -> bool {
-        [ECHO, GATED].contains(&api_key)
+        [ECHO, GATED, BUSY].contains(&api_key)
     }
 
     fn overlaps(&self, api_key: i16) -> bool {
@@ -34,6 +36,10 @@ impl Service for Threads {
     }
 
     fn call(&self, _: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
+        let begin = std::time::Instant::now();
+        while request.api_key == BUSY && begin.elapsed() < Duration::from_millis(2) {
+            std::hint::spin_loop();
+        }
         let thread = thread::current().name().unwrap_or("?").to_owned();
         let body = [thread.as_bytes(), &request.body].concat();
         let answer = Response::Frame(raw_response(
@@ -42,7 +48,7 @@ impl Service for Threads {
             request.correlation_id,
             Bytes::from(body),
         ));
-        if request.api_key == ECHO {
+        if request.api_key != GATED {
             return Reply::Done(answer);
         }
         let gate = Arc::clone(&self.gate);
@@ -234,11 +240,20 @@ fn connections_go_where_their_seats_are() {
 }
 
 #[test]
-fn idle_workers_leave_their_connections_to_one() {
+fn a_light_load_is_served_by_one_worker_and_a_heavy_one_by_both() {
     let server = Server::on(WorkerPool::start(2, "w").unwrap());
     let mut clients: Vec<Client> = (0..4).map(|_| server.connect()).collect();
-    // Nothing tells the pool to: a light load does.
-    clients.iter_mut().for_each(|client| client.until_on("w-0"));
+    // Nothing tells the pool to: a light load does. Asking without a rest would not be one.
+    until("one worker serves", || {
+        thread::sleep(Duration::from_millis(20));
+        clients.iter_mut().all(|client| client.thread() == "w-0")
+    });
+    // And a heavy one has the other worker help.
+    until("both workers serve", || {
+        clients.iter_mut().for_each(|client| client.send(BUSY, b""));
+        let threads = clients.iter_mut().map(|client| client.receive().1);
+        threads.collect::<HashSet<_>>().len() == 2
+    });
 }
 
 #[test]
