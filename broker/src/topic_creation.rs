@@ -101,10 +101,9 @@ fn topic(broker: &Broker, name: &str) -> CreatableTopic {
     let topic = CreatableTopic::default().with_name(topic_name(name));
     let config = broker.config.load();
     let image = broker.image();
-    // Those that are away for a moment count, for the topic keeps its factor for good. Those that are about to stop, or have, take no
-    // replicas.
-    let brokers = image.brokers.values();
-    let brokers = brokers.filter(|broker| !broker.in_controlled_shutdown).count();
+    // Those that are away count, for the topic keeps its factor for good: while one is rolled the controller refuses it, as Kafka's
+    // does, and whoever asked tries again.
+    let brokers = image.brokers.len();
     match name {
         OFFSETS_TOPIC => topic
             .with_num_partitions(config.offsets.topic_partitions)
@@ -140,4 +139,31 @@ fn entry(key: &str, value: &str) -> CreatableTopicConfig {
     CreatableTopicConfig::default()
         .with_name(text(key))
         .with_value(Some(text(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{self, LoneBroker};
+
+    #[tokio::test]
+    async fn an_internal_topic_has_its_replicas_though_a_broker_is_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        let mut factors = |registered: i32| {
+            // One is fenced, and one about to stop.
+            for id in 1..=registered {
+                let mut broker = Arc::unwrap_or_clone(fixtures::broker(id, "PLAINTEXT", id == 2));
+                broker.in_controlled_shutdown = id == 3;
+                lone.image.brokers.insert(id, Arc::new(broker));
+            }
+            lone.broker.image.store(Arc::new(lone.image.clone()));
+            let of = |name| topic(&lone.broker, name).replication_factor;
+            (of(OFFSETS_TOPIC), of(TRANSACTIONS_TOPIC))
+        };
+        // Unless it is set, no more than there are brokers.
+        assert_eq!(factors(2), (2, 2));
+        assert_eq!(factors(3), (3, 3));
+        assert_eq!(factors(5), (3, 3));
+    }
 }
