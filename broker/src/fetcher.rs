@@ -14,7 +14,6 @@ use odradek_common::ids::{NodeId, TopicPartition};
 use odradek_common::metadata::{MetadataDelta, MetadataImage};
 use odradek_net::pool::join_address;
 use parking_lot::Mutex;
-use slog::Logger;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -121,13 +120,12 @@ impl Fetchers {
         if !state.tasks.contains_key(&leader) {
             let (wake, woken) = mpsc::channel(COMMANDS_MAX);
             let shared = Arc::new(Shared::default());
-            let broker = state.broker.upgrade();
-            let log = broker.map_or_else(
-                || Logger::root(slog::Discard, slog::o!()),
-                |broker| broker.log.clone(),
-            );
+            // Without a broker there is nothing to fetch for.
+            let Some(broker) = state.broker.upgrade() else {
+                return;
+            };
             let work = task::run(state.broker.clone(), leader, shared.clone(), woken);
-            let run = vital::task("fetcher", log, work);
+            let run = vital::task("fetcher", broker.log.clone(), work);
             let turn = usize::try_from(leader).unwrap_or(0) % self.runtimes.len();
             self.runtimes[turn].spawn(run);
             state.tasks.insert(leader, Task { shared, wake });

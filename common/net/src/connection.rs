@@ -381,7 +381,8 @@ impl<T: Transport> Connection<T> {
 
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, CloseReason> {
         self.exhausted = false;
-        if !self.may_read(now) {
+        let most = if self.may_read(now) { self.read_max() } else { 0 };
+        if most == 0 {
             self.receive.rest();
             return Ok(false);
         }
@@ -396,7 +397,6 @@ impl<T: Transport> Connection<T> {
                 return Ok(false);
             }
         }
-        let most = self.read_max();
         match self.receive.poll_fill(&mut self.transport, cx, now, most) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(CloseReason::Io(error)),
@@ -422,7 +422,7 @@ impl<T: Transport> Connection<T> {
 
     fn may_read(&self, now: Instant) -> bool {
         let stopped = self.ended.is_some() || self.closing.is_some() || self.draining.is_some();
-        !stopped && !self.is_muted(now) && self.read_max() > 0 && self.transmit.bytes() <= OUTBOUND_BYTES_MAX
+        !stopped && !self.is_muted(now) && self.transmit.bytes() <= OUTBOUND_BYTES_MAX
     }
 
     fn is_muted(&self, now: Instant) -> bool {
