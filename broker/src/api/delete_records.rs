@@ -189,3 +189,34 @@ impl Drop for Registration<'_> {
         self.replica.forget_observer(self.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use odradek_broker_log::append::LeaderBatch;
+    use odradek_common::records::builder::BatchBuilder;
+
+    use super::*;
+    use crate::clock;
+    use crate::fixtures::LoneBroker;
+
+    #[tokio::test]
+    async fn nothing_is_deleted_from_a_log_that_is_offline() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("t", LoneBroker::NODE);
+        let replica = lone.broker.replicas.hosted("t", 0).expect("it leads");
+        let mut builder = BatchBuilder::new(0);
+        builder.append(100, None, Some(b"record"), &[]);
+        let batch = builder.build();
+        let mut batches = [LeaderBatch::whole(&batch).unwrap()];
+        replica.append(clock::now(), &mut batches, None).unwrap();
+        let asked = DeleteRecordsPartition::default().with_offset(HIGH_WATERMARK);
+        replica.set_offline();
+        let refused = start(&lone.broker, "t", &asked).map(|(_, deleted)| deleted);
+        assert_eq!(
+            refused.map_err(|error| error.code),
+            Err(ErrorCode::KafkaStorageError)
+        );
+        assert_eq!(replica.with(|p| p.log().log_start_offset()), 0);
+    }
+}

@@ -261,4 +261,21 @@ mod tests {
         assert_eq!(ask(&lone, MAX_TIMESTAMP).0, not_yet);
         assert_eq!(ask(&lone, -100).0, ErrorCode::UnsupportedVersion.code());
     }
+
+    #[tokio::test]
+    async fn a_log_that_is_offline_tells_no_offset() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("t", LoneBroker::NODE);
+        append(&lone, 100..105);
+        assert_eq!(ask(&lone, 103), (0, 3));
+        lone.broker
+            .replicas
+            .hosted("t", 0)
+            .expect("it leads")
+            .set_offline();
+        for timestamp in [LATEST, 103] {
+            assert_eq!(ask(&lone, timestamp).0, ErrorCode::KafkaStorageError.code());
+        }
+    }
 }

@@ -62,3 +62,27 @@ fn end_of_epoch(
         Ok(ReplicaLog::end_offset_for_epoch(p.log(), partition.leader_epoch))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::LoneBroker;
+
+    #[tokio::test]
+    async fn a_log_that_is_offline_tells_no_epoch() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("t", LoneBroker::NODE);
+        let asked = OffsetForLeaderPartition::default()
+            .with_current_leader_epoch(-1)
+            .with_leader_epoch(0);
+        let end = || end_of_epoch(&lone.broker, "t", &asked);
+        assert!(end().is_ok());
+        lone.broker
+            .replicas
+            .hosted("t", 0)
+            .expect("it leads")
+            .set_offline();
+        assert_eq!(end(), Err(ErrorCode::KafkaStorageError));
+    }
+}
