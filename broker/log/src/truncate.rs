@@ -183,8 +183,8 @@ impl Log {
     }
 
     /// Renames a segment's file, so that it is no part of the log any more, and leaves it to a purge after
-    /// `file.delete.delay.ms`. One that is not there needs no removal. A copy's file goes at once: nobody reads it, and no purge would find it once the copy has taken
-    /// the place and its folder another name.
+    /// `file.delete.delay.ms`. One that is not there needs no removal. A copy's file goes at once: nobody reads it, and no purge
+    /// would find it once the copy has taken the place and its folder another name.
     pub(crate) fn discard_segment_file(&self, base_offset: i64) -> Result<(), LogError> {
         let from = segment_path(&self.folder, base_offset);
         let mut to = from.clone().into_os_string();
