@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_thread_that_panics_ends_the_process_and_one_that_ends_does_not() {
         if std::env::var_os(CHILD).is_some() {
-            work("a thread", &log(), || panic!("an invariant"));
+            return work("a thread", &log(), || panic!("an invariant"));
         }
         work("a thread", &log(), || ());
         child_dies("vital::tests::a_thread_that_panics_ends_the_process_and_one_that_ends_does_not");
@@ -73,6 +73,7 @@ mod tests {
             // The runtime takes a task's panic for its outcome.
             let spawned = runtime.spawn(task("a task", log(), async { panic!("an invariant") }));
             _ = runtime.block_on(spawned);
+            return;
         }
         let spawned = runtime.spawn(task("a task", log(), std::future::pending()));
         spawned.abort();
