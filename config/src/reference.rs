@@ -11,7 +11,8 @@ pub fn configs_markdown() -> String {
         "<!-- Generated from config/src/keys by `UPDATE=1 cargo test -p odradek-config reference`. Do not edit. -->\n\n\
          # Configuration\n\n\
          Names, types and defaults are those of Apache Kafka 4.3; keys that start with `odradek.` are this product's \
-         own. A key is *used*, or it is *accepted*: a file that sets it starts with a warning.\n",
+         own. A key is *used*, or it is *accepted*: a file that sets it starts with a warning. \
+         *Update* is Kafka's word; listeners cannot be altered while a broker runs.\n",
     );
     for (subject, keys) in keys::BROKER_SUBJECTS {
         section(&mut text, &format!("Node: {subject}"), keys);

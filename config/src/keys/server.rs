@@ -43,7 +43,8 @@ keys! { SERVER: Broker;
     "socket.listen.backlog.size": Int = "50", AtLeast(1), ReadOnly, Used;
     /// A connection without traffic for this long is closed.
     "connections.max.idle.ms": Long = "600000", Any, ReadOnly, Used;
-    /// Most connections that a broker keeps open at one time, over all listeners or for one when prefixed.
+    /// Most connections that a broker keeps open at one time, over all listeners; `listener.name.<name>.max.connections`, read at
+    /// the start, limits one of them.
     "max.connections": Int = "2147483647", AtLeast(0), ClusterWide, Used;
     /// Most connections from one address.
     "max.connections.per.ip": Int = "2147483647", AtLeast(0), ClusterWide, Used;
