@@ -42,7 +42,7 @@ pub enum FormatError {
         cluster_id: String,
     },
     /// The node is one of several voters, and its directory is empty.
-    #[error("{} is empty, and node {node_id} is one of several voters: to start a new cluster run `odradek storage format --cluster-id <id> --config <file>` once on every controller with the same id; to bring a lost controller back, remove it from the quorum and start it with controller.quorum.auto.join.enable=true", directory.display())]
+    #[error("{} is empty, and node {node_id} is one of several voters: to start a new cluster run `odradek storage format --cluster-id <id> --config <file>` once on every controller with the same id; to bring a lost controller back, remove it from the quorum and start it with controller.quorum.auto.join.enable=true and controller.quorum.bootstrap.servers", directory.display())]
     NeedsFormat {
         /// The metadata directory.
         directory: PathBuf,
@@ -50,7 +50,7 @@ pub enum FormatError {
         node_id: NodeId,
     },
     /// The node is a controller, its directory is empty, and nothing says who founds the quorum.
-    #[error("{} is empty, and the configuration does not say who the first voters are: for a new cluster run `odradek storage format --standalone --cluster-id <id> --config <file>` on its first controller (or --initial-controllers on all of them); for a controller that joins set controller.quorum.auto.join.enable=true, or format it with --no-initial-controllers and the cluster's id", directory.display())]
+    #[error("{} is empty, and the configuration does not say who the first voters are: for a new cluster run `odradek storage format --standalone --cluster-id <id> --config <file>` on its first controller (or --initial-controllers on all of them); for a controller that joins set controller.quorum.auto.join.enable=true and controller.quorum.bootstrap.servers, or format it with --no-initial-controllers and the cluster's id", directory.display())]
     NeedsFounders {
         /// The metadata directory.
         directory: PathBuf,

@@ -95,7 +95,9 @@ impl ConfigValidator for ServerConfigs {
             }
             // What clients report is not collected: nothing would read a subscription.
             ConfigResourceType::ClientMetrics => Err("client metrics are not collected here".to_owned()),
-            ConfigResourceType::BrokerLogger => Err("log levels are altered on the broker itself".to_owned()),
+            ConfigResourceType::BrokerLogger => {
+                Err("a broker has one log level, which ODRADEK_LOG_LEVEL says at its start".to_owned())
+            }
         }
     }
 
