@@ -30,12 +30,14 @@ language() { # NAME
 setup() { # NAME
   local name=$1 work=$cache/$1 speaks files
   speaks=$(language "$name")
-  mapfile -t files < <(find "$here/$name" -type f)
+  mapfile -t files < <(find "$here/$name" -name venv -prune -o -type f -print)
   if fresh "$work/.ready" "${files[@]}"; then return; fi
   note "building the example $name"
   rm -rf "$work"
   mkdir -p "$cache"
   cp -R "$here/$name" "$work"
+  # One that somebody made there, as the README says, would install into itself.
+  rm -rf "$work/venv"
   "build_$speaks" "$work"
   touch "$work/.ready"
 }

@@ -1,6 +1,6 @@
 """Submits jobs, runs three workers, kills one of them in the middle, and checks that every job was done.
 
-    BOOTSTRAP_SERVERS=127.0.0.1:9092 python demo.py
+    BOOTSTRAP_SERVERS=127.0.0.1:9092 venv/bin/python demo.py
 """
 
 import json

@@ -1,6 +1,6 @@
 """Ten minutes of four hosts in a few seconds; one of them runs hot for two minutes. A dashboard opens afterwards.
 
-    BOOTSTRAP_SERVERS=127.0.0.1:9092 python demo.py
+    BOOTSTRAP_SERVERS=127.0.0.1:9092 venv/bin/python demo.py
 """
 
 import json

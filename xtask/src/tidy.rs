@@ -10,7 +10,7 @@ pub const FILE_LINES_MAX: usize = 800;
 pub const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Folders that are not read.
-const SKIPPED: &[&str] = &["target", ".git", "data", "node_modules"];
+const SKIPPED: &[&str] = &["target", ".git", "data", "node_modules", "venv"];
 
 /// One thing that is out of order.
 #[derive(Debug, PartialEq, Eq)]
