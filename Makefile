@@ -35,7 +35,7 @@ interop: build ## the clients of others against a cluster, as a table; CLIENTS="
 examples: build ## the examples for application developers against a cluster; EXAMPLES="broadcast peak-shaving" for some
 	@scripts/examples.sh $(EXAMPLES)
 
-applications: build ## Streams, Connect, MirrorMaker 2 and transactions under kill -9; APPLICATIONS="copier mirror" for some
+applications: build ## Streams, Connect, MirrorMaker 2 and transactions, most under kill -9; APPLICATIONS="copier mirror" for some
 	@scripts/applications.sh $(APPLICATIONS) -- $(ARGS)
 
 chaos: build ## kill -9 under load, every record checked; ARGS="--rounds 2 --modes leader" for less
