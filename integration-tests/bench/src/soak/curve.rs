@@ -120,7 +120,8 @@ impl Soak {
         );
         _ = writeln!(
             text,
-            "![RSS over time]({NAME}.svg)\n\nThe curve: [{NAME}.csv]({NAME}.csv).\n\n{}",
+            "![RSS over time]({NAME}.svg)\n\nThe curve: [{NAME}.csv]({NAME}.csv); the whole run: \
+             [{NAME}.json]({NAME}.json).\n\n{}",
             self.machine
         );
         _ = writeln!(
