@@ -60,6 +60,9 @@ const MECHANISM_KEYS: &[&str] = &[
     "connections.max.reauth.ms",
 ];
 
+/// Broker keys whose `listener.name.<listener>.<key>` has an effect.
+pub(crate) const USED_FOR_ONE_LISTENER: &[&str] = &["max.connections"];
+
 static BROKER_BY_NAME: LazyLock<HashMap<&'static str, &'static Key>> =
     LazyLock::new(|| broker_keys().map(|key| (key.name, key)).collect());
 

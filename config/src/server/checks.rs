@@ -136,6 +136,7 @@ fn listeners(values: &Values, checker: &mut Checker<'_>, roles: Roles) -> Listen
         add_plaintext_controllers(&mut protocols, &controller_names, &bound);
     }
     let listeners = checker.parsed(LISTENERS, listener::parse_listeners(&bound, &protocols));
+    plaintext(&listeners, checker);
     distinct(&listeners, LISTENERS, checker);
     distinct_ports(&listeners, checker);
     let advertised = match values.given(ADVERTISED) {
@@ -199,6 +200,24 @@ fn add_plaintext_controllers(
     }
     for name in controller_names {
         protocols.insert(name.clone(), SecurityProtocol::Plaintext);
+    }
+}
+
+/// Whoever asks for TLS or SASL must not get a port that is open to everybody.
+fn plaintext(listeners: &[Listener], checker: &mut Checker<'_>) {
+    for listener in listeners {
+        let protocol = listener.security_protocol;
+        checker.require(
+            protocol == SecurityProtocol::Plaintext,
+            &[LISTENERS, PROTOCOL_MAP],
+            || {
+                format!(
+                    "listener {listener} is {}, but this version has PLAINTEXT alone and will not open it \
+                     unprotected; bind it to an address that only trusted hosts reach, as PLAINTEXT",
+                    protocol.name()
+                )
+            },
+        );
     }
 }
 

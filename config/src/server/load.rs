@@ -101,7 +101,8 @@ impl Loading {
     }
 
     fn set(&mut self, name: &str, text: &str, origin: Origin) {
-        match keys::classify(name) {
+        let named = keys::classify(name);
+        match named {
             Named::Key(key) | Named::ForListener(key) => {
                 if let Err(reason) = value::validate(key, text) {
                     let valid = key.valid.to_string();
@@ -111,7 +112,14 @@ impl Loading {
                         valid,
                     });
                 }
-                if let State::AcceptedNotYet(why) = key.state {
+                if matches!(named, Named::ForListener(_)) && !keys::USED_FOR_ONE_LISTENER.contains(&key.name)
+                {
+                    let message = format!(
+                        "`{name}` is accepted, but this version does not use `{}` for one listener",
+                        key.name
+                    );
+                    self.warn(name, message, &origin);
+                } else if let State::AcceptedNotYet(why) = key.state {
                     let message =
                         format!("`{name}` is accepted, but this version does not use it yet: {why}");
                     self.warn(name, message, &origin);

@@ -175,6 +175,9 @@ fn listener_prefixed_keys_are_checked_and_read() {
         config.listener_text("OTHER", "max.connections"),
         Some("2147483647")
     );
+    let (_, warnings) = combined("listener.name.plaintext.max.connection.creation.rate=5").unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].message.contains("does not use"), "{warnings:?}");
     assert!(error("listener.name.plaintext.max.connections=x").contains("Not a number"));
     assert!(error("listener.name.plaintext.nope=x").contains("unknown key"));
 }
@@ -248,7 +251,7 @@ fn isolated_roles_load() {
     assert_eq!(config.listeners.controller_listeners().count(), 1);
 }
 
-/// What Kafka 4.3.1 refuses as well, with words that have to be in the message.
+/// What Kafka 4.3.1 refuses as well (TLS and SASL apart), with words that have to be in the message.
 const REFUSED: &[(&str, &str)] = &[
     (
         "process.roles=broker",
@@ -304,6 +307,15 @@ const REFUSED: &[(&str, &str)] = &[
         "two listeners named PLAINTEXT",
     ),
     ("listeners=bad", "`bad` is not of the form NAME://host:port"),
+    (
+        "listeners=SASL_SSL://:9092,CONTROLLER://:9093\nlistener.security.protocol.map=\
+         SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\ninter.broker.listener.name=SASL_SSL",
+        "listener SASL_SSL://:9092 is SASL_SSL, but this version has PLAINTEXT alone",
+    ),
+    (
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:SSL",
+        "is SSL, but this version has PLAINTEXT alone",
+    ),
     (
         "listener.security.protocol.map=PLAINTEXT:FOO",
         "`FOO` is not a security protocol",
