@@ -133,10 +133,21 @@ impl MetadataLoader {
         for warning in warnings {
             slog::warn!(self.log, "dynamic configuration"; "key" => &warning.key, "warning" => &warning.message);
         }
+        self.warn_of_min_isr(&config);
         for quotas in &self.connection_quotas {
             apply_connection_limits(quotas, &config, &self.log);
         }
         self.broker.config.store(Arc::new(config));
+    }
+
+    /// With ELR the cluster has one `min.insync.replicas`, which may be less than what somebody wrote into this node's file.
+    fn warn_of_min_isr(&self, config: &ServerConfig) {
+        const KEY: &str = "min.insync.replicas";
+        let (own, counts) = (self.static_config.text(KEY), config.text(KEY));
+        if self.static_config.was_set(KEY) && own != counts {
+            slog::warn!(self.log, "the cluster's min.insync.replicas counts, not that of this node's file; alter it for all \
+                with --entity-type brokers --entity-default"; "of_file" => own, "of_cluster" => counts);
+        }
     }
 
     fn log_event(&self, event: &RoleEvent) {

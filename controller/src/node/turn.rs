@@ -9,7 +9,6 @@ use bytes::Bytes;
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::{MetadataRecord, batch_bytes, batch_from_bytes};
 use odradek_common::time::Now;
-use odradek_controller_core::controller::Controller;
 use odradek_controller_core::quorum::{
     CommittedEntry, Persist, ProposeError, QuorumEffects, QuorumInput, RejectedMessage, RestoredSnapshot,
     Role, RoleChange, StoredSnapshot,
@@ -405,11 +404,10 @@ impl ControllerNode {
         info!(self.logger, "this node is the active controller"; "term" => self.role.term);
         // Whoever read here while another led has gone to it since, or comes back.
         self.shared.observers.lock().clear();
-        if self.committed.cluster_id.is_empty() || self.committed.features.is_empty() {
-            self.propose(
-                Controller::bootstrap_records(&self.shared.settings.cluster_id),
-                None,
-            );
+        let cluster_id = &self.shared.settings.cluster_id;
+        let opening = self.controller.opening_records(&self.committed, cluster_id);
+        if !opening.is_empty() {
+            self.propose(opening, None);
         }
         if let Some(active) = &self.active {
             let newest_offset = self.shared.log.newest();

@@ -10,12 +10,14 @@ use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::metadata::features::{self, ELR_VERSION, KRAFT_VERSION, METADATA_VERSION};
 use odradek_common::metadata::proto::{ClusterIdRecord, FeatureLevelRecord};
 use odradek_common::metadata::{
-    ControllerImage, FeatureRange, MetadataImage, MetadataRecord, Record, record,
+    ConfigResource, ControllerImage, FeatureRange, MetadataImage, MetadataRecord, Record, config_record,
+    record,
 };
 use odradek_common::time::Now;
 use slog::{info, warn};
 
 use super::draft::Draft;
+use super::topic_configs::{MIN_INSYNC_REPLICAS, elr_enabled};
 use super::{Controller, Decision, wire_error};
 
 const UPGRADE: i8 = 1;
@@ -23,17 +25,44 @@ const SAFE_DOWNGRADE: i8 = 2;
 const UNSAFE_DOWNGRADE: i8 = 3;
 
 impl Controller {
-    /// The records that the first leader of a new quorum writes: its id and the feature levels it starts with.
+    /// What a new leader writes first, where it is missing: the cluster's id, the feature levels that it starts with, and what
+    /// these depend on.
     #[must_use]
-    pub fn bootstrap_records(cluster_id: &str) -> Vec<MetadataRecord> {
-        let mut records = vec![record(Record::ClusterId(ClusterIdRecord {
-            cluster_id: cluster_id.to_owned(),
-        }))];
-        let initial = features::FEATURES
-            .iter()
-            .filter(|feature| feature.initial_level > 0);
-        records.extend(initial.map(|feature| level_record(feature.name, feature.initial_level)));
-        records
+    pub fn opening_records(&self, image: &MetadataImage, cluster_id: &str) -> Vec<MetadataRecord> {
+        let mut draft = Draft::new(image);
+        if image.cluster_id.is_empty() || image.features.is_empty() {
+            draft.push(record(Record::ClusterId(ClusterIdRecord {
+                cluster_id: cluster_id.to_owned(),
+            })));
+            let initial = features::FEATURES
+                .iter()
+                .filter(|feature| feature.initial_level > 0);
+            draft.extend(initial.map(|feature| level_record(feature.name, feature.initial_level)));
+        }
+        self.share_min_isr(&mut draft);
+        draft.records
+    }
+
+    /// KIP-966: a replica that left is eligible to lead only if leaders stop committing where controllers think they do, so
+    /// with ELR all nodes have one `min.insync.replicas`, whatever their files say.
+    fn share_min_isr(&self, draft: &mut Draft) {
+        if !elr_enabled(&draft.image) {
+            return;
+        }
+        let cluster = ConfigResource::every_broker();
+        if draft.image.config(&cluster, MIN_INSYNC_REPLICAS).is_none() {
+            let value = self.settings.min_insync_replicas.to_string();
+            info!(self.logger, "min.insync.replicas is the cluster's from now on"; "value" => &value);
+            draft.push(config_record(&cluster, MIN_INSYNC_REPLICAS, Some(&value)));
+        }
+        let own = draft.image.brokers.keys().map(|id| ConfigResource::broker(*id));
+        let own: Vec<_> = own
+            .filter(|broker| draft.image.config(broker, MIN_INSYNC_REPLICAS).is_some())
+            .collect();
+        draft.extend(
+            own.iter()
+                .map(|broker| config_record(broker, MIN_INSYNC_REPLICAS, None)),
+        );
     }
 
     /// Changes feature levels, all of them or none.
@@ -96,8 +125,11 @@ impl Controller {
             }
             info!(self.logger, "finalising a feature level"; "feature" => name, "level" => level);
             draft.push(level_record(name, level));
-            if name == ELR_VERSION && level == 0 {
-                self.drop_elr(draft);
+            if name == ELR_VERSION {
+                match level {
+                    0 => self.drop_elr(draft),
+                    _ => self.share_min_isr(draft),
+                }
             }
         }
         Ok(())

@@ -4,13 +4,16 @@ use kafka_protocol::ResponseError as Code;
 use kafka_protocol::messages::UpdateFeaturesRequest;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use odradek_common::ids::NO_NODE;
-use odradek_common::metadata::ControllerImage;
 use odradek_common::metadata::features::{
     ELR_VERSION, FEATURES, KRAFT_VERSION, METADATA_VERSION, TRANSACTION_VERSION,
 };
+use odradek_common::metadata::{ConfigResource, ControllerImage, config_record};
+use odradek_controller_core::controller::ControllerSettings;
 use uuid::Uuid;
 
 use super::harness::{World, text};
+
+const MIN_ISR: &str = "min.insync.replicas";
 
 fn update(feature: &str, level: i16, upgrade_type: i8) -> FeatureUpdateKey {
     FeatureUpdateKey::default()
@@ -174,4 +177,35 @@ fn without_elr_the_last_member_stays_in_the_isr() {
     );
     world.start_after_clean_stop(0, 1);
     assert_eq!(world.partition("t", 0).leader, 0);
+}
+
+/// Else a replica that left could be elected over records that a leader with a smaller number of its own committed alone.
+#[test]
+fn with_elr_all_nodes_have_one_min_insync_replicas() {
+    let settings = ControllerSettings {
+        min_insync_replicas: 2,
+        ..ControllerSettings::default()
+    };
+    let mut world = World::with(settings).brokers(1);
+    let (cluster, own) = (ConfigResource::every_broker(), ConfigResource::broker(0));
+    let value = |world: &World, resource| world.image.config(resource, MIN_ISR).map(ToString::to_string);
+    assert_eq!(value(&world, &cluster).as_deref(), Some("2"));
+    // Without ELR everything may be altered.
+    assert_eq!(set_elr(&mut world, false), 0);
+    world.commit(vec![
+        config_record(&cluster, MIN_ISR, None),
+        config_record(&own, MIN_ISR, Some("1")),
+    ]);
+    world.lead();
+    assert_eq!(value(&world, &cluster), None);
+    assert_eq!(set_elr(&mut world, true), 0);
+    assert_eq!(value(&world, &cluster).as_deref(), Some("2"));
+    assert_eq!(value(&world, &own), None);
+    // What an operator set stays; a cluster of an earlier version gets it from its next leader.
+    world.commit(vec![config_record(&cluster, MIN_ISR, Some("3"))]);
+    world.lead();
+    assert_eq!(value(&world, &cluster).as_deref(), Some("3"));
+    world.commit(vec![config_record(&cluster, MIN_ISR, None)]);
+    world.lead();
+    assert_eq!(value(&world, &cluster).as_deref(), Some("2"));
 }

@@ -64,13 +64,14 @@ impl World {
             image: MetadataImage::default(),
             now,
         };
-        world.commit(Controller::bootstrap_records(CLUSTER));
         world.lead();
         world
     }
 
     /// Another controller becomes the active one.
     pub fn lead(&mut self) {
+        let opening = self.controller.opening_records(&self.image, CLUSTER);
+        self.commit(opening);
         self.controller
             .on_leadership(&self.image, self.now, self.image.offset);
     }

@@ -299,8 +299,9 @@ impl ControllerNode {
             last_proposed: applied,
             applied,
         });
-        if self.committed.cluster_id.is_empty() {
-            self.propose(env, Controller::bootstrap_records(CLUSTER_ID), None);
+        let opening = self.controller.opening_records(&self.committed, CLUSTER_ID);
+        if !opening.is_empty() {
+            self.propose(env, opening, None);
         }
         if let Some(active) = &self.active {
             let newest_offset = self.committed.offset;
