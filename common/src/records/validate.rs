@@ -329,7 +329,7 @@ impl<'a> RecordCheck<'a> {
         let (code, message) = if self.timestamp_refused {
             (
                 ErrorCode::InvalidTimestamp,
-                "one or more records have an invalid timestamp".to_owned(),
+                "One or more records have been rejected due to invalid timestamp".to_owned(),
             )
         } else {
             let (count, first) = (self.error_count, &self.errors[0]);

@@ -170,7 +170,8 @@ impl Controller {
     ) -> Result<String, ApiError> {
         let resource_type = resource.resource_type;
         if !self.configs.is_list(resource_type, name) {
-            let detail = format!("{name} is no list: it can be set, but not appended to or subtracted from");
+            let verb = if operation == APPEND { "APPEND" } else { "SUBTRACT" };
+            let detail = format!("Can't {verb} to key {name} because its type is not LIST.");
             return Err(ApiError::new(ErrorCode::InvalidConfig, detail));
         }
         let set = image.config(resource, name).map(ToString::to_string);

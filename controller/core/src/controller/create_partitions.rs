@@ -73,9 +73,9 @@ impl Controller {
         let count = usize::try_from(request.count).unwrap_or(0);
         if count <= present {
             let detail = match count == present {
-                true => format!("the topic already has {present} partition(s)"),
+                true => format!("Topic already has {present} partition(s)."),
                 false => format!(
-                    "{name} has {present} partition(s); {} would not be an increase",
+                    "The topic {name} currently has {present} partition(s); {} would not be an increase.",
                     request.count
                 ),
             };
@@ -122,7 +122,7 @@ fn check_assignments(
 ) -> Result<Vec<Vec<NodeId>>, ApiError> {
     if manual.len() != additional {
         let detail = format!(
-            "{additional} partition(s) would be added, but {} assignment(s) are given",
+            "Attempted to add {additional} additional partition(s), but only {} assignment(s) were specified.",
             manual.len()
         );
         return Err(ApiError::new(ErrorCode::InvalidReplicaAssignment, detail));

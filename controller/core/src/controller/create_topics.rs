@@ -81,7 +81,7 @@ impl Controller {
         if name == CLUSTER_METADATA_TOPIC {
             return Err(ApiError::new(
                 ErrorCode::InvalidRequest,
-                format!("{name} is the quorum's own log"),
+                format!("Creation of internal topic {name} is prohibited."),
             ));
         }
         check_topic_name(name)?;
@@ -239,15 +239,20 @@ pub(super) fn check_manual_assignment(
     let mut seen = BTreeSet::new();
     for id in replicas {
         if !image.brokers.contains_key(id) {
-            return refuse(format!("broker {id} is not registered"));
+            return refuse(format!(
+                "The manual partition assignment includes broker {id}, but no such broker is registered."
+            ));
         }
         if !seen.insert(id) {
-            return refuse(format!("broker {id} is assigned twice to one partition"));
+            return refuse(format!(
+                "The manual partition assignment includes the broker {id} more than once."
+            ));
         }
     }
     match factor {
         Some(factor) if factor != replicas.len() => refuse(format!(
-            "{} replica(s) are assigned where the others have {factor}",
+            "The manual partition assignment includes a partition with {} replica(s), but this is not \
+             consistent with previous partitions, which have {factor} replica(s).",
             replicas.len()
         )),
         Some(_) | None => Ok(()),
