@@ -165,9 +165,16 @@ impl Log {
     /// Bytes that recovery would have to read, at most, if the process ended now and the index was flushed.
     #[must_use]
     pub fn uncheckpointed_bytes(&self) -> u64 {
-        self.persistence
-            .appended_bytes
-            .saturating_sub(self.persistence.checkpointed_bytes)
+        let Persistence {
+            appended_bytes,
+            checkpointed_bytes,
+            ..
+        } = self.persistence;
+        match appended_bytes.saturating_sub(checkpointed_bytes) {
+            0 => 0,
+            // What retention has deleted nobody will read.
+            bytes => bytes.min(self.size_bytes()),
+        }
     }
 
     /// Plans a checkpoint; None if the recovery point that is written down is the log end.

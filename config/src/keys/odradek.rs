@@ -17,8 +17,9 @@ keys! { ODRADEK: Broker;
     "odradek.log.dir.reserve.bytes": Long = "67108864", AtLeast(0), ReadOnly, Used;
     /// Bytes of each log directory that recovery after a kill has to read, at most: beyond that logs are flushed and their
     /// recovery points written down, those first that have most of them. Sealed segments come first: flushing one that is
-    /// appended to holds its appends up, so that the fewer bytes are allowed, the more often appends wait.
-    "odradek.log.recovery.max.bytes": Long = "1073741824", AtLeast(1_048_576), ClusterWide, Used;
+    /// appended to holds its appends up, so that the fewer bytes are allowed, the more often appends wait. The kernel writes by
+    /// itself what has been in memory for half a minute: a bound above what is appended in that time costs next to nothing.
+    "odradek.log.recovery.max.bytes": Long = "4294967296", AtLeast(1_048_576), ClusterWide, Used;
     /// Bytes of sealed segments that are read again in one second, around the page cache, and compared with their checksums; 0
     /// switches that off.
     "odradek.log.scrub.max.bytes.per.second": Long = "10485760", AtLeast(0), ClusterWide, Used;

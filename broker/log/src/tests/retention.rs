@@ -54,6 +54,11 @@ fn everything_can_be_deleted_and_offsets_go_on() {
     fixture.log.roll(NOW).unwrap();
     fixture.log.retention(NOW).unwrap();
     assert_eq!(fixture.log.size_bytes(), 0);
+    assert_eq!(
+        fixture.log.uncheckpointed_bytes(),
+        0,
+        "nobody will read what is gone"
+    );
     fixture.directory.purge_deleted(MUCH_LATER).unwrap();
     assert_eq!(fixture.segment_files(), ["00000000000000000060.log"]);
     let mut killed = fixture.kill();
