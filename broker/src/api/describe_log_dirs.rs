@@ -44,6 +44,11 @@ impl Handler for DescribeLogDirs {
             .collect();
         let directories = broker.replicas.directories().iter().map(|directory| {
             let path = directory.path();
+            let result = DescribeLogDirsResult::default().with_log_dir(text(&path.display().to_string()));
+            if directory.is_offline() {
+                // As in Kafka, nothing is said of what was in it, and the sizes stay at -1.
+                return result.with_error_code(ErrorCode::KafkaStorageError.code());
+            }
             let is_here = |replica: &&&Arc<Replica>| Arc::ptr_eq(&replica.directory(), directory);
             let here = wanted.iter().filter(is_here);
             let mut topics: BTreeMap<&str, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
@@ -65,15 +70,7 @@ impl Handler for DescribeLogDirs {
                     .with_name(topic_name(name))
                     .with_partitions(partitions)
             });
-            let code = if directory.is_offline() {
-                ErrorCode::KafkaStorageError.code()
-            } else {
-                0
-            };
-            let result = DescribeLogDirsResult::default()
-                .with_error_code(code)
-                .with_log_dir(text(&path.display().to_string()))
-                .with_topics(topics.collect());
+            let result = result.with_topics(topics.collect());
             if call.api_version < VOLUME_SINCE {
                 return result;
             }

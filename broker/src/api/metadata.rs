@@ -22,6 +22,8 @@ use crate::topic_creation::begin_auto_creation;
 
 /// First version whose topics may be named by id.
 const TOPIC_IDS_SINCE: i16 = 12;
+/// First version that names replicas whose brokers are down.
+const ALL_REPLICAS_SINCE: i16 = 1;
 /// First version that knows LISTENER_NOT_FOUND.
 const LISTENER_ERROR_SINCE: i16 = 6;
 
@@ -174,14 +176,34 @@ impl View<'_> {
         } else {
             (error, leader)
         };
-        MetadataResponsePartition::default()
+        let described = MetadataResponsePartition::default()
             .with_error_code(odradek_common::error::wire_code(error))
             .with_partition_index(index)
             .with_leader_id(BrokerId(leader))
             .with_leader_epoch(partition.leader_epoch)
             .with_replica_nodes(ids(&partition.replicas))
             .with_isr_nodes(ids(&partition.isr))
-            .with_offline_replicas(ids(&offline(self.image, partition)))
+            .with_offline_replicas(ids(&offline(self.image, partition)));
+        if self.call.api_version < ALL_REPLICAS_SINCE {
+            return self.without_unreachable(described);
+        }
+        described
+    }
+
+    /// What the clients of version 0 expect: replicas that they cannot reach are left out, and that some were is said.
+    fn without_unreachable(&self, mut described: MetadataResponsePartition) -> MetadataResponsePartition {
+        let all = described.replica_nodes.len() + described.isr_nodes.len();
+        let reachable = |node: &BrokerId| {
+            let broker = self.image.brokers.get(&node.0).filter(|broker| !broker.fenced);
+            broker.is_some_and(|broker| broker.endpoint(&self.call.connection.listener).is_some())
+        };
+        described.replica_nodes.retain(reachable);
+        described.isr_nodes.retain(reachable);
+        let left = described.replica_nodes.len() + described.isr_nodes.len();
+        if described.error_code == 0 && left < all {
+            described.error_code = ErrorCode::ReplicaNotAvailable.code();
+        }
+        described
     }
 }
 

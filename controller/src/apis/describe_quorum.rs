@@ -89,15 +89,9 @@ fn respond(
 fn describe(version: i16, status: &QuorumStatus, image: &MetadataImage, now_ms: i64) -> PartitionData {
     let replica = |node: NodeId| {
         if node == status.node_id {
-            // Kafka's leader says nothing of its own fetches, and is caught up now.
-            return replica_state(
-                version,
-                image,
-                node,
-                end_offset(status.log_end),
-                None,
-                Some(now_ms),
-            );
+            // As in Kafka, the leader counts as having fetched from itself just now.
+            let end = end_offset(status.log_end);
+            return replica_state(version, image, node, end, Some(now_ms), Some(now_ms));
         }
         let peer = status.peers.iter().find(|peer| peer.node == node);
         let end = peer

@@ -294,8 +294,11 @@ async fn a_directory_that_fails_takes_its_replicas_alone_offline() {
         assert_first_node_works(&other, partitions, works).await;
     }
     let storage_error = code(ErrorCode::KafkaStorageError);
-    assert_eq!(described(&connection, &second).await.error_code, storage_error);
-    assert_eq!(described(&connection, &first).await.error_code, OK);
+    let broken_one = described(&connection, &second).await;
+    assert_eq!(broken_one.error_code, storage_error);
+    assert_eq!((broken_one.topics.len(), broken_one.total_bytes), (0, -1));
+    let sound = described(&connection, &first).await;
+    assert_eq!((sound.error_code, sound.topics.is_empty()), (OK, false));
     assert_eq!(node.metric("odradek_offline_log_directories").await, Some(1.0));
     let leader = cluster
         .connect(other.partition("t", *broken).await.leader_id.0)

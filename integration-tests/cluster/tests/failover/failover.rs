@@ -7,13 +7,14 @@ use kafka_protocol::messages::alter_partition_request::{
 };
 use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
-    AlterPartitionRequest, DescribeQuorumRequest, FindCoordinatorRequest, GroupId, OffsetCommitRequest,
-    OffsetFetchRequest,
+    AlterPartitionRequest, DescribeQuorumRequest, FindCoordinatorRequest, GroupId, MetadataRequest,
+    OffsetCommitRequest, OffsetFetchRequest,
 };
 use odradek_cluster_tests::asks::{OK, code, creatable, text, topic_name};
 use odradek_cluster_tests::cluster::TestCluster;
@@ -122,6 +123,21 @@ async fn a_dead_brokers_partitions_are_shown_without_leader_and_itself_not_at_al
         [3, 1, 2]
     );
     assert!([1, 2].contains(&together.leader_id.0), "{together:?}");
+    // The first version names only whom its clients can reach.
+    let named = MetadataRequestTopic::default().with_name(Some(topic_name("together")));
+    let request = MetadataRequest::default().with_topics(Some(vec![named]));
+    let old = connection.ask_at(0, request).await;
+    let old = &old.topics[0].partitions[0];
+    let mut replicas: Vec<i32> = old.replica_nodes.iter().map(|id| id.0).collect();
+    replicas.sort_unstable();
+    assert_eq!(
+        (old.error_code, old.leader_id, replicas),
+        (
+            code(ErrorCode::ReplicaNotAvailable),
+            together.leader_id,
+            vec![1, 2]
+        )
+    );
     cluster.node(3).start().await;
     eventually("the broker is back", LIMIT, async || {
         let alone = connection.partition("alone", 0).await;

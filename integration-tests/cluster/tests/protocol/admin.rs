@@ -203,6 +203,10 @@ async fn the_quorum_is_described() {
         assert_eq!(partition.current_voters.len(), 1);
         assert_eq!(partition.current_voters[0].replica_id, partition.leader_id);
         assert!(partition.current_voters[0].log_end_offset >= partition.high_watermark);
+        if version >= 1 {
+            let leader = &partition.current_voters[0];
+            assert!(leader.last_fetch_timestamp > 0 && leader.last_caught_up_timestamp > 0);
+        }
         if version >= 2 {
             assert_eq!(response.nodes[0].node_id, partition.leader_id);
             assert!(response.nodes[0].listeners[0].port > 0);
