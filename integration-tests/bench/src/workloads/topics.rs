@@ -1,11 +1,15 @@
 //! The topics of workloads: made, waited for and deleted, with one configuration for every system.
 
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::admin::{self, Admin, NewTopic};
 use crate::batches::BatchShape;
+use crate::clock;
 use crate::load::Target;
 use crate::load::fill::Filling;
 use crate::systems::{Cluster, System};
@@ -24,12 +28,18 @@ const KEPT_CONFIGS: &[(&str, &str)] = &[
     ("file.delete.delay.ms", "1000"),
 ];
 
-/// Lines of every node's properties, so that retention and compaction begin when there is something to do: by default
-/// systems look for work every 5 minutes and every 15 seconds.
+/// Lines of every node's properties, so that retention, compaction and the removal of deleted topics begin when there is something
+/// to do: by default systems look for work every 5 minutes and every 15 seconds, and files stay for a minute.
 pub const BROKER_LINES: &[&str] = &[
     "log.retention.check.interval.ms=2000",
+    "log.segment.delete.delay.ms=1000",
     "log.cleaner.backoff.ms=1000",
 ];
+
+/// How long a system may take to remove a topic's files, in nanoseconds.
+const REMOVAL_LIMIT: u64 = 60_000_000_000;
+/// Between two looks whether it has.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A topic of a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,13 +133,68 @@ pub fn unique_name(row: &str) -> String {
     format!("bench-{row}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Deletes a topic; the floor has none.
+/// Deletes a topic, and waits until its files are gone; the floor has none.
 ///
 /// # Errors
-/// It was refused.
+/// It was refused, or the files stay.
 pub fn delete(cluster: &Cluster, name: &str) -> Result<()> {
     if cluster.system() == System::Floor {
         return Ok(());
     }
-    Admin::open(cluster.address())?.delete_topics(&[name])
+    Admin::open(cluster.address())?.delete_topics(&[name])?;
+    await_removal(cluster, name)
+}
+
+/// To remove gigabytes takes a system's time, which is no part of the workload that comes next.
+fn await_removal(cluster: &Cluster, name: &str) -> Result<()> {
+    let limit = clock::now() + REMOVAL_LIMIT;
+    for number in 1..=cluster.nodes() {
+        while holds(&cluster.log_dir(number), name)? {
+            if clock::now() > limit {
+                bail!("node {number} does not remove {name}");
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a log directory has folders of a topic, also those that are being deleted. That of a node that was only attached to
+/// is not known.
+fn holds(log_dir: &Path, topic: &str) -> Result<bool> {
+    if !log_dir.is_dir() {
+        return Ok(false);
+    }
+    for entry in fs::read_dir(log_dir)? {
+        let name = entry?.file_name();
+        let partition = name.to_string_lossy();
+        if partition
+            .strip_prefix(topic)
+            .is_some_and(|rest| rest.starts_with('-'))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_a_topic_are_found_while_they_are_deleted_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        assert!(!holds(&at.join("none"), "t-1").unwrap());
+        for other in ["t-10-0", "t-0", "__cluster_metadata-0"] {
+            fs::create_dir(at.join(other)).unwrap();
+        }
+        assert!(!holds(at, "t-1").unwrap());
+        let deleted = at.join("t-1-0.0123456789abcdef-delete");
+        fs::create_dir(&deleted).unwrap();
+        assert!(holds(at, "t-1").unwrap());
+        fs::remove_dir(&deleted).unwrap();
+        assert!(!holds(at, "t-1").unwrap());
+    }
 }
