@@ -24,6 +24,7 @@ pub fn prepare(
         .map_err(CommandError::io(format!("cannot make {}", layout.root.display())))?;
     let lock = lock(layout)?;
     same_size(layout, nodes)?;
+    same_voters(layout, nodes, ports)?;
     for id in 1..=nodes {
         let files = layout.node(id);
         if let Some(pid) = processes::running(&files.pid, &files.properties) {
@@ -94,6 +95,26 @@ fn same_size(layout: &Layout, nodes: i32) -> Outcome {
              remove the directory with all its records",
             layout.root.display()
         )));
+    }
+    Ok(())
+}
+
+/// The voters know one another by the addresses that the quorum began with.
+fn same_voters(layout: &Layout, nodes: i32, ports: Ports) -> Outcome {
+    let mut formatted = layout.nodes();
+    formatted.retain(|files| nodes > 1 && files.data.join("meta.properties").exists());
+    for files in formatted {
+        let voters = files.load()?.quorum.voters;
+        let Some(first) = voters.iter().find(|voter| voter.id == 1) else {
+            continue;
+        };
+        if first.address.port != ports.controllers(1) {
+            let base = first.address.port.saturating_sub(1);
+            return Err(CommandError::refused(format!(
+                "{} holds a cluster whose ports begin at {base}: start it with --base-port {base}, or give another --data-dir",
+                layout.root.display()
+            )));
+        }
     }
     Ok(())
 }
@@ -216,6 +237,12 @@ mod tests {
                 .to_string()
                 .contains("--nodes 3")
         );
+        same_voters(&layout, 3, ports).expect("the same");
+        let moved = Ports::new(base + 10, None, 3).expect("fit");
+        let refused = same_voters(&layout, 3, moved)
+            .expect_err("other ports")
+            .to_string();
+        assert!(refused.contains(&format!("--base-port {base}")), "{refused}");
         drop(lock);
         // A child that another test forks holds the lock too, until it runs its own program.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
