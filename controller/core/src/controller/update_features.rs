@@ -10,8 +10,8 @@ use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::metadata::features::{self, ELR_VERSION, KRAFT_VERSION, METADATA_VERSION};
 use odradek_common::metadata::proto::{ClusterIdRecord, FeatureLevelRecord};
 use odradek_common::metadata::{
-    ConfigResource, ControllerImage, FeatureRange, MetadataImage, MetadataRecord, Record, config_record,
-    record,
+    ConfigResource, ConfigResourceType, ControllerImage, FeatureRange, MetadataImage, MetadataRecord, Record,
+    config_record, record,
 };
 use odradek_common::time::Now;
 use slog::{info, warn};
@@ -55,14 +55,14 @@ impl Controller {
             info!(self.logger, "min.insync.replicas is the cluster's from now on"; "value" => &value);
             draft.push(config_record(&cluster, MIN_INSYNC_REPLICAS, Some(&value)));
         }
-        let own = draft.image.brokers.keys().map(|id| ConfigResource::broker(*id));
-        let own: Vec<_> = own
-            .filter(|broker| draft.image.config(broker, MIN_INSYNC_REPLICAS).is_some())
-            .collect();
-        draft.extend(
-            own.iter()
-                .map(|broker| config_record(broker, MIN_INSYNC_REPLICAS, None)),
-        );
+        // Also those of brokers that are not registered now and may come back.
+        let configs = draft.image.configs.clone();
+        let own = configs.iter().filter(|(resource, own)| {
+            let is_one_broker =
+                resource.resource_type == ConfigResourceType::Broker && !resource.name.is_empty();
+            is_one_broker && own.contains_key(MIN_INSYNC_REPLICAS)
+        });
+        draft.extend(own.map(|(broker, _)| config_record(broker, MIN_INSYNC_REPLICAS, None)));
     }
 
     /// Changes feature levels, all of them or none.

@@ -188,6 +188,7 @@ fn with_elr_all_nodes_have_one_min_insync_replicas() {
     };
     let mut world = World::with(settings).brokers(1);
     let (cluster, own) = (ConfigResource::every_broker(), ConfigResource::broker(0));
+    let away = ConfigResource::broker(7);
     let value = |world: &World, resource| world.image.config(resource, MIN_ISR).map(ToString::to_string);
     assert_eq!(value(&world, &cluster).as_deref(), Some("2"));
     // Without ELR everything may be altered.
@@ -195,12 +196,13 @@ fn with_elr_all_nodes_have_one_min_insync_replicas() {
     world.commit(vec![
         config_record(&cluster, MIN_ISR, None),
         config_record(&own, MIN_ISR, Some("1")),
+        config_record(&away, MIN_ISR, Some("1")),
     ]);
     world.lead();
     assert_eq!(value(&world, &cluster), None);
     assert_eq!(set_elr(&mut world, true), 0);
     assert_eq!(value(&world, &cluster).as_deref(), Some("2"));
-    assert_eq!(value(&world, &own), None);
+    assert_eq!((value(&world, &own), value(&world, &away)), (None, None));
     // What an operator set stays; a cluster of an earlier version gets it from its next leader.
     world.commit(vec![config_record(&cluster, MIN_ISR, Some("3"))]);
     world.lead();
