@@ -1,7 +1,7 @@
 //! Tells the controller in which log directory replicas are, where its records say otherwise (KIP-858).
 //!
-//! Only with that it knows whose leaderships to move when a directory fails. A replica whose log failed alone is told to be in
-//! none that works, so that its own is moved.
+//! Only with that it knows whose leaderships to move when a directory fails. A replica whose log failed alone, or cannot be
+//! opened, is told to be in none that works, so that its own is moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kafka_protocol::messages::assign_replicas_to_dirs_request::{DirectoryData, PartitionData, TopicData};
 use kafka_protocol::messages::{AssignReplicasToDirsRequest, BrokerId};
-use odradek_common::ids::TopicPartition;
+use odradek_common::ids::{LOST_DIRECTORY, TopicPartition};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -28,9 +28,47 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Replicas whose directory may not be what the controller has recorded, each at most once.
 #[derive(Default)]
 pub struct DirectoryAssignments {
-    candidates: Mutex<BTreeMap<TopicPartition, Arc<Replica>>>,
+    candidates: Mutex<BTreeMap<TopicPartition, Candidate>>,
     wake: Notify,
 }
+
+/// What the controller may have to be told about.
+#[derive(Clone)]
+pub(crate) enum Candidate {
+    Replica(Arc<Replica>),
+    /// The log of a topic with this id is damaged so that it cannot be opened.
+    Unopened(Uuid),
+}
+
+impl Candidate {
+    fn topic_id(&self) -> Uuid {
+        match self {
+            Self::Replica(replica) => replica.topic_id,
+            Self::Unopened(topic_id) => *topic_id,
+        }
+    }
+
+    fn directory(&self) -> Uuid {
+        match self {
+            Self::Replica(replica) => replica.assigned_directory(),
+            Self::Unopened(_) => LOST_DIRECTORY,
+        }
+    }
+
+    /// Whether the controller's records, as far as this node has them, say something else.
+    fn is_news(&self, node_id: i32) -> bool {
+        match self {
+            Self::Replica(replica) => {
+                !replica.is_closed() && replica.image().directory_of(node_id) != replica.assigned_directory()
+            }
+            // Whoever added it has looked.
+            Self::Unopened(_) => true,
+        }
+    }
+}
+
+/// Candidates on their way to the controller.
+pub(crate) type Batch = Vec<(TopicPartition, Candidate)>;
 
 /// Replicas by directory and topic.
 type Told = BTreeMap<Uuid, BTreeMap<Uuid, BTreeSet<i32>>>;
@@ -38,7 +76,16 @@ type Told = BTreeMap<Uuid, BTreeMap<Uuid, BTreeSet<i32>>>;
 impl DirectoryAssignments {
     /// The controller's records name another directory for this replica, or none.
     pub fn add(&self, replica: &Arc<Replica>) {
-        self.candidates.lock().insert(replica.id.clone(), replica.clone());
+        self.insert(replica.id.clone(), Candidate::Replica(replica.clone()));
+    }
+
+    /// The log of a replica cannot be opened, and the controller has not recorded that.
+    pub fn add_unopened(&self, id: TopicPartition, topic_id: Uuid) {
+        self.insert(id, Candidate::Unopened(topic_id));
+    }
+
+    fn insert(&self, id: TopicPartition, candidate: Candidate) {
+        self.candidates.lock().insert(id, candidate);
         self.wake.notify_one();
     }
 
@@ -60,31 +107,31 @@ impl DirectoryAssignments {
     }
 
     /// Some of those that are still in another directory than is recorded.
-    pub(crate) fn take(&self, node_id: i32) -> Vec<Arc<Replica>> {
+    pub(crate) fn take(&self, node_id: i32) -> Batch {
         let mut candidates = self.candidates.lock();
-        let mut batch = Vec::new();
+        let mut batch = Batch::new();
         while batch.len() < REPLICAS_PER_REQUEST {
-            let Some((_, replica)) = candidates.pop_first() else {
+            let Some((id, candidate)) = candidates.pop_first() else {
                 break;
             };
-            if !replica.is_closed() && replica.image().directory_of(node_id) != replica.assigned_directory() {
-                batch.push(replica);
+            if candidate.is_news(node_id) {
+                batch.push((id, candidate));
             }
         }
         batch
     }
 
-    fn give_back(&self, batch: Vec<Arc<Replica>>) {
+    fn give_back(&self, batch: Batch) {
         let mut candidates = self.candidates.lock();
-        for replica in batch {
-            // A recreated topic's replica has taken its place meanwhile.
-            candidates.entry(replica.id.clone()).or_insert(replica);
+        for (id, candidate) in batch {
+            // A recreated topic's replica has taken its place meanwhile, or a log that could be opened after all.
+            candidates.entry(id).or_insert(candidate);
         }
     }
 }
 
 /// Whether the controller has answered for each replica; one that it refused is told again when the metadata changes.
-async fn send(broker: &Broker, batch: &[Arc<Replica>]) -> bool {
+async fn send(broker: &Broker, batch: &Batch) -> bool {
     let request = AssignReplicasToDirsRequest::default()
         .with_broker_id(BrokerId(broker.node_id))
         .with_broker_epoch(broker.epoch())
@@ -106,14 +153,14 @@ async fn send(broker: &Broker, batch: &[Arc<Replica>]) -> bool {
 }
 
 /// These replicas by their log directories.
-pub(crate) fn directories(batch: &[Arc<Replica>]) -> Vec<DirectoryData> {
+pub(crate) fn directories(batch: &Batch) -> Vec<DirectoryData> {
     let mut told = Told::new();
-    for replica in batch {
-        let topics = told.entry(replica.assigned_directory()).or_default();
+    for (id, candidate) in batch {
+        let topics = told.entry(candidate.directory()).or_default();
         topics
-            .entry(replica.topic_id)
+            .entry(candidate.topic_id())
             .or_default()
-            .insert(replica.id.partition);
+            .insert(id.partition);
     }
     let directories = told.into_iter().map(|(id, topics)| {
         let topics = topics.into_iter().map(|(topic_id, partitions)| {

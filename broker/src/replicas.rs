@@ -303,7 +303,7 @@ impl Replicas {
                     self.failures.settled(topic.id, *index);
                     self.apply(&replica, change, events);
                 }
-                Err(error) => self.not_opened(topic, *index, &error),
+                Err(error) => self.not_opened(topic, &change.after, *index, &error),
             }
         }
     }

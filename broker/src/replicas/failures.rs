@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use odradek_broker_log::error::LogError;
-use odradek_common::metadata::{MetadataDelta, MetadataImage, PartitionChange, TopicDelta, TopicImage};
+use odradek_common::ids::{LOST_DIRECTORY, TopicPartition};
+use odradek_common::metadata::{
+    MetadataDelta, MetadataImage, PartitionChange, PartitionImage, TopicDelta, TopicImage,
+};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -167,9 +170,38 @@ impl Replicas {
         }
     }
 
-    /// A partition's log could not be opened; it is tried again later.
-    pub(super) fn not_opened(&self, topic: &TopicImage, index: i32, error: &LogError) {
+    /// A partition's log could not be opened; it is tried again later. Until then another replica is to lead it, and where the
+    /// disk failed, all that is in that directory.
+    pub(super) fn not_opened(
+        &self,
+        topic: &TopicImage,
+        partition: &PartitionImage,
+        index: i32,
+        error: &LogError,
+    ) {
         let is_news = self.failures.not_applied(topic.id, index);
+        self.tell_not_opened(topic, index, error, is_news);
+        match error {
+            LogError::Corrupt { .. } => {
+                if partition.directory_of(self.node_id) != LOST_DIRECTORY {
+                    let id = TopicPartition::new(topic.name.clone(), index);
+                    self.assignments.add_unopened(id, topic.id);
+                }
+            }
+            LogError::Directory { path, .. } | LogError::Unsynced { path, .. } => {
+                if let Some(directory) = self.directories.iter().find(|it| it.path() == path) {
+                    self.directory_failed(directory, error);
+                }
+            }
+            LogError::Locked { .. }
+            | LogError::NoRoom { .. }
+            | LogError::Offline { .. }
+            | LogError::Closed(_)
+            | LogError::Open(_) => {}
+        }
+    }
+
+    fn tell_not_opened(&self, topic: &TopicImage, index: i32, error: &LogError, is_news: bool) {
         let partition = format!("{}-{index}", topic.name);
         let error_text = error_chain(error);
         match error {

@@ -24,6 +24,7 @@ use crate::watch::Watch;
 
 mod flushing;
 mod moving;
+mod opening;
 
 const NODE: i32 = 1;
 const OTHER: i32 = 2;
