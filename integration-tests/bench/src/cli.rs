@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::{self, Plan};
 use crate::calibrate::Calibration;
 use crate::report::run_file::RunFile;
-use crate::scale::Scale;
+use crate::scale::{JVM_WARM_SECONDS_LEAST, Scale};
 use crate::systems::{self, Programs, System};
 use crate::workloads::command_line;
 use crate::{floor, report, soak, supervise};
@@ -93,11 +93,11 @@ struct RunArguments {
     /// Seconds of each window
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Seconds before each window
+    /// Seconds of load before each window
     #[arg(long, default_value_t = 5.0)]
     warm_seconds: f64,
-    /// Seconds before each window in a JVM, which is to have compiled its hot code
-    #[arg(long, default_value_t = 25.0)]
+    /// Seconds of the same load before that in a JVM, which is to have compiled its hot code; at least 25
+    #[arg(long, default_value_t = JVM_WARM_SECONDS_LEAST)]
     jvm_warm_seconds: f64,
     /// Also write the run, the table and the pictures there
     #[arg(long)]
@@ -201,6 +201,10 @@ fn measure(run: RunArguments) -> Result<()> {
     ensure!(
         run.pairs > 0 && run.seconds > 0.0,
         "a run has at least one pair and a window"
+    );
+    ensure!(
+        run.jvm_warm_seconds >= JVM_WARM_SECONDS_LEAST,
+        "a JVM that was warm for less than {JVM_WARM_SECONDS_LEAST} s is measured while it compiles, which proves nothing"
     );
     let mut scale = Scale::full(run.seconds, run.warm_seconds, run.jvm_warm_seconds);
     if run.no_recycle {

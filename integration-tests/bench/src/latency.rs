@@ -7,6 +7,8 @@ use crate::metric::{Figures, Metric};
 
 /// Longer latencies count as this one.
 const LATENCY_MAX: Nanos = 120 * SECOND;
+/// Fewer latencies beyond a percentile say nothing about it.
+const BEYOND_LEAST: f64 = 10.0;
 /// Decimal digits that are kept of a latency.
 const DIGITS: u8 = 3;
 
@@ -45,15 +47,20 @@ impl Latencies {
         self.histogram.value_at_percentile(percentage) as f64 / MILLISECOND as f64
     }
 
-    /// The percentiles that every table shows; none if nothing was recorded.
+    /// The percentiles that tables show, as far as enough was recorded beyond them; none if nothing was recorded.
     pub fn add_to(&self, figures: &mut Figures) {
         if self.count() == 0 {
             return;
         }
         figures.set(Metric::P50, self.percentile_ms(50.0));
-        figures.set(Metric::P90, self.percentile_ms(90.0));
-        figures.set(Metric::P99, self.percentile_ms(99.0));
-        figures.set(Metric::P999, self.percentile_ms(99.9));
+        let beyond = [(Metric::P90, 90.0), (Metric::P99, 99.0), (Metric::P999, 99.9)];
+        for (metric, percentage) in beyond {
+            // Rounded, because 100 - 99.9 is not quite a tenth.
+            let beyond = (self.count() as f64 * (100.0 - percentage)).round() / 100.0;
+            if beyond >= BEYOND_LEAST {
+                figures.set(metric, self.percentile_ms(percentage));
+            }
+        }
         figures.set(Metric::Max, self.histogram.max() as f64 / MILLISECOND as f64);
     }
 }
@@ -70,6 +77,23 @@ mod tests {
         }
         assert!((latencies.percentile_ms(50.0) - 500.0).abs() < 1.0);
         assert!((latencies.percentile_ms(99.9) - 999.0).abs() < 2.0);
+    }
+
+    #[test]
+    fn a_percentile_needs_ten_that_lie_beyond_it() {
+        let shown = |count: u64| {
+            let mut latencies = Latencies::new();
+            (0..count).for_each(|_| latencies.record(0, MILLISECOND));
+            let mut figures = Figures::default();
+            latencies.add_to(&mut figures);
+            figures.metrics().collect::<Vec<_>>()
+        };
+        assert_eq!(shown(99), [Metric::P50, Metric::Max]);
+        assert_eq!(shown(100), [Metric::P50, Metric::P90, Metric::Max]);
+        assert_eq!(shown(999), [Metric::P50, Metric::P90, Metric::Max]);
+        let most = [Metric::P50, Metric::P90, Metric::P99, Metric::Max];
+        assert_eq!((shown(1_000), shown(9_999)), (most.to_vec(), most.to_vec()));
+        assert!(shown(10_000).contains(&Metric::P999));
     }
 
     #[test]

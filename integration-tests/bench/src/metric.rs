@@ -75,6 +75,11 @@ impl Metric {
         matches!(self, Self::P50 | Self::P90 | Self::P99 | Self::P999 | Self::Max)
     }
 
+    /// Whether it needs some requests to mean anything.
+    pub fn is_percentile(self) -> bool {
+        matches!(self, Self::P90 | Self::P99 | Self::P999)
+    }
+
     /// How the figure is written.
     pub fn style(self) -> Style {
         let style = |title, unit, less_is_better| Style {

@@ -7,6 +7,8 @@ const SMOKE_DIVISOR: f64 = 50.0;
 /// Several JVMs on the same cores take so many times longer until their hot code is compiled: after 25 s, three on two cores
 /// spend more on compiling than on requests, and seem five times dearer than they are.
 pub const JVM_CLUSTER_WARM_FACTOR: f64 = 4.0;
+/// What a JVM is given at least, by the method.
+pub const JVM_WARM_SECONDS_LEAST: f64 = 25.0;
 /// Bytes that a cluster writes before anything is measured, so that its page cache consists of used pages.
 const RECYCLED_BYTES: u64 = 6 << 30;
 /// Bytes that are touched before anything starts, if there are so many. A page cache takes any page that is free, so nearly all of them
@@ -18,9 +20,9 @@ const TOUCHED_BYTES: u64 = 32 << 30;
 pub struct Scale {
     /// Seconds of a window.
     pub seconds: f64,
-    /// Seconds before a window, for what needs little.
+    /// Seconds of load before a window.
     pub warm_seconds: f64,
-    /// Seconds before a window in a JVM.
+    /// Seconds of the same load before that in a JVM, on data that is removed again.
     pub jvm_warm_seconds: f64,
     /// Bytes that a cluster writes first.
     pub recycled_bytes: u64,
@@ -55,12 +57,12 @@ impl Scale {
         }
     }
 
-    /// Seconds before a window of this system on so many nodes.
-    pub fn warm_seconds_of(&self, system: System, nodes: usize) -> f64 {
+    /// For how long a system on so many nodes is to have a load before it is measured at all; none if it needs nothing of the kind.
+    pub fn jvm_warm_seconds_of(&self, system: System, nodes: usize) -> Option<f64> {
         match (system.is_jvm(), nodes) {
-            (false, _) => self.warm_seconds,
-            (true, 1) => self.jvm_warm_seconds,
-            (true, _) => self.jvm_warm_seconds * JVM_CLUSTER_WARM_FACTOR,
+            (false, _) => None,
+            (true, 1) => Some(self.jvm_warm_seconds),
+            (true, _) => Some(self.jvm_warm_seconds * JVM_CLUSTER_WARM_FACTOR),
         }
     }
 
@@ -91,8 +93,8 @@ mod tests {
     #[test]
     fn a_jvm_has_a_warm_up_of_its_own() {
         let full = Scale::full(20.0, 5.0, 25.0);
-        assert!(full.warm_seconds_of(System::KafkaTuned, 1) == 25.0);
-        assert!(full.warm_seconds_of(System::Kafka, 3) == 100.0);
-        assert!(full.warm_seconds_of(System::Odradek, 3) == 5.0);
+        assert_eq!(full.jvm_warm_seconds_of(System::KafkaTuned, 1), Some(25.0));
+        assert_eq!(full.jvm_warm_seconds_of(System::Kafka, 3), Some(100.0));
+        assert_eq!(full.jvm_warm_seconds_of(System::Odradek, 3), None);
     }
 }

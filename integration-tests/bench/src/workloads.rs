@@ -13,6 +13,7 @@ pub mod start;
 pub mod table;
 pub mod topics;
 pub mod transactions;
+pub mod warm_up;
 
 use anyhow::{Result, ensure};
 
@@ -68,6 +69,8 @@ pub struct Workload {
 pub enum Plan {
     /// Producers alone.
     Produce(Topic, ProduceLoad),
+    /// Producers alone, for so long that segments roll and the kernel, or the broker, writes back.
+    ProduceLong(Topic, ProduceLoad),
     /// Producers, and consumers that read at once.
     ProduceAndConsume(Topic, ProduceLoad, ConsumeLoad),
     /// A consumer reads so many bytes from memory.
@@ -142,8 +145,10 @@ pub struct Bound {
 impl Workload {
     /// Whether its load has a rate, whatever the system can do.
     pub fn has_rate(&self) -> bool {
-        let (Plan::Produce(_, load) | Plan::ProduceAndConsume(_, load, _) | Plan::ColdCatchUp(_, load)) =
-            &self.plan
+        let (Plan::Produce(_, load)
+        | Plan::ProduceLong(_, load)
+        | Plan::ProduceAndConsume(_, load, _)
+        | Plan::ColdCatchUp(_, load)) = &self.plan
         else {
             return false;
         };
@@ -152,7 +157,8 @@ impl Workload {
 
     /// Whether this system can do it: the floor knows nothing but Produce, and stands for one node.
     pub fn suits(&self, system: System) -> bool {
-        system != System::Floor || matches!(self.plan, Plan::Produce(topic, _) if topic.replicas == 1)
+        system != System::Floor
+            || matches!(self.plan, Plan::Produce(topic, _) | Plan::ProduceLong(topic, _) if topic.replicas == 1)
     }
 
     /// Whether it starts the formatted nodes itself.
@@ -162,7 +168,7 @@ impl Workload {
 
     /// Whether its figures depend on whether pages were used before.
     pub fn wants_used_pages(&self) -> bool {
-        matches!(self.plan, Plan::ThroughputOver(..))
+        matches!(self.plan, Plan::ThroughputOver(..) | Plan::ProduceLong(..))
     }
 
     /// Carries it out.
@@ -174,6 +180,11 @@ impl Workload {
         match self.plan {
             Plan::Produce(topic, produce) => {
                 Ok(under_load(cluster, row, &topic, produce, None, scale)?.produce_figures())
+            }
+            Plan::ProduceLong(topic, produce) => {
+                let seconds = LONG_SECONDS / scale.divisor;
+                let scale = Scale { seconds, ..*scale };
+                Ok(under_load(cluster, row, &topic, produce, None, &scale)?.produce_figures())
             }
             Plan::ProduceAndConsume(topic, produce, consume) => {
                 Ok(under_load(cluster, row, &topic, produce, Some(consume), scale)?.delivery_figures())
@@ -202,6 +213,9 @@ impl Workload {
     }
 }
 
+/// The window of a long load: several times the half minute after which a kernel writes back what is old, and the minute of a
+/// checkpoint, and long enough that segments roll.
+const LONG_SECONDS: f64 = 120.0;
 /// No window is made longer than this.
 const SECONDS_MAX: f64 = 90.0;
 
@@ -220,19 +234,24 @@ fn under_load(
         records_per_second,
         ..produce
     };
-    let mut seconds = scale.seconds;
-    loop {
+    let measure = |warm_seconds: f64, seconds: f64| {
         let name = topics::unique_name(row);
         let load = Load {
             target: topic.create(cluster, &name)?,
             produce,
             consume,
-            warm_seconds: scale.warm_seconds_of(cluster.system(), cluster.nodes()),
+            warm_seconds,
             seconds,
         };
         machine::settle();
         let measured = load::run(&load, &cluster.pids())?;
         topics::delete(cluster, &name)?;
+        Ok(measured)
+    };
+    warm_up::once(cluster, scale, |seconds| measure(0.0, seconds).map(drop))?;
+    let mut seconds = scale.seconds;
+    loop {
+        let measured = measure(scale.warm_seconds, seconds)?;
         if measured.is_something(consume.is_some()) {
             return Ok(measured);
         }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use odradek_common::records::batch;
 
-use crate::clock::Nanos;
+use crate::clock::{Nanos, SECOND};
 use crate::latency::Latencies;
 use crate::load::connection::{Connection, Sent};
 use crate::load::ledger::Ledger;
@@ -40,6 +40,24 @@ pub struct Consumer {
     waiting: bool,
     requests: i32,
     tally: Tally,
+    throttle: Option<Throttle>,
+}
+
+/// Lets bytes pass at a rate.
+#[derive(Debug)]
+struct Throttle {
+    bytes_per_second: f64,
+    /// Since the first request.
+    began: Option<Nanos>,
+    bytes: u64,
+}
+
+impl Throttle {
+    /// When the next request may leave.
+    fn due(&mut self, now: Nanos) -> Nanos {
+        let began = *self.began.get_or_insert(now);
+        began + (self.bytes as f64 / self.bytes_per_second * SECOND as f64) as Nanos
+    }
 }
 
 impl Consumer {
@@ -69,7 +87,27 @@ impl Consumer {
                 bytes: 0,
                 latencies: Latencies::new(),
             },
+            throttle: None,
         })
+    }
+
+    /// The same one, which takes no more than so many bytes a second.
+    #[must_use]
+    pub fn at_most(self, bytes_per_second: Option<f64>) -> Self {
+        let throttle = bytes_per_second.map(|bytes_per_second| Throttle {
+            bytes_per_second,
+            began: None,
+            bytes: 0,
+        });
+        Self { throttle, ..self }
+    }
+
+    /// When it has something to do though nothing comes.
+    pub fn wake_at(&mut self, now: Nanos) -> Option<Nanos> {
+        if self.waiting || self.is_finished() {
+            return None;
+        }
+        self.throttle.as_mut().map(|throttle| throttle.due(now))
     }
 
     /// The socket.
@@ -108,6 +146,9 @@ impl Consumer {
         self.connection.fill()?;
         while let Some(frame) = self.connection.next_frame()? {
             self.waiting = false;
+            if let Some(throttle) = &mut self.throttle {
+                throttle.bytes += frame.len() as u64;
+            }
             let (positions, tally) = (&mut self.positions, &mut self.tally);
             let (ledger, window) = (self.ledger.borrow(), self.window);
             fetch::for_each_partition(frame, |fetched| {
@@ -145,12 +186,16 @@ impl Consumer {
         self.connection.set_writable();
     }
 
-    /// Sends the next fetch, if the last is answered.
+    /// Sends the next fetch, if the last is answered and it is time for another.
     ///
     /// # Errors
     /// The connection is gone.
-    pub fn write(&mut self) -> Result<()> {
-        if !self.waiting && !self.is_finished() {
+    pub fn write(&mut self, now: Nanos) -> Result<()> {
+        let is_due = self
+            .throttle
+            .as_mut()
+            .is_none_or(|throttle| throttle.due(now) <= now);
+        if is_due && !self.waiting && !self.is_finished() {
             for (place, (_, offset)) in self.positions.iter().enumerate() {
                 self.template.set_offset(place, *offset);
             }

@@ -70,7 +70,8 @@ impl Filling {
         reactor.run(clock::now() + LIMIT)
     }
 
-    /// Reads a topic that was filled, all of it once, on one connection per leader; counts what comes within the window.
+    /// Reads a topic that was filled, all of it once, on one connection per leader, each at most at that rate; counts what comes
+    /// within the window.
     ///
     /// # Errors
     /// Records are missing, repeated or out of order.
@@ -79,6 +80,7 @@ impl Filling {
         target: &Target,
         fetch: FetchSettings,
         window: Window,
+        bytes_per_second: Option<f64>,
     ) -> Result<Vec<consumer::Tally>> {
         let ledger = Ledger::filled(target.leaders.len(), self.batches, self.shape.records);
         let ledger = Rc::new(RefCell::new(ledger));
@@ -92,7 +94,7 @@ impl Filling {
                 window,
                 Rc::clone(&ledger),
             )?;
-            reactor.add(Session::Consumer(consumer))?;
+            reactor.add(Session::Consumer(consumer.at_most(bytes_per_second)))?;
         }
         reactor.run(clock::now() + LIMIT)?;
         let consumers = reactor

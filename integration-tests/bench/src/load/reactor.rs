@@ -41,10 +41,10 @@ impl Session {
         }
     }
 
-    fn wake_at(&self, now: Nanos) -> Option<Nanos> {
+    fn wake_at(&mut self, now: Nanos) -> Option<Nanos> {
         match self {
             Self::Producer(producer) => producer.wake_at(now),
-            Self::Consumer(_) => None,
+            Self::Consumer(consumer) => consumer.wake_at(now),
         }
     }
 
@@ -65,7 +65,7 @@ impl Session {
     fn write(&mut self, now: Nanos) -> Result<()> {
         match self {
             Self::Producer(producer) => producer.write(now),
-            Self::Consumer(consumer) => consumer.write(),
+            Self::Consumer(consumer) => consumer.write(now),
         }
     }
 }

@@ -19,10 +19,14 @@ pub struct Settings {
     pub pairs: usize,
     /// Seconds of a window.
     pub seconds: f64,
-    /// Seconds before it.
+    /// Seconds of load before it.
     pub warm_seconds: f64,
-    /// Seconds before it in a JVM.
+    /// Seconds of the same load before that in a JVM.
     pub jvm_warm_seconds: f64,
+    /// Whether a JVM's own warm-up was the time before its window, so that its windows lay later in the load than those of
+    /// others. No run does that any more.
+    #[serde(default = "jvm_windows_were_later")]
+    pub jvm_windows_later: bool,
     /// Bytes that each cluster wrote first.
     pub recycled_bytes: u64,
 }
@@ -159,12 +163,22 @@ impl RunFile {
         };
         _ = writeln!(
             text,
-            "{}, {} pairs, windows of {} s after {} s ({} s in a JVM, {} times that in three), {} GiB written before, {memory}.\n",
+            "{}, {} pairs, windows of {} s after {} s of load{} {} s in a JVM{}, {} times that in three, {} GiB written before, {memory}.\n",
             self.started,
             settings.pairs,
             settings.seconds,
             settings.warm_seconds,
+            if settings.jvm_windows_later {
+                ","
+            } else {
+                ", and before that"
+            },
             settings.jvm_warm_seconds,
+            if settings.jvm_windows_later {
+                " (whose windows lie that much later)"
+            } else {
+                ""
+            },
             JVM_CLUSTER_WARM_FACTOR,
             settings.recycled_bytes >> 30,
         );
@@ -178,6 +192,11 @@ impl RunFile {
         }
         text
     }
+}
+
+/// What runs of earlier versions, which do not say it, did.
+fn jvm_windows_were_later() -> bool {
+    true
 }
 
 /// The command that repeats this run.

@@ -37,7 +37,7 @@ pub fn of_group(group: &Group, runs: &[RunFile], used: &mut Vec<usize>) -> Optio
         }
         let mut title = vec![
             format!("**{}**", workload.row),
-            format!("**{}** (run {})", workload.title, number + 1),
+            format!("**{}** ({})", workload.title, origin(workload, number, runs)),
         ];
         title.resize(rows[0].len(), String::new());
         rows.push(title);
@@ -55,6 +55,24 @@ pub fn of_group(group: &Group, runs: &[RunFile], used: &mut Vec<usize>) -> Optio
 pub fn newest(workload: &Workload, runs: &[RunFile]) -> Option<usize> {
     runs.iter()
         .position(|run| run.samples.iter().any(|sample| sample.row == workload.row))
+}
+
+/// Which run a row is of, of which revision, and on how many pairs it rests; and whether that was on another machine than the
+/// newest run's.
+fn origin(workload: &Workload, number: usize, runs: &[RunFile]) -> String {
+    let run = &runs[number];
+    let pairs = run.of(workload.row, System::Odradek).len();
+    let plural = if pairs == 1 { "pair" } else { "pairs" };
+    let elsewhere = if run.machine.cpu == runs[0].machine.cpu {
+        ""
+    } else {
+        ", another machine"
+    };
+    format!(
+        "run {}, {}, {pairs} {plural}{elsewhere}",
+        number + 1,
+        run.machine.revision
+    )
 }
 
 fn head(systems: &[System]) -> Vec<String> {
@@ -88,7 +106,7 @@ fn line(workload: &Workload, metric: Metric, run: &RunFile, systems: &[System]) 
             shown
         }
     }));
-    cells.push(times_kafka(workload, metric, run).map_or_else(String::new, |times| format!("{times:.1}")));
+    cells.push(times_kafka(workload, metric, run).map_or_else(String::new, |times| times.shown_as_times()));
     for level in [Level::Must, Level::Goal] {
         cells.push(verdicts(workload, metric, run, level));
     }
@@ -102,8 +120,8 @@ fn values(samples: &[(usize, &Figures)], metric: Metric) -> Vec<(usize, f64)> {
     values.collect()
 }
 
-/// How many times better Odradek is than another system: the median over the pairs.
-fn times_better(other: System, workload: &Workload, metric: Metric, run: &RunFile) -> Option<f64> {
+/// How many times better Odradek is than another system, in each pair.
+fn times_better(other: System, workload: &Workload, metric: Metric, run: &RunFile) -> Option<Spread> {
     let ours = values(&run.of(workload.row, System::Odradek), metric);
     let theirs = values(&run.of(workload.row, other), metric);
     let ratios = ours.iter().filter_map(|(pair, own)| {
@@ -114,7 +132,7 @@ fn times_better(other: System, workload: &Workload, metric: Metric, run: &RunFil
             own / other
         })
     });
-    Spread::of(ratios.filter(|ratio| ratio.is_finite())).map(|spread| spread.median)
+    Spread::of_ratios(ratios.filter(|ratio| ratio.is_finite() && *ratio > 0.0))
 }
 
 /// Whether a system did not keep the rate: its latencies tell how long the load went on, and compare with nothing.
@@ -125,7 +143,7 @@ fn lags(system: System, workload: &Workload, run: &RunFile) -> bool {
 }
 
 /// Than Kafka as shipped.
-fn times_kafka(workload: &Workload, metric: Metric, run: &RunFile) -> Option<f64> {
+fn times_kafka(workload: &Workload, metric: Metric, run: &RunFile) -> Option<Spread> {
     if metric.is_latency() && lags(System::Kafka, workload, run) {
         return None;
     }
@@ -145,14 +163,14 @@ fn verdicts(workload: &Workload, metric: Metric, run: &RunFile, level: Level) ->
 fn verdict(bound: &Bound, workload: &Workload, run: &RunFile) -> Option<String> {
     let ours = values(&run.of(workload.row, System::Odradek), bound.metric);
     let median = Spread::of(ours.into_iter().map(|(_, value)| value))?.median;
-    let times = times_kafka(workload, bound.metric, run);
+    let times = times_kafka(workload, bound.metric, run).map(|times| times.median);
     let (text, holds) = match bound.limit {
         Limit::AtMost(limit) => (format!("<= {}", number(limit)), median <= limit),
         Limit::AtLeast(limit) => (format!(">= {}", number(limit)), median >= limit),
         Limit::OfKafkaAtMost(share) => (format!("{:.1}x less", 1.0 / share), times? >= 1.0 / share),
         Limit::OfKafkaAtLeast(least) => (format!("{least:.1}x more"), times? >= least),
         Limit::OfFloorAtMost(most) => {
-            let times = 1.0 / times_better(System::Floor, workload, bound.metric, run)?;
+            let times = 1.0 / times_better(System::Floor, workload, bound.metric, run)?.median;
             (format!("{times:.1} <= {most:.1}x floor"), times <= most)
         }
     };
@@ -187,6 +205,24 @@ impl Spread {
             greatest,
             count: values.len(),
         })
+    }
+
+    /// Of ratios, where twice and half are equally far from one: the middle of two is their geometric mean.
+    pub fn of_ratios(ratios: impl Iterator<Item = f64>) -> Option<Self> {
+        let logarithms = Self::of(ratios.map(f64::ln))?;
+        Some(Self {
+            median: logarithms.median.exp(),
+            least: logarithms.least.exp(),
+            greatest: logarithms.greatest.exp(),
+            count: logarithms.count,
+        })
+    }
+
+    fn shown_as_times(&self) -> String {
+        if self.count == 1 {
+            return format!("{:.1}", self.median);
+        }
+        format!("{:.1} ({:.1}-{:.1})", self.median, self.least, self.greatest)
     }
 
     fn shown(&self) -> String {
@@ -271,6 +307,17 @@ mod tests {
         assert_eq!(spread.shown(), "2.50 (1.00-10.0)");
         assert_eq!(Spread::of([7.0].into_iter()).unwrap().shown(), "7.00");
         assert_eq!(Spread::of(std::iter::empty()), None);
+    }
+
+    #[test]
+    fn the_middle_of_two_ratios_favours_neither_side() {
+        let spread = Spread::of_ratios([4.0, 0.25].into_iter()).unwrap();
+        assert!((spread.median - 1.0).abs() < 1e-9);
+        assert_eq!(spread.shown_as_times(), "1.0 (0.2-4.0)");
+        assert_eq!(
+            Spread::of_ratios([2.0].into_iter()).unwrap().shown_as_times(),
+            "2.0"
+        );
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::machine::Machine;
 use crate::soak::Counts;
 use crate::systems::{Programs, System};
 
+/// By how much the last quarter may have more than the second.
+const GROWTH_PERCENT_MAX: f64 = 5.0;
 /// The names of the files, without what stands behind the dot.
 const NAME: &str = "soak";
 
@@ -112,11 +114,14 @@ impl Soak {
             self.commits,
             self.topics
         );
-        // A part of the run in the middle and at the end: a single look may fall on a peak.
-        let (middle, end) = (self.mean_rss(0.4, 0.5), self.mean_rss(0.9, 1.0));
+        // Parts of the run: a single look may fall on a peak.
+        let (middle, end) = (self.mean_rss(0.25, 0.5), self.mean_rss(0.75, 1.0));
+        let grown = 100.0 * (end / middle - 1.0);
+        let verdict = if grown <= GROWTH_PERCENT_MAX { "yes" } else { "no" };
         _ = writeln!(
             text,
-            "RSS {middle:.1} MiB before the middle, {end:.1} MiB at the end.\n"
+            "RSS {middle:.1} MiB on average in the second quarter, {end:.1} MiB in the last: {grown:+.1} %. \
+             Flat, which is at most {GROWTH_PERCENT_MAX} % more: {verdict}.\n"
         );
         _ = writeln!(
             text,

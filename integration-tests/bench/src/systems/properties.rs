@@ -67,7 +67,8 @@ fn lines(folder: &Path, shape: &Shape, ports: &[u16], number: usize) -> Vec<Stri
     lines
 }
 
-/// As many threads as the machine has cores, and socket buffers that the kernel sizes.
+/// As many threads as the machine has cores, socket buffers that the kernel sizes, and no pauses where a single client waits:
+/// before the end of the last transaction is looked for again, and before the metadata log is written.
 fn tuned() -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     vec![
@@ -79,6 +80,8 @@ fn tuned() -> Vec<String> {
         "replica.socket.receive.buffer.bytes=-1".to_owned(),
         "socket.listen.backlog.size=1000".to_owned(),
         "queued.max.requests=1000".to_owned(),
+        "add.partitions.to.txn.retry.backoff.ms=1".to_owned(),
+        "controller.quorum.append.linger.ms=0".to_owned(),
     ]
 }
 

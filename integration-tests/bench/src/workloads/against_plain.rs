@@ -16,7 +16,7 @@ use crate::protocol::fetch::{self, FetchSettings, FetchTemplate};
 use crate::scale::Scale;
 use crate::systems::Cluster;
 use crate::workloads::topics::{self, Topic};
-use crate::workloads::under_load;
+use crate::workloads::{under_load, warm_up};
 
 /// Turns; one without and one with the guarantee make one.
 const TURNS: usize = 4;
@@ -90,7 +90,13 @@ pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -
     let target = Topic::single(1).kept().create(cluster, &name)?;
     let end = fill(cluster, &target, scale.count(bytes, LEAST_BYTES))?;
     machine::settle();
-    let mut warm_seconds = scale.warm_seconds_of(cluster.system(), cluster.nodes());
+    warm_up::once(cluster, scale, |seconds| {
+        let window = Window::new(clock::now(), clock::seconds(seconds));
+        while clock::now() < window.to {
+            read(&target, settings(true), end, window)?;
+        }
+        Ok(())
+    })?;
     let (mut uncommitted, mut committed) = (0.0, 0.0);
     let mut figures = Figures::default();
     for isolated in (0..TURNS).flat_map(order) {
@@ -99,7 +105,7 @@ pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -
         } else {
             &mut uncommitted
         };
-        let from = clock::now() + clock::seconds(warm_seconds);
+        let from = clock::now() + clock::seconds(scale.warm_seconds);
         let window = Window::new(from, clock::seconds(scale.seconds));
         let watch = proc::watch(cluster.pids(), window.from, window.to);
         let mut bytes = 0;
@@ -114,8 +120,6 @@ pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -
             figures.set(Metric::Throughput, bytes as f64 / 1e6 / usage.elapsed_seconds);
             usage.add_to(&mut figures);
         }
-        // The later turns have warm code.
-        warm_seconds = scale.warm_seconds;
     }
     topics::delete(cluster, &name)?;
     figures.set(Metric::CpuPerGb, committed / TURNS as f64);

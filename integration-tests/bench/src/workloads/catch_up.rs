@@ -13,6 +13,7 @@ use crate::protocol::fetch::FetchSettings;
 use crate::scale::Scale;
 use crate::systems::{Cluster, page_cache};
 use crate::workloads::topics::{self, Topic};
+use crate::workloads::warm_up;
 
 /// The records that are read.
 const SHAPE: BatchShape = BatchShape::plain(64, 1000);
@@ -23,6 +24,8 @@ const FETCH: FetchSettings = FetchSettings {
     partition_max_bytes: 4 << 20,
     read_committed: false,
 };
+/// What a consumer takes from the disk beside producers, if the system and the disk give as much.
+const COLD_BYTES_PER_SECOND: f64 = 400e6;
 /// Bytes of a small run.
 const LEAST_BYTES: u64 = 1 << 20;
 
@@ -47,11 +50,16 @@ impl Backlog {
     }
 
     /// Reads again and again until the window is over; the bytes that came within it.
-    fn read(&self, window: Window, before_each: impl Fn() -> Result<()>) -> Result<u64> {
+    fn read(
+        &self,
+        window: Window,
+        bytes_per_second: Option<f64>,
+        before_each: impl Fn() -> Result<()>,
+    ) -> Result<u64> {
         let mut bytes = 0;
         while clock::now() < window.to {
             before_each()?;
-            let tallies = self.filling.read(&self.target, FETCH, window)?;
+            let tallies = self.filling.read(&self.target, FETCH, window, bytes_per_second)?;
             bytes += tallies.iter().map(|tally| tally.bytes).sum::<u64>();
         }
         Ok(bytes)
@@ -64,10 +72,14 @@ impl Backlog {
 /// Records are missing or a connection failed.
 pub fn warm(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -> Result<Figures> {
     let backlog = Backlog::create(cluster, row, bytes, scale)?;
-    let from = clock::now() + clock::seconds(scale.warm_seconds_of(cluster.system(), cluster.nodes()));
+    warm_up::once(cluster, scale, |seconds| {
+        let window = Window::new(clock::now(), clock::seconds(seconds));
+        backlog.read(window, None, || Ok(())).map(drop)
+    })?;
+    let from = clock::now() + clock::seconds(scale.warm_seconds);
     let window = Window::new(from, clock::seconds(scale.seconds));
     let watch = proc::watch(cluster.pids(), window.from, window.to);
-    let bytes = backlog.read(window, || Ok(()))?;
+    let bytes = backlog.read(window, None, || Ok(()))?;
     let usage = watch.finish()?;
     topics::delete(cluster, &backlog.name)?;
     let mut figures = Figures::default();
@@ -89,17 +101,41 @@ pub fn cold(
     scale: &Scale,
 ) -> Result<Figures> {
     let backlog = Backlog::create(cluster, row, bytes, scale)?;
+    let produce = ProduceLoad {
+        records_per_second: produce.records_per_second.map(|rate| scale.rate(rate)),
+        ..produce
+    };
+    warm_up::once(cluster, scale, |seconds| {
+        beside(cluster, row, &backlog, produce, (0.0, seconds)).map(drop)
+    })?;
+    let figures = beside(
+        cluster,
+        row,
+        &backlog,
+        produce,
+        (scale.warm_seconds, scale.seconds),
+    )?;
+    topics::delete(cluster, &backlog.name)?;
+    Ok(figures)
+}
+
+/// Produces to a new topic while the backlog is read from the disk, at the same rate from every system: one that reads more
+/// disturbs its producers more.
+fn beside(
+    cluster: &Cluster,
+    row: &str,
+    backlog: &Backlog,
+    produce: ProduceLoad,
+    (warm_seconds, seconds): (f64, f64),
+) -> Result<Figures> {
     let folder = cluster.log_dir(1).join(format!("{}-0", backlog.name));
     let name = topics::unique_name(row);
     let load = Load {
         target: Topic::single(6).create(cluster, &name)?,
-        produce: ProduceLoad {
-            records_per_second: produce.records_per_second.map(|rate| scale.rate(rate)),
-            ..produce
-        },
+        produce,
         consume: None,
-        warm_seconds: scale.warm_seconds_of(cluster.system(), cluster.nodes()),
-        seconds: scale.seconds,
+        warm_seconds,
+        seconds,
     };
     let prepared = Prepared::new(&load)?;
     let start = load::soon();
@@ -108,7 +144,9 @@ pub fn cold(
         let reader = scope.spawn(|| {
             // The producer's warm-up has the disk for itself.
             clock::sleep_until(window.from);
-            backlog.read(window, || page_cache::drop_folder(&folder))
+            backlog.read(window, Some(COLD_BYTES_PER_SECOND), || {
+                page_cache::drop_folder(&folder)
+            })
         });
         let measured = prepared.run(start, &cluster.pids());
         (measured, reader.join())
@@ -118,8 +156,7 @@ pub fn cold(
         .context("the cold reader")?;
     let measured = measured?;
     topics::delete(cluster, &name)?;
-    topics::delete(cluster, &backlog.name)?;
     let mut figures = measured.produce_figures();
-    figures.set(Metric::Throughput, read as f64 / 1e6 / scale.seconds);
+    figures.set(Metric::Throughput, read as f64 / 1e6 / seconds);
     Ok(figures)
 }

@@ -16,7 +16,7 @@ use crate::protocol::fetch::{self, FetchSettings, FetchTemplate};
 use crate::protocol::produce;
 use crate::scale::Scale;
 use crate::systems::Cluster;
-use crate::workloads::topics;
+use crate::workloads::{topics, warm_up};
 
 /// Segments are small, so that all but the last can be cleaned; a late record closes the last.
 const CONFIGS: &[(&str, &str)] = &[
@@ -49,8 +49,13 @@ const FETCH: FetchSettings = FetchSettings {
 ///
 /// # Errors
 /// A promise of compaction was broken, or it takes minutes.
-pub fn run(cluster: &mut Cluster, row: &str, keys: u64, updates: u32, scale: &Scale) -> Result<Figures> {
+pub fn run(cluster: &Cluster, row: &str, keys: u64, updates: u32, scale: &Scale) -> Result<Figures> {
     let keys = u32::try_from(scale.count(keys, LEAST_KEYS)).context("keys are numbered in 32 bits")?;
+    warm_up::repeat(cluster, scale, || turn(cluster, row, keys, 1).map(drop))?;
+    turn(cluster, row, keys, updates)
+}
+
+fn turn(cluster: &Cluster, row: &str, keys: u32, updates: u32) -> Result<Figures> {
     let name = topics::unique_name(row);
     let topic = NewTopic {
         name: &name,
@@ -74,6 +79,7 @@ pub fn run(cluster: &mut Cluster, row: &str, keys: u64, updates: u32, scale: &Sc
     log.wait_compacted(updates - 1)?;
     let ended = clock::now();
     let cpu = proc::total_cpu_seconds(&cluster.pids())? - cpu_before;
+    topics::delete(cluster, &name)?;
     let mut figures = Figures::default();
     figures.set(Metric::Wall, clock::milliseconds_between(began, ended));
     figures.set(Metric::Settling, clock::milliseconds_between(written, ended));

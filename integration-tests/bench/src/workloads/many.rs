@@ -15,7 +15,7 @@ use crate::protocol::text;
 use crate::scale::Scale;
 use crate::systems::Cluster;
 use crate::workloads::topics::{self, Topic};
-use crate::workloads::{first_ack, under_load};
+use crate::workloads::{first_ack, under_load, warm_up};
 
 /// Threads that open connections, each one after another.
 const OPENING_THREADS: u64 = 32;
@@ -29,6 +29,15 @@ const LEAST: u64 = 10;
 /// # Errors
 /// One was refused.
 pub fn topics_in_turn(cluster: &Cluster, row: &str, count: u64, scale: &Scale) -> Result<Figures> {
+    warm_up::repeat(cluster, scale, || {
+        create_in_turn(cluster, row, count, scale).map(drop)
+    })?;
+    let mut figures = Figures::default();
+    create_in_turn(cluster, row, count, scale)?.add_to(&mut figures);
+    Ok(figures)
+}
+
+fn create_in_turn(cluster: &Cluster, row: &str, count: u64, scale: &Scale) -> Result<Latencies> {
     let mut admin = Admin::open(cluster.address())?;
     let mut latencies = Latencies::new();
     let names: Vec<String> = (0..scale.count(count, LEAST))
@@ -47,9 +56,7 @@ pub fn topics_in_turn(cluster: &Cluster, row: &str, count: u64, scale: &Scale) -
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     admin.delete_topics(&names)?;
-    let mut figures = Figures::default();
-    latencies.add_to(&mut figures);
-    Ok(figures)
+    Ok(latencies)
 }
 
 /// One topic of very many partitions: when it is usable, memory with one record in each, and how long a restart takes.
@@ -115,8 +122,10 @@ pub fn throughput(
 /// # Errors
 /// One was refused or not answered.
 pub fn connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
+    let count = scale.count(count, LEAST);
+    warm_up::repeat(cluster, scale, || open_all(cluster.address(), count).map(drop))?;
     let began = clock::now();
-    let opened = open_all(cluster.address(), scale.count(count, LEAST))?;
+    let opened = open_all(cluster.address(), count)?;
     let seconds = (clock::now() - began) as f64 / SECOND as f64;
     let mut figures = Figures::default();
     figures.set(Metric::Connections, opened.len() as f64 / seconds);
@@ -128,7 +137,9 @@ pub fn connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figur
 /// # Errors
 /// One was refused, not answered, or closed.
 pub fn idle_connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
-    let mut opened = open_all(cluster.address(), scale.count(count, LEAST))?;
+    let count = scale.count(count, LEAST);
+    warm_up::repeat(cluster, scale, || open_all(cluster.address(), count).map(drop))?;
+    let mut opened = open_all(cluster.address(), count)?;
     let from = clock::now() + clock::seconds(scale.warm_seconds);
     let to = from + clock::seconds(scale.seconds);
     let usage = proc::watch(cluster.pids(), from, to);

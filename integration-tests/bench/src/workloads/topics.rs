@@ -15,7 +15,7 @@ use crate::load::fill::Filling;
 use crate::systems::{Cluster, System};
 
 /// Old segments go while a saturated topic is written, so that no run fills the disk; whatever is deleted goes soon.
-const CONFIGS: &[(&str, &str)] = &[
+pub const CONFIGS: &[(&str, &str)] = &[
     ("retention.ms", "-1"),
     ("retention.bytes", "536870912"),
     ("segment.bytes", "268435456"),

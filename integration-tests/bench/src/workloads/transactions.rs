@@ -17,6 +17,7 @@ use crate::proc;
 use crate::scale::Scale;
 use crate::systems::Cluster;
 use crate::workloads::topics::{self, Topic};
+use crate::workloads::warm_up;
 
 /// What each transaction consists of.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,12 +39,24 @@ pub fn run(
     load: TransactionLoad,
     scale: &Scale,
 ) -> Result<Figures> {
+    warm_up::once(cluster, scale, |seconds| {
+        turn(cluster, row, topic, load, (0.0, seconds)).map(drop)
+    })?;
+    turn(cluster, row, topic, load, (scale.warm_seconds, scale.seconds))
+}
+
+fn turn(
+    cluster: &Cluster,
+    row: &str,
+    topic: &Topic,
+    load: TransactionLoad,
+    (warm, seconds): (f64, f64),
+) -> Result<Figures> {
     let name = topics::unique_name(row);
     let target = topic.create(cluster, &name)?;
     let mut producer = TransactionalProducer::open(cluster.address(), &target, &load.shape)?;
     machine::settle();
-    let warm = scale.warm_seconds_of(cluster.system(), cluster.nodes());
-    let window = Window::new(load::soon() + clock::seconds(warm), clock::seconds(scale.seconds));
+    let window = Window::new(load::soon() + clock::seconds(warm), clock::seconds(seconds));
     let brokers = proc::watch(cluster.pids(), window.from, window.to);
     let own = proc::watch(vec![std::process::id()], window.from, window.to);
     let (mut commits, mut committed) = (Latencies::new(), 0_u64);
