@@ -33,6 +33,7 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(10);
+const VOTER_NOT_FOUND: i16 = 127;
 
 fn logger() -> Logger {
     Logger::root(slog::Discard, o!())
@@ -640,20 +641,53 @@ fn a_node_joins_and_leaves_the_quorum() {
             .is_some_and(|c| c.directory_id == joiner.directory_id && !c.features.is_empty())
     });
     block_on(async {
-        let wrong = RemoveRaftVoterRequest::default()
-            .with_cluster_id(None)
-            .with_voter_id(2)
-            .with_voter_directory_id(random_uuid());
-        assert_eq!(cluster.call(leader, 0, &wrong).await.error_code, 127);
-        let remove = RemoveRaftVoterRequest::default()
-            .with_cluster_id(None)
-            .with_voter_id(2)
-            .with_voter_directory_id(joiner.directory_id);
-        assert_eq!(cluster.call(leader, 0, &remove).await.error_code, 0);
+        // Nil is no wild card: it names a voter whose directory is not known.
+        for wrong in [random_uuid(), Uuid::nil()] {
+            let refused = cluster.call(leader, 0, &remove_voter(2, wrong)).await;
+            assert_eq!(refused.error_code, VOTER_NOT_FOUND, "{wrong}: {refused:?}");
+        }
+        let removed = cluster
+            .call(leader, 0, &remove_voter(2, joiner.directory_id))
+            .await;
+        assert_eq!(removed.error_code, 0, "{removed:?}");
     });
     wait_until("it is out", || {
         cluster.node(leader).handle.status().membership.voters == vec![0, 1]
     });
+}
+
+#[test]
+fn the_only_voter_stays_and_stays_registered() {
+    let cluster = Cluster::new(1);
+    let handle = cluster.wait_for_active().handle.clone();
+    let directory_id = || {
+        let image = handle.image();
+        image
+            .controllers
+            .get(&0)
+            .map(|controller| controller.directory_id)
+    };
+    wait_until("it registered its directory", || {
+        directory_id().is_some_and(|id| !id.is_nil())
+    });
+    let own = directory_id().expect("just seen");
+    let proposals = || {
+        handle
+            .metrics()
+            .proposals
+            .load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let before = proposals();
+    let refused = block_on(cluster.call(0, 0, &remove_voter(0, own)));
+    assert_eq!(refused.error_code, VOTER_NOT_FOUND, "{refused:?}");
+    assert_eq!(proposals(), before, "it was not even unregistered");
+}
+
+fn remove_voter(voter_id: i32, directory_id: Uuid) -> RemoveRaftVoterRequest {
+    RemoveRaftVoterRequest::default()
+        .with_cluster_id(None)
+        .with_voter_id(voter_id)
+        .with_voter_directory_id(directory_id)
 }
 
 #[test]

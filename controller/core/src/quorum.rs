@@ -260,11 +260,7 @@ impl Quorum {
     /// # Errors
     /// The change was not taken.
     pub fn change_voters(&mut self, change: VoterChange) -> Result<Proposed, ProposeError> {
-        self.refuse_unless_leader()?;
-        // raft-rs turns a second change into an empty entry without a word.
-        if self.node.raft.has_pending_conf() || self.node.raft.pending_conf_index > self.applied {
-            return Err(ProposeError::ChangeInProgress);
-        }
+        self.takes_voter_changes()?;
         let single = self.conf_change(change).ok_or(ProposeError::InvalidChange)?;
         let conf_change = ConfChangeV2 {
             changes: vec![single],
@@ -274,6 +270,19 @@ impl Quorum {
             .propose_conf_change(Vec::new(), conf_change)
             .map_err(|_| ProposeError::Busy)?;
         Ok(self.last_proposed())
+    }
+
+    /// Whether a change of voters would be taken now, if it makes sense.
+    ///
+    /// # Errors
+    /// This node does not lead, or another change is under way.
+    pub fn takes_voter_changes(&self) -> Result<(), ProposeError> {
+        self.refuse_unless_leader()?;
+        // raft-rs turns a second change into an empty entry without a word.
+        if self.node.raft.has_pending_conf() || self.node.raft.pending_conf_index > self.applied {
+            return Err(ProposeError::ChangeInProgress);
+        }
+        Ok(())
     }
 
     /// The quorum as this node sees it.

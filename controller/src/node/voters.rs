@@ -4,7 +4,7 @@ use bytes::Bytes;
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::proto::UnregisterControllerRecord;
-use odradek_common::metadata::{ControllerImage, Endpoint, Record, record};
+use odradek_common::metadata::{ControllerImage, Endpoint, MetadataImage, Record, record};
 use odradek_controller_core::quorum::{Membership, ProposeError, QuorumInput, VoterChange};
 use slog::{info, warn};
 use std::time::Instant;
@@ -14,6 +14,7 @@ use super::ControllerNode;
 use super::command::{Reply, VoterJob, VoterJobKind};
 use super::turn::refusal;
 use crate::handle::DispatchError;
+use crate::meta_properties::uuid_to_base64;
 
 /// A learner this close to the end of the log gets its vote.
 const PROMOTE_LAG_MAX: u64 = 64;
@@ -94,20 +95,17 @@ impl ControllerNode {
         done: Bytes,
     ) -> Result<(), (ApiError, Reply)> {
         let Some(active) = &self.active else { return Ok(()) };
-        let member = self.quorum.view().membership;
-        let votes = member.voters.contains(&node_id) || member.learners.contains(&node_id);
-        let registered = active
-            .latest
-            .controllers
-            .get(&node_id)
-            .map(|controller| controller.directory_id);
-        let other = registered.is_some_and(|id| !id.is_nil() && !directory_id.is_nil() && id != directory_id);
-        if !votes || other {
-            let detail = format!("node {node_id} with that directory id is no voter");
-            return Err((ApiError::new(ErrorCode::VoterNotFound, detail), reply));
+        // First of all: while a removal is under way its voter is no longer registered, and would not be known.
+        if let Err(error) = self.quorum.takes_voter_changes() {
+            return Err((voter_error(error), reply));
         }
+        let membership = self.quorum.view().membership;
+        if let Err(error) = check_removal(&membership, &active.latest, node_id, directory_id) {
+            return Err((error, reply));
+        }
+        let registered = active.latest.controllers.contains_key(&node_id);
         // Before the change: a leader that removes itself takes no records after it.
-        if registered.is_some() {
+        if registered {
             self.unregister(node_id);
         }
         match self.quorum.change_voters(VoterChange::Remove(node_id)) {
@@ -194,6 +192,36 @@ impl ControllerNode {
         self.transport
             .keep_only(peers.filter(|node| *node != own).collect());
     }
+}
+
+/// Whether a node may lose its place: its directory id has to be the one that it registered, or nil if it registered none, and
+/// another voter has to stay. As VoterSet.removeVoter of Kafka has it.
+fn check_removal(
+    membership: &Membership,
+    image: &MetadataImage,
+    node_id: NodeId,
+    directory_id: Uuid,
+) -> Result<(), ApiError> {
+    let directory_of = |node: &NodeId| {
+        let known = image.controllers.get(node);
+        known.map_or(Uuid::nil(), |controller| controller.directory_id)
+    };
+    let refused = |detail: String| Err(ApiError::new(ErrorCode::VoterNotFound, detail));
+    let votes = membership.voters.contains(&node_id);
+    let is_member = votes || membership.learners.contains(&node_id);
+    if !is_member || directory_of(&node_id) != directory_id {
+        let named = |node: &NodeId| format!("{node} with {}", uuid_to_base64(directory_of(node)));
+        let voters: Vec<String> = membership.voters.iter().map(named).collect();
+        return refused(format!(
+            "node {node_id} with directory id {} is no voter; the voters and their directory ids are {}",
+            uuid_to_base64(directory_id),
+            voters.join(", ")
+        ));
+    }
+    if votes && membership.voters.len() == 1 {
+        return refused(format!("node {node_id} is the only voter"));
+    }
+    Ok(())
 }
 
 fn voter_error(error: ProposeError) -> ApiError {
