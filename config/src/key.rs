@@ -154,6 +154,8 @@ pub enum State {
     Used,
     /// Kafka knows it, this version accepts it with a warning that gives this reason.
     AcceptedNotYet(&'static str),
+    /// Kafka knows it; a node whose value is not empty does not start, for this reason. Of keys that somebody relies on.
+    Refused(&'static str),
 }
 
 /// A broker key that a value may come from, with the factor that turns its unit into the unit of the first key.

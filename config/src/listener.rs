@@ -112,7 +112,11 @@ pub fn parse_listeners(
     list.iter().map(|text| parse_listener(text, protocols)).collect()
 }
 
-fn parse_listener(text: &str, protocols: &BTreeMap<String, SecurityProtocol>) -> Result<Listener, String> {
+/// Parses one listener and looks up what its name stands for.
+pub fn parse_listener(
+    text: &str,
+    protocols: &BTreeMap<String, SecurityProtocol>,
+) -> Result<Listener, String> {
     let (name, address) = text
         .split_once("://")
         .filter(|(name, _)| !name.trim().is_empty())

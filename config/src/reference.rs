@@ -11,7 +11,8 @@ pub fn configs_markdown() -> String {
         "<!-- Generated from config/src/keys by `UPDATE=1 cargo test -p odradek-config reference`. Do not edit. -->\n\n\
          # Configuration\n\n\
          Names, types and defaults are those of Apache Kafka 4.3; keys that start with `odradek.` are this product's \
-         own. A key is *used*, or it is *accepted*: a file that sets it starts with a warning. \
+         own. A key is *used*, or *accepted*: a file that sets it starts with a warning, or *refused*: a file that sets \
+         it does not start. \
          *Update* is Kafka's word; listeners cannot be altered while a broker runs.\n",
     );
     for (subject, keys) in keys::BROKER_SUBJECTS {
@@ -39,6 +40,7 @@ fn row(key: &Key) -> String {
     let state = match key.state {
         State::Used => "used".to_owned(),
         State::AcceptedNotYet(why) => format!("accepted: {why}"),
+        State::Refused(why) => format!("refused: {why}"),
     };
     let others: Vec<&Synonym> = key
         .synonyms

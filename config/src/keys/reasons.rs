@@ -1,6 +1,6 @@
-//! Why a key of Kafka is accepted but not used by this version, one constant for each reason.
+//! Why a key of Kafka is accepted but not used by this version, or refused, one constant for each reason.
 
-use crate::key::State::{self, AcceptedNotYet};
+use crate::key::State::{self, AcceptedNotYet, Refused};
 
 pub(crate) const NOT_YET: State = AcceptedNotYet("nothing in this version depends on it");
 pub(crate) const WORKERS: State = AcceptedNotYet("threads are counted by odradek.broker.workers");
@@ -31,6 +31,8 @@ pub(crate) const STREAMS: State = AcceptedNotYet("the streams group protocol is 
 pub(crate) const SHARE: State = AcceptedNotYet("share groups are not there yet");
 pub(crate) const TWO_PHASE_COMMIT: State = AcceptedNotYet("two-phase commit (KIP-939) is not there yet");
 pub(crate) const ACLS: State = AcceptedNotYet("authorisation is not there yet");
+pub(crate) const AUTHORIZER: State =
+    Refused("there is no authorizer in this version, so whoever reaches a listener may do everything");
 pub(crate) const SASL: State = AcceptedNotYet("SASL is not there yet");
 pub(crate) const OAUTH: State = AcceptedNotYet("SASL/OAUTHBEARER is not there yet");
 pub(crate) const KERBEROS: State = AcceptedNotYet("SASL/GSSAPI (Kerberos) is not there");

@@ -2,11 +2,11 @@
 
 use crate::key::Valid::{Any, AtLeast, Between, OneOf, OneOfIgnoreCase};
 use crate::key::keys;
-use crate::keys::reasons::{ACLS, JVM, KERBEROS, OAUTH, PLUGINS, SASL, TLS, TOKENS};
+use crate::keys::reasons::{ACLS, AUTHORIZER, JVM, KERBEROS, OAUTH, PLUGINS, SASL, TLS, TOKENS};
 
 keys! { SECURITY: Broker;
     /// Class that decides what a principal may do.
-    "authorizer.class.name": String = "", Any, ReadOnly, ACLS;
+    "authorizer.class.name": String = "", Any, ReadOnly, AUTHORIZER;
     /// Principals, separated by semicolons, that may do everything.
     "super.users": String = -, Any, ReadOnly, ACLS;
     /// Whether a resource without any ACL is open to everybody.

@@ -10,6 +10,8 @@ use super::ServerConfig;
 use super::settings::{ListenerSettings, NodeSettings, QuorumSettings, Roles, host_and_count};
 use super::values::Values;
 use crate::error::{ConfigError, Problem, Warning};
+use crate::key::State;
+use crate::keys;
 use crate::listener::{self, HostPort, Listener, Voter};
 
 const NODE_ID: &str = "node.id";
@@ -67,6 +69,7 @@ pub(super) fn structured(
         values,
         problems: Vec::new(),
     };
+    refused_keys(&mut checker);
     let node = node(values, &mut checker);
     let listeners = listeners(values, &mut checker, node.roles);
     let voters = voters(values, &mut checker);
@@ -78,6 +81,25 @@ pub(super) fn structured(
     let bootstrap = checker.parsed(BOOTSTRAP, bootstrap);
     checker.done()?;
     Ok((node, listeners, QuorumSettings::read(values, voters, bootstrap)))
+}
+
+/// What somebody relies on and this version does not have. An empty value asks for nothing.
+fn refused_keys(checker: &mut Checker<'_>) {
+    let values = checker.values;
+    for key in keys::broker_keys() {
+        if let State::Refused(why) = key.state {
+            let asked_for = values
+                .given(key.name)
+                .is_some_and(|value| !value.trim().is_empty());
+            checker.require(!asked_for, &[key.name], || {
+                format!(
+                    "`{}` is set, but {why}; delete the key, and bind every listener to an address that only trusted \
+                     hosts reach",
+                    key.name
+                )
+            });
+        }
+    }
 }
 
 fn node(values: &Values, checker: &mut Checker<'_>) -> NodeSettings {
@@ -135,8 +157,7 @@ fn listeners(values: &Values, checker: &mut Checker<'_>, roles: Roles) -> Listen
     if values.given(PROTOCOL_MAP).is_none() {
         add_plaintext_controllers(&mut protocols, &controller_names, &bound);
     }
-    let listeners = checker.parsed(LISTENERS, listener::parse_listeners(&bound, &protocols));
-    plaintext(&listeners, checker);
+    let listeners = bound_listeners(&bound, &protocols, checker);
     distinct(&listeners, LISTENERS, checker);
     distinct_ports(&listeners, checker);
     let advertised = match values.given(ADVERTISED) {
@@ -201,6 +222,25 @@ fn add_plaintext_controllers(
     for name in controller_names {
         protocols.insert(name.clone(), SecurityProtocol::Plaintext);
     }
+}
+
+/// The listeners to bind. If one is to be protected that is said and nothing of the others: a name of theirs that has no
+/// protocol lacks it for the same reason.
+fn bound_listeners(
+    bound: &[String],
+    protocols: &BTreeMap<String, SecurityProtocol>,
+    checker: &mut Checker<'_>,
+) -> Vec<Listener> {
+    let understood: Vec<Listener> = bound
+        .iter()
+        .filter_map(|text| listener::parse_listener(text, protocols).ok())
+        .collect();
+    let before = checker.problems.len();
+    plaintext(&understood, checker);
+    if checker.problems.len() > before {
+        return understood;
+    }
+    checker.parsed(LISTENERS, listener::parse_listeners(bound, protocols))
 }
 
 /// Whoever asks for TLS or SASL must not get a port that is open to everybody.
@@ -372,11 +412,19 @@ fn roles(
             });
         }
         for name in &listeners.controller_listener_names {
-            checker.require(
-                listeners.security_protocols.contains_key(name),
-                &[CONTROLLER_LISTENERS, PROTOCOL_MAP],
-                || format!("controller listener {name} has no entry in listener.security.protocol.map"),
-            );
+            let protocol = listeners.security_protocols.get(name).copied();
+            let keys = [CONTROLLER_LISTENERS, PROTOCOL_MAP];
+            checker.require(protocol.is_some(), &keys, || {
+                format!("controller listener {name} has no entry in listener.security.protocol.map")
+            });
+            let protocol = protocol.unwrap_or(SecurityProtocol::Plaintext);
+            checker.require(protocol == SecurityProtocol::Plaintext, &keys, || {
+                format!(
+                    "controller listener {name} is {}, but this version has PLAINTEXT alone and will not speak to \
+                     controllers unprotected; reach them through a network of trusted hosts, as PLAINTEXT",
+                    protocol.name()
+                )
+            });
         }
     }
     if node.roles.controller && !node.roles.broker {

@@ -251,7 +251,7 @@ fn isolated_roles_load() {
     assert_eq!(config.listeners.controller_listeners().count(), 1);
 }
 
-/// What Kafka 4.3.1 refuses as well (TLS and SASL apart), with words that have to be in the message.
+/// What Kafka 4.3.1 refuses as well (TLS, SASL and authorizers apart), with words that have to be in the message.
 const REFUSED: &[(&str, &str)] = &[
     (
         "process.roles=broker",
@@ -311,6 +311,10 @@ const REFUSED: &[(&str, &str)] = &[
         "listeners=SASL_SSL://:9092,CONTROLLER://:9093\nlistener.security.protocol.map=\
          SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\ninter.broker.listener.name=SASL_SSL",
         "listener SASL_SSL://:9092 is SASL_SSL, but this version has PLAINTEXT alone",
+    ),
+    (
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "there is no authorizer in this version, so whoever reaches a listener may do everything",
     ),
     (
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:SSL",
@@ -392,6 +396,54 @@ fn what_does_not_fit_together_is_refused() {
         let text = error(lines);
         assert!(text.contains(words), "{lines}: {text}");
     }
+}
+
+/// The controllers' listener is given no protocol because of the protected one: to add it to the map would lead nowhere.
+#[test]
+fn a_listener_named_after_its_protocol_is_refused_for_it_and_nothing_else() {
+    for name in ["SASL_SSL", "SASL_PLAINTEXT", "SSL"] {
+        let text = error(&format!("listeners={name}://:9092,CONTROLLER://:9093"));
+        let expected = format!("listener {name}://:9092 is {name}, but this version has PLAINTEXT alone");
+        assert!(text.starts_with(&expected), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_broker_that_is_to_reach_controllers_protected_is_refused() {
+    let broker = "process.roles=broker\nnode.id=2\ncontroller.quorum.bootstrap.servers=a:9093\n\
+                  controller.listener.names=CONTROLLER\nlisteners=PLAINTEXT://h:9092\n";
+    assert!(load(broker).is_ok());
+    let map = "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:SASL_SSL";
+    let text = load(&format!("{broker}{map}")).unwrap_err().to_string();
+    assert!(
+        text.contains("controller listener CONTROLLER is SASL_SSL"),
+        "{text}"
+    );
+}
+
+/// Somebody relies on an authorizer; rights that nobody checks are only worth a warning.
+#[test]
+fn an_authorizer_is_refused_wherever_it_is_set_and_an_empty_one_asks_for_nothing() {
+    let key = "authorizer.class.name";
+    let text = error(&format!("{key}=a.b.Authorizer"));
+    assert!(
+        text.starts_with("`authorizer.class.name` is set")
+            && text.ends_with(&format!("[{key}: server.properties:6]")),
+        "{text}"
+    );
+    let environment = [("KAFKA_AUTHORIZER_CLASS_NAME".to_owned(), "a.b.C".to_owned())];
+    let file = Some(("f", COMBINED));
+    let refused = ServerConfig::load(file, environment.clone().into_iter(), &[]).unwrap_err();
+    assert!(
+        refused.to_string().contains("KAFKA_AUTHORIZER_CLASS_NAME"),
+        "{refused}"
+    );
+    let none = [(key.to_owned(), String::new())];
+    let (_, warnings) = ServerConfig::load(file, environment.into_iter(), &none).unwrap();
+    assert_eq!(warnings, []);
+    let (_, warnings) = combined("super.users=User:admin").unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
 #[test]
