@@ -239,6 +239,12 @@ impl Client {
         &self.address
     }
 
+    /// How long a request that names no timeout of its own may wait for its response.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
+        self.settings.request_timeout
+    }
+
     /// The highest version of an API that the peer serves; `None` if it serves none or was not asked.
     #[must_use]
     pub fn negotiated(&self, api_key: i16) -> Option<i16> {

@@ -262,13 +262,32 @@ pub(crate) fn take_frame(bytes: &mut BytesMut, size_max: usize) -> Result<Arrive
     let declared = i32::from_be_bytes(*prefix);
     let size = usize::try_from(declared).ok().filter(|size| *size <= size_max);
     let Some(size) = size else {
-        return Err(format!("response of {declared} bytes exceeds {size_max}"));
+        return Err(match other_protocol(*prefix) {
+            Some(words) => words.to_owned(),
+            None => format!("response of {declared} bytes exceeds {size_max}"),
+        });
     };
     if bytes.len() < LENGTH_BYTES + size {
         return Ok(Arrived::Missing(LENGTH_BYTES + size - bytes.len()));
     }
     bytes.advance(LENGTH_BYTES);
     Ok(Arrived::Frame(bytes.split_to(size).freeze()))
+}
+
+/// What a peer speaks whose answer would be absurdly long; for whoever named the wrong port.
+fn other_protocol(prefix: [u8; LENGTH_BYTES]) -> Option<&'static str> {
+    /// The content types of TLS that a server may begin with: alert and handshake.
+    const TLS: std::ops::RangeInclusive<u8> = 0x15..=0x16;
+    const TLS_MAJOR_VERSION: u8 = 3;
+    if prefix == *b"HTTP" {
+        return Some(
+            "it answers in HTTP, as a metrics listener does, and not in Kafka's protocol; name a node's Kafka listener",
+        );
+    }
+    if TLS.contains(&prefix[0]) && prefix[1] == TLS_MAJOR_VERSION {
+        return Some("it answers in TLS, which this version does not have");
+    }
+    None
 }
 
 fn skip_tagged_fields(frame: &mut Bytes) -> Result<(), WireError> {
@@ -320,6 +339,17 @@ mod tests {
         );
         assert_eq!(header.client_id.as_deref(), Some("me"));
         assert_eq!(&frame[..], b"body");
+    }
+
+    #[test]
+    fn a_peer_that_speaks_another_protocol_is_told_of_as_such() {
+        let refused = |bytes: &[u8]| match take_frame(&mut BytesMut::from(bytes), 128 << 20) {
+            Err(reason) => reason,
+            Ok(_) => panic!("{bytes:?} was taken"),
+        };
+        assert!(refused(b"HTTP/1.1 400 Bad Request\r\n\r\n").contains("in HTTP, as a metrics listener does"));
+        assert!(refused(&[0x15, 3, 3, 0, 2, 2, 70]).contains("in TLS"));
+        assert!(refused(&[0x20, 3, 3, 0]).contains("bytes exceeds"));
     }
 
     #[test]
