@@ -3,6 +3,9 @@
 //! Promises that requests travel in the highest version that both sides know, and that refusals which pass by
 //! themselves (a leader or coordinator on the move) are asked again until the timeout of the command.
 
+pub mod bootstrap;
+pub mod waiting;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
@@ -13,22 +16,19 @@ use clap::Args;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
-    FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName,
+    ApiKey, FindCoordinatorRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, TopicName,
 };
 use kafka_protocol::messages::{
     list_offsets_request::ListOffsetsPartition, list_offsets_request::ListOffsetsTopic,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
-use odradek_common::error::ErrorCode;
+use odradek_common::error::{ApiError, ErrorCode};
 use odradek_net::client::{Client, ClientSettings};
 use odradek_net::pool::{ClientPool, join_address};
 use odradek_net::wire;
-use tokio::time::Instant;
 
 use crate::error::{CommandError, Outcome, check};
-
-/// The pause before a request is repeated.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+use waiting::{Asked, Attempts};
 
 /// `key_type` of a consumer group in FindCoordinator.
 const GROUP: i8 = 0;
@@ -83,7 +83,8 @@ impl ClusterClient {
         if let Some(file) = &connection.command_config {
             read_command_config(file, &mut settings)?;
         }
-        Ok(Self::with_settings(connection.bootstrap_server.clone(), settings))
+        let bootstrap = bootstrap::addresses(&connection.bootstrap_server)?;
+        Ok(Self::with_settings(bootstrap, settings))
     }
 
     /// A cluster behind these addresses.
@@ -94,6 +95,11 @@ impl ClusterClient {
             bootstrap,
             timeout,
         }
+    }
+
+    /// How long the command may wait for one answer.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// The timeout for requests that carry one.
@@ -142,19 +148,11 @@ impl ClusterClient {
     }
 
     /// Repeats an action while it fails for reasons that pass, within the timeout.
-    pub async fn retry<T, F>(&self, mut action: impl FnMut() -> F) -> Outcome<T>
+    pub async fn retry<T, F>(&self, action: impl FnMut() -> F) -> Outcome<T>
     where
         F: Future<Output = Outcome<T>>,
     {
-        let deadline = Instant::now() + self.timeout;
-        loop {
-            match action().await {
-                Err(CommandError::Api(error)) if may_pass(error.code) && Instant::now() < deadline => {
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
-                result => return result,
-            }
-        }
+        retry_within(self.timeout, action).await
     }
 
     /// A connection to the broker that coordinates a group.
@@ -197,7 +195,7 @@ impl ClusterClient {
         } else {
             request.with_key(key)
         };
-        let response = client.send(version, request).await?;
+        let response = send_in(&client, version, request).await?;
         let Some(found) = response.coordinators.first() else {
             check(response.error_code, response.error_message.as_deref())?;
             let address = join_address(&response.host, port(response.port));
@@ -244,6 +242,24 @@ impl ClusterClient {
             }
         }
         Ok(offsets)
+    }
+}
+
+/// Repeats an action while it fails for reasons that pass, for so long; says why if that takes more than a moment.
+pub async fn retry_within<T, F>(limit: Duration, mut action: impl FnMut() -> F) -> Outcome<T>
+where
+    F: Future<Output = Outcome<T>>,
+{
+    let mut attempts = Attempts::within(limit);
+    loop {
+        match action().await {
+            Err(CommandError::Api(error)) if may_pass(error.code) => {
+                if !attempts.pause(&error.detail).await {
+                    return Err(error.into());
+                }
+            }
+            result => return result,
+        }
     }
 }
 
@@ -294,7 +310,16 @@ impl ClusterView {
             .topics
             .iter()
             .find(|topic| topic.name.as_ref().is_some_and(|it| it.as_str() == name));
-        let topic = topic.ok_or_else(|| CommandError::Api(ErrorCode::UnknownTopicOrPartition.into()))?;
+        let missing = || {
+            ApiError::new(
+                ErrorCode::UnknownTopicOrPartition,
+                format!("Topic '{name}' does not exist"),
+            )
+        };
+        let topic = topic.ok_or_else(missing)?;
+        if topic.error_code == ErrorCode::UnknownTopicOrPartition.code() {
+            return Err(missing().into());
+        }
         check(topic.error_code, None)?;
         Ok(topic)
     }
@@ -333,23 +358,38 @@ pub async fn metadata(client: &Client, topics: Option<&[&str]>) -> Outcome<Metad
 
 /// The highest version of `R` that the peer and this program know.
 pub fn common_version<R: Request>(client: &Client) -> Outcome<i16> {
-    client
-        .common_version::<R>()
-        .ok_or_else(|| CommandError::Unsupported {
-            address: client.address().to_owned(),
-            api: wire::api_name(R::KEY),
-        })
+    client.common_version::<R>().ok_or_else(|| {
+        let (address, api) = (client.address().to_owned(), wire::api_name(R::KEY));
+        if is_controller(client) {
+            CommandError::Controller { address, api }
+        } else {
+            CommandError::Unsupported { address, api }
+        }
+    })
+}
+
+/// Every broker answers Metadata, and no controller does.
+fn is_controller(client: &Client) -> bool {
+    let serves = |api: ApiKey| client.negotiated(api as i16).is_some();
+    serves(ApiKey::DescribeQuorum) && !serves(ApiKey::Metadata)
 }
 
 /// Sends a request in the highest version that both sides know.
 pub async fn send<R: Request>(client: &Client, request: R) -> Outcome<R::Response> {
-    Ok(client.send(common_version::<R>(client)?, request).await?)
+    send_in(client, common_version::<R>(client)?, request).await
 }
 
 /// Sends a request in the highest version that both sides know, at most `max`.
 pub async fn send_at_most<R: Request>(client: &Client, max: i16, request: R) -> Outcome<R::Response> {
     let version = common_version::<R>(client)?.min(max);
-    Ok(client.send(version, request).await?)
+    send_in(client, version, request).await
+}
+
+/// Sends a request in a version that both sides know; says so if the answer is late.
+pub async fn send_in<R: Request>(client: &Client, version: i16, request: R) -> Outcome<R::Response> {
+    Asked::new(client, R::KEY)
+        .answer(client.send(version, request))
+        .await
 }
 
 /// A topic's name for a request.

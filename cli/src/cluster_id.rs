@@ -3,7 +3,7 @@
 use clap::Args;
 use kafka_protocol::messages::DescribeClusterRequest;
 
-use crate::client::{ClusterClient, Connection, common_version};
+use crate::client::{ClusterClient, Connection, common_version, send_in};
 use crate::error::{Outcome, check};
 use crate::output::{say, say_text};
 use crate::{quorum, table};
@@ -29,7 +29,7 @@ pub async fn run(arguments: ClusterIdArguments) -> Outcome {
     }
     let version = common_version::<DescribeClusterRequest>(&any)?;
     let request = DescribeClusterRequest::default().with_include_fenced_brokers(version >= FENCED_SINCE);
-    let response = any.send(version, request).await?;
+    let response = send_in(&any, version, request).await?;
     check(response.error_code, response.error_message.as_deref())?;
     let mut brokers = response.brokers;
     brokers.sort_by_key(|broker| broker.broker_id.0);

@@ -27,6 +27,25 @@ pub enum CommandError {
         /// The API's name.
         api: String,
     },
+    /// A controller was named where a broker has to be.
+    #[error(
+        "{address} is a controller's listener, which does not serve {api}: name a broker's listener instead, where clients connect"
+    )]
+    Controller {
+        /// The server.
+        address: String,
+        /// The API's name.
+        api: String,
+    },
+    /// What the active controller decides got no answer.
+    #[error(
+        "{source}: the active controller decides that, and perhaps the metadata quorum has no leader, as /readyz of its \
+         controllers would say. Whether the request was carried out is unknown"
+    )]
+    NoController {
+        /// How the wait ended.
+        source: ClientError,
+    },
     /// A file or process cannot be read, written or started.
     #[error("{what}: {source}")]
     Io {
@@ -58,9 +77,9 @@ impl CommandError {
     /// Whether the same request may succeed a moment later.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::Client(_) | Self::Unreachable(_) => true,
+            Self::Client(_) | Self::Unreachable(_) | Self::NoController { .. } => true,
             Self::Api(error) => error.code.is_retriable(),
-            Self::Unsupported { .. } | Self::Io { .. } | Self::Refused(_) => false,
+            Self::Unsupported { .. } | Self::Controller { .. } | Self::Io { .. } | Self::Refused(_) => false,
         }
     }
 }

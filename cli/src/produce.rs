@@ -17,9 +17,9 @@ use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest};
 use odradek_common::error::ErrorCode;
 use odradek_common::records::compression::Compression;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use crate::arguments::key_value;
+use crate::client::waiting::Attempts;
 use crate::client::{ClusterClient, Connection, send_at_most, topic_name};
 use crate::error::{CommandError, Outcome, check};
 use batches::{Batch, Batcher, Record};
@@ -30,7 +30,6 @@ const BY_NAME_UNTIL: i16 = 12;
 const LINES_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(120);
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Flags of `odradek produce`.
 #[derive(Debug, Args)]
@@ -240,7 +239,7 @@ async fn producer_id(client: &ClusterClient) -> Outcome<(i64, i16)> {
 impl Producer {
     /// Sends one batch to each of its partitions and waits until all are acknowledged.
     async fn send(&mut self, client: &ClusterClient, batches: Vec<Batch>) -> Outcome {
-        let deadline = Instant::now() + DELIVERY_TIMEOUT;
+        let mut attempts = Attempts::within(DELIVERY_TIMEOUT);
         let mut waiting = Vec::new();
         for batch in batches {
             let sequence = self.next_sequences.entry(batch.partition).or_default();
@@ -254,7 +253,7 @@ impl Producer {
             let Some((_, reason)) = failed.first() else {
                 return Ok(());
             };
-            if Instant::now() >= deadline {
+            if !attempts.pause(reason).await {
                 return Err(CommandError::refused(format!(
                     "{} batch(es) were not acknowledged within {} s: {reason}",
                     failed.len(),
@@ -262,7 +261,6 @@ impl Producer {
                 )));
             }
             waiting.retain(|(partition, _)| failed.iter().any(|(it, _)| it == partition));
-            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 

@@ -13,11 +13,11 @@ use kafka_protocol::messages::describe_quorum_response::{PartitionData, ReplicaS
 use kafka_protocol::messages::{
     DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest, DescribeQuorumResponse,
 };
-use odradek_common::error::ErrorCode;
+use odradek_common::error::{ApiError, ErrorCode};
 use odradek_net::client::Client;
 use odradek_net::pool::join_address;
 
-use crate::client::{ClusterClient, Connection, send, topic_name};
+use crate::client::{ClusterClient, Connection, send, send_in, topic_name};
 use crate::error::{CommandError, Outcome, check};
 use crate::output::say_text;
 use crate::{kafka_uuid, table};
@@ -129,10 +129,19 @@ async fn describe_and_keep(client: &ClusterClient) -> Outcome<(Quorum, Arc<Clien
         .brokers
         .iter()
         .find(|node| node.broker_id == cluster.controller_id);
-    let active = active.ok_or(error)?;
+    let active = active.ok_or_else(|| no_active_controller(error.code, any.address(), &cluster))?;
     let port = u16::try_from(active.port).unwrap_or_default();
     let active = client.at(&join_address(&active.host, port)).await?;
     Ok((describe(&active).await?, active))
+}
+
+/// What a controller says that is not active and knows of no other that is, or not where.
+fn no_active_controller(code: ErrorCode, asked: &str, cluster: &DescribeClusterResponse) -> ApiError {
+    let detail = match cluster.controller_id.0 {
+        ..0 => format!("the metadata quorum has no leader, says controller {asked}"),
+        leader => format!("controller {leader} leads the metadata quorum and has not told its address yet"),
+    };
+    ApiError::new(code, detail)
 }
 
 /// The id of the cluster that a node belongs to.
@@ -146,11 +155,9 @@ async fn cluster(client: &Client) -> Outcome<DescribeClusterResponse> {
     const CONTROLLERS: i8 = 2;
     let version = crate::client::common_version::<DescribeClusterRequest>(client)?;
     let request = DescribeClusterRequest::default();
-    let mut response = client.send(version, request.clone()).await?;
+    let mut response = send_in(client, version, request.clone()).await?;
     if response.error_code != 0 && version >= ENDPOINTS_SINCE {
-        response = client
-            .send(version, request.with_endpoint_type(CONTROLLERS))
-            .await?;
+        response = send_in(client, version, request.with_endpoint_type(CONTROLLERS)).await?;
     }
     check(response.error_code, response.error_message.as_deref())?;
     Ok(response)

@@ -15,7 +15,7 @@ use clap::Args;
 use odradek_net::client::ClientSettings;
 use tokio::time::Instant;
 
-use crate::client::{ClusterClient, join};
+use crate::client::{ClusterClient, bootstrap, join};
 use crate::cluster::layout::Layout;
 use crate::cluster::readiness;
 use crate::error::{CommandError, Outcome};
@@ -78,7 +78,7 @@ pub async fn run(arguments: RollArguments) -> Outcome {
     let bootstrap = if arguments.bootstrap_server.is_empty() {
         restarter.bootstrap_servers()?
     } else {
-        arguments.bootstrap_server
+        bootstrap::addresses(&arguments.bootstrap_server)?
     };
     let settings = ClientSettings {
         client_id: "odradek-roll".to_owned(),

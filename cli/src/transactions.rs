@@ -15,7 +15,7 @@ use kafka_protocol::messages::{
 
 use odradek_common::error::ErrorCode;
 
-use crate::client::{ClusterClient, Connection, common_version, send, text, topic_name};
+use crate::client::{ClusterClient, Connection, common_version, send, send_in, text, topic_name};
 use crate::error::{CommandError, Outcome, check};
 use crate::output::{say, say_text};
 use crate::table;
@@ -128,7 +128,7 @@ async fn list(client: &ClusterClient, filter: &ListTransactionsRequest) -> Outco
             "a pattern",
         )?;
         let of_node = client.retry(async || {
-            let response = node.send(version, filter.clone()).await?;
+            let response = send_in(&node, version, filter.clone()).await?;
             match check(response.error_code, None) {
                 Err(error) if error.code == ErrorCode::InvalidRegularExpression => {
                     let pattern = filter.transactional_id_pattern.as_deref().unwrap_or_default();

@@ -11,7 +11,7 @@ use kafka_protocol::messages::{GroupId, OffsetDeleteRequest, OffsetFetchRequest}
 use odradek_net::client::Client;
 
 use super::{assignment, columns, plain, reason};
-use crate::client::{ClusterClient, LATEST, common_version, send, text, topic_name};
+use crate::client::{ClusterClient, LATEST, common_version, send, send_in, text, topic_name};
 use crate::error::{CommandError, Outcome, check};
 use crate::output::say_text;
 
@@ -37,7 +37,7 @@ pub(super) async fn committed(coordinator: &Client, group: &str) -> Outcome<BTre
     } else {
         OffsetFetchRequest::default().with_group_id(id).with_topics(None)
     };
-    let response = coordinator.send(version, request).await?;
+    let response = send_in(coordinator, version, request).await?;
     check(response.error_code, None)?;
     let mut offsets = BTreeMap::new();
     for topic in response.topics {
