@@ -20,7 +20,8 @@ use odradek_net::client::Client;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::client::{ClusterClient, Connection, EARLIEST, LATEST, send_at_most, topic_name};
+use crate::client::waiting::Attempts;
+use crate::client::{ClusterClient, Connection, EARLIEST, LATEST, retry_within, send_at_most, topic_name};
 use crate::error::{CommandError, Outcome, check};
 use format::LineFormat;
 
@@ -46,18 +47,19 @@ pub struct ConsumeArguments {
     /// Reads only this partition.
     #[arg(long, value_name = "PARTITION")]
     partition: Option<i32>,
-    /// Starts at this offset: a number, earliest or latest.
+    /// Starts at this offset: a number, earliest or latest. Without such an offset in the partition it is as with latest.
     #[arg(
         long,
         value_name = "OFFSET",
+        value_parser = start,
         requires = "partition",
         conflicts_with = "from_beginning"
     )]
-    offset: Option<String>,
+    offset: Option<Start>,
     /// Ends after so many records.
     #[arg(long, value_name = "COUNT")]
     max_messages: Option<u64>,
-    /// Ends when no record comes for so long.
+    /// Ends when no record comes for so long; without it a topic that does not exist is waited for a while.
     #[arg(long, value_name = "MS")]
     timeout_ms: Option<u64>,
     /// What a line shows: print.timestamp, print.partition, print.offset, print.key, print.headers, print.value = true
@@ -69,18 +71,39 @@ pub struct ConsumeArguments {
     isolation_level: String,
 }
 
+/// Where to start in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Earliest,
+    Latest,
+    At(i64),
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "earliest" => Ok(Start::Earliest),
+        "latest" => Ok(Start::Latest),
+        number => {
+            let offset = number.parse::<i64>().ok().filter(|offset| *offset >= 0);
+            let offset = offset.ok_or("earliest, latest or a number that is not negative is expected")?;
+            Ok(Start::At(offset))
+        }
+    }
+}
+
 /// Carries out `odradek consume`.
 pub async fn run(arguments: ConsumeArguments) -> Outcome {
     let client = ClusterClient::new(&arguments.connection)?;
+    let limit = arguments.timeout_ms.map(Duration::from_millis);
     let mut consumer = Consumer {
         format: LineFormat::new(&arguments.property)?,
-        positions: start_positions(&client, &arguments).await?,
+        positions: start_positions(&client, &arguments, limit.unwrap_or(client.timeout())).await?,
         topic: arguments.topic,
+        reset_to_earliest: arguments.from_beginning,
         committed_only: arguments.isolation_level == "read_committed",
         left: arguments.max_messages,
         read: 0,
     };
-    let limit = arguments.timeout_ms.map(Duration::from_millis);
     let interrupted = tokio::signal::ctrl_c();
     let result = tokio::select! {
         result = consumer.consume(&client, limit) => result,
@@ -90,55 +113,25 @@ pub async fn run(arguments: ConsumeArguments) -> Outcome {
     result
 }
 
+/// Where to start in each partition; asks for so long while the topic does not exist or has no leader.
 async fn start_positions(
     client: &ClusterClient,
     arguments: &ConsumeArguments,
+    patience: Duration,
 ) -> Outcome<BTreeMap<i32, i64>> {
-    let names = [arguments.topic.as_str()];
-    let view = client.retry(async || {
-        let view = client.view(Some(&names)).await?;
-        view.topic(names[0])?;
-        Ok(view)
-    });
-    let view = view.await.map_err(|error| match error {
-        CommandError::Api(error) if error.code == ErrorCode::UnknownTopicOrPartition => {
-            CommandError::refused(format!("Topic '{}' does not exist", arguments.topic))
-        }
-        other => other,
-    })?;
-    let mut partitions: Vec<(String, i32)> = view
-        .topic(names[0])?
-        .partitions
-        .iter()
-        .map(|partition| (arguments.topic.clone(), partition.partition_index))
-        .collect();
-    if let Some(wanted) = arguments.partition {
-        partitions.retain(|(_, partition)| *partition == wanted);
-    }
-    if partitions.is_empty() {
-        return Err(CommandError::refused(format!(
-            "topic {} has no such partition",
-            arguments.topic
-        )));
-    }
-    let timestamp = match arguments.offset.as_deref() {
-        Some("earliest") => EARLIEST,
-        Some("latest") => LATEST,
-        Some(number) => {
-            let offset = number.parse().map_err(|_| {
-                CommandError::refused(format!(
-                    "--offset {number}: a number, earliest or latest expected"
-                ))
-            })?;
-            return Ok(partitions
-                .into_iter()
-                .map(|(_, partition)| (partition, offset))
-                .collect());
+    let begin = Instant::now();
+    let partitions = partitions(client, arguments, patience).await?;
+    let timestamp = match arguments.offset {
+        Some(Start::Earliest) => EARLIEST,
+        Some(Start::Latest) => LATEST,
+        Some(Start::At(offset)) => {
+            let at = |(_, partition)| (partition, offset);
+            return Ok(partitions.into_iter().map(at).collect());
         }
         None if arguments.from_beginning => EARLIEST,
         None => LATEST,
     };
-    let all_there = client.retry(async || {
+    let all_there = retry_within(patience.saturating_sub(begin.elapsed()), async || {
         let offsets = client.offsets(&partitions, timestamp).await?;
         if offsets.len() < partitions.len() {
             check(
@@ -155,10 +148,38 @@ async fn start_positions(
         .collect())
 }
 
+/// The partitions to read.
+async fn partitions(
+    client: &ClusterClient,
+    arguments: &ConsumeArguments,
+    patience: Duration,
+) -> Outcome<Vec<(String, i32)>> {
+    let topic = &arguments.topic;
+    let view = retry_within(patience, async || {
+        let view = client.view(Some(&[topic.as_str()])).await?;
+        view.topic(topic)?;
+        Ok(view)
+    })
+    .await?;
+    let all = view.topic(topic)?.partitions.iter();
+    let wanted = all
+        .map(|partition| partition.partition_index)
+        .filter(|partition| arguments.partition.is_none_or(|wanted| wanted == *partition));
+    let partitions: Vec<(String, i32)> = wanted.map(|partition| (topic.clone(), partition)).collect();
+    if partitions.is_empty() {
+        return Err(CommandError::refused(format!(
+            "topic {topic} has no such partition"
+        )));
+    }
+    Ok(partitions)
+}
+
 struct Consumer {
     topic: String,
     format: LineFormat,
     committed_only: bool,
+    /// Where to go on when a position is out of range: at the first record, else at those that come.
+    reset_to_earliest: bool,
     /// The next offset of each partition.
     positions: BTreeMap<i32, i64>,
     left: Option<u64>,
@@ -170,21 +191,25 @@ type Fetched = (String, Outcome<FetchResponse>);
 impl Consumer {
     async fn consume(&mut self, client: &ClusterClient, limit: Option<Duration>) -> Outcome {
         let mut last_record = Instant::now();
+        let mut lookups = Attempts::endless();
         loop {
-            let assigned = self.leaders(client).await;
-            if let Ok(mut fetches) = assigned {
-                let before = self.read;
-                let moved = self
-                    .fetch_until_moved(client, &mut fetches, &mut last_record, limit)
-                    .await?;
-                if !moved {
-                    return Ok(());
+            match self.leaders(client).await {
+                Ok(mut leaders) if !leaders.is_empty() => {
+                    lookups = Attempts::endless();
+                    let before = self.read;
+                    let moved = self
+                        .fetch_until_moved(client, &mut leaders, &mut last_record, limit)
+                        .await?;
+                    if !moved {
+                        return Ok(());
+                    }
+                    if self.read == before {
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
                 }
-                if self.read == before {
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
-            } else {
-                tokio::time::sleep(RETRY_PAUSE).await;
+                // Without a limit there is always another attempt.
+                Ok(_) => _ = lookups.pause("no partition to read has a leader now").await,
+                Err(error) => _ = lookups.pause(&error.to_string()).await,
             }
             if limit.is_some_and(|limit| last_record.elapsed() >= limit) {
                 return Ok(());
@@ -290,11 +315,7 @@ impl Consumer {
             match check(partition.error_code, None) {
                 Ok(()) => self.print(&mut out, partition)?,
                 Err(error) if error.code == ErrorCode::OffsetOutOfRange => {
-                    let key = (self.topic.clone(), partition.partition_index);
-                    let first = client.offsets(std::slice::from_ref(&key), EARLIEST).await?;
-                    if let Some(first) = first.get(&key) {
-                        self.positions.insert(key.1, *first);
-                    }
+                    self.reset(client, partition.partition_index).await?;
                     moved = true;
                 }
                 Err(error) if error.code.is_retriable() => moved = true,
@@ -304,6 +325,33 @@ impl Consumer {
         out.flush()
             .map_err(CommandError::io("cannot write to standard output"))?;
         Ok(moved)
+    }
+
+    /// Goes on where auto.offset.reset of kafka-console-consumer says, aloud. Without a leader it is tried again.
+    async fn reset(&mut self, client: &ClusterClient, partition: i32) -> Outcome {
+        let key = (self.topic.clone(), partition);
+        let asked = std::slice::from_ref(&key);
+        let earliest = client.offsets(asked, EARLIEST).await?.get(&key).copied();
+        let latest = client.offsets(asked, LATEST).await?.get(&key).copied();
+        if let Some((earliest, latest)) = earliest.zip(latest) {
+            eprintln!("{}", self.reset_within(partition, earliest, latest));
+        }
+        Ok(())
+    }
+
+    /// Sets a position that is out of range anew, and says so.
+    fn reset_within(&mut self, partition: i32, earliest: i64, latest: i64) -> String {
+        let (policy, offset) = if self.reset_to_earliest {
+            ("earliest", earliest)
+        } else {
+            ("latest", latest)
+        };
+        let before = self.positions.insert(partition, offset).unwrap_or_default();
+        format!(
+            "Offset {before} is out of range in partition {partition} of topic {}, which goes from {earliest} to {latest}: \
+             reading on from the {policy} offset, {offset}",
+            self.topic
+        )
     }
 
     fn print(&mut self, out: &mut impl Write, partition: &PartitionData) -> Outcome {
@@ -420,6 +468,7 @@ mod tests {
             topic: "t".to_owned(),
             format: LineFormat::new(&[]).expect("fits"),
             committed_only: true,
+            reset_to_earliest: false,
             positions: BTreeMap::from([(0, position)]),
             left,
             read: 0,
@@ -460,6 +509,34 @@ mod tests {
         let mut consumer = consumer(6, None);
         assert_eq!(printed(&mut consumer, bytes, Vec::new()), "b\nc\n");
         assert_eq!(consumer.positions[&0], 8);
+    }
+
+    #[test]
+    fn an_offset_is_a_word_or_not_negative() {
+        assert_eq!(start("Latest"), Ok(Start::Latest));
+        assert_eq!(start("earliest"), Ok(Start::Earliest));
+        assert_eq!(start("7"), Ok(Start::At(7)));
+        for wrong in ["-1", "first", ""] {
+            assert!(start(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn out_of_range_it_goes_on_at_the_end_unless_all_is_wanted_and_says_so() {
+        let mut consumer = consumer(99, None);
+        let said = consumer.reset_within(0, 3, 10);
+        assert_eq!(consumer.positions[&0], 10);
+        assert_eq!(
+            said,
+            "Offset 99 is out of range in partition 0 of topic t, which goes from 3 to 10: reading on from the latest offset, 10"
+        );
+        consumer.reset_to_earliest = true;
+        let said = consumer.reset_within(0, 12, 20);
+        assert_eq!(consumer.positions[&0], 12);
+        assert!(
+            said.ends_with("reading on from the earliest offset, 12"),
+            "{said}"
+        );
     }
 
     #[test]
