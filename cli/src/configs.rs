@@ -34,6 +34,9 @@ const SOURCES: [&str; 8] = [
 ];
 const GROUP_SOURCE: i8 = 8;
 
+/// How long a change may take to come from the controller to a broker.
+const SETTLE: std::time::Duration = std::time::Duration::from_millis(500);
+
 const SET: i8 = 0;
 const DELETE: i8 = 1;
 
@@ -315,8 +318,15 @@ async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArgum
             "At least one of --add-config, --add-config-file, or --delete-config must be specified with --alter",
         ));
     }
-    let set = added.iter().map(|(key, value)| (key, SET, Some(text(value))));
-    let delete = arguments.delete_config.iter().map(|key| (key, DELETE, None));
+    let node = node_of(client, target.entity_type, name).await?;
+    let deleted: Vec<&str> = arguments.delete_config.iter().map(|key| key.trim()).collect();
+    if !deleted.is_empty() && target.entity_type != EntityType::BrokerLoggers {
+        check_deleted(&node, target.entity_type, name, &deleted).await?;
+    }
+    let set = added
+        .iter()
+        .map(|(key, value)| (key.as_str(), SET, Some(text(value))));
+    let delete = deleted.iter().map(|key| (*key, DELETE, None));
     let configs = set.chain(delete).map(|(key, operation, value)| {
         AlterableConfig::default()
             .with_name(text(key))
@@ -328,7 +338,6 @@ async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArgum
         .with_resource_name(text(name))
         .with_configs(configs.collect());
     let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
-    let node = node_of(client, target.entity_type, name).await?;
     for result in send(&node, request).await?.responses {
         check(result.error_code, result.error_message.as_deref())?;
     }
@@ -340,6 +349,47 @@ async fn alter(client: &ClusterClient, target: &Target, arguments: &ConfigsArgum
         ),
     }
     Ok(())
+}
+
+/// Refuses to delete what is not set for the entity itself, as kafka-configs.sh does.
+async fn check_deleted(node: &Client, entity_type: EntityType, name: &str, deleted: &[&str]) -> Outcome {
+    let resources = [(entity_type.resource_type(), name.to_owned())];
+    let look = async || {
+        let described = describe_resources(node, &resources, false).await?;
+        Ok::<_, CommandError>(not_set(&described, entity_type, name, deleted))
+    };
+    let mut missing = look().await?;
+    if !missing.is_empty() {
+        // What was set a moment ago may not have come to this broker yet.
+        tokio::time::sleep(SETTLE).await;
+        missing = look().await?;
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = match name {
+        "" => "as the default of all brokers".to_owned(),
+        name => format!("for {} {name}", entity_type.name()),
+    };
+    Err(CommandError::refused(format!(
+        "Invalid config(s): {}: not set {what}",
+        missing.join(",")
+    )))
+}
+
+/// Those of the keys that are not set for the entity itself.
+fn not_set<'a>(
+    described: &[DescribeConfigsResult],
+    entity_type: EntityType,
+    name: &str,
+    keys: &[&'a str],
+) -> Vec<&'a str> {
+    let set: Vec<&str> = described
+        .iter()
+        .flat_map(|result| shown(result, entity_type, name.is_empty(), false))
+        .map(|config| &*config.name)
+        .collect();
+    keys.iter().copied().filter(|key| !set.contains(key)).collect()
 }
 
 /// Reads `k=v,k=[a,b]`.
@@ -411,6 +461,26 @@ mod tests {
         );
         assert!(parse_pairs("a").is_err());
         assert!(parse_pairs("a=[b").is_err());
+    }
+
+    #[test]
+    fn only_what_is_set_for_the_entity_itself_can_be_deleted() {
+        let config = |name: &str, source| {
+            DescribeConfigsResourceResult::default()
+                .with_name(text(name))
+                .with_config_source(source)
+        };
+        let configs = vec![
+            config("retention.ms", 1),
+            config("segment.ms", DEFAULT_SOURCE),
+            config("flush.ms", 4),
+        ];
+        let described = [DescribeConfigsResult::default().with_configs(configs)];
+        let keys = ["retention.ms", "segment.ms", "flush.ms", "nonsense"];
+        assert_eq!(
+            not_set(&described, EntityType::Topics, "t", &keys),
+            ["segment.ms", "flush.ms", "nonsense"]
+        );
     }
 
     #[test]
