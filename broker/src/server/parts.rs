@@ -137,6 +137,8 @@ pub(super) struct BrokerParts {
     group_commit: GroupCommit,
     state: watch::Receiver<BrokerState>,
     stop: watch::Sender<bool>,
+    /// The broker epoch of the last clean stop, -1 after an unclean one.
+    previous_epoch: i64,
     /// Reads metadata while it lives.
     remote: Option<RemoteMetadata>,
 }
@@ -217,6 +219,7 @@ impl BrokerParts {
             group_commit,
             state,
             stop,
+            previous_epoch,
             remote,
         })
     }
@@ -289,24 +292,31 @@ impl BrokerParts {
         let (broker, log) = (self.broker.clone(), ground.log.clone());
         let (mut maintenance, mut cleaner, mut mover) = (self.maintenance, self.cleaner, self.mover);
         let (mut scrubber, mut group_commit) = (self.scrubber, self.group_commit);
+        let previous_epoch = self.previous_epoch;
         let closed = tokio::task::spawn_blocking(move || {
             cleaner.stop();
             mover.stop();
             scrubber.stop();
             maintenance.stop();
             group_commit.stop();
-            close_logs(&broker, &log);
+            close_logs(&broker, previous_epoch, &log);
         });
         // A panic in there has been reported by the panic hook; the next start recovers.
         _ = closed.await;
     }
 }
 
-fn close_logs(broker: &Broker, log: &Logger) {
+/// Closes the logs and notes the epoch that the next registration names. A broker that has not registered since its last stop
+/// still has everything that it had then: the controller knows it by the epoch of that time (KIP-966).
+fn close_logs(broker: &Broker, previous_epoch: i64, log: &Logger) {
     broker.replicas.close_clean();
+    let epoch = match broker.epoch() {
+        -1 => previous_epoch,
+        registered => registered,
+    };
     for (directory, _) in broker.replicas.online() {
         let path = directory.path();
-        if let Err(error) = clean_stop::write(path, broker.epoch()) {
+        if let Err(error) = clean_stop::write(path, epoch) {
             slog::warn!(log, "no note of the clean stop"; "path" => %path.display(), "error" => %error);
         }
     }
@@ -389,4 +399,26 @@ fn start_metadata(
         .spawn(move || vital::work("metadata", &log, || runtime.block_on(loader.run(updates))))
         .map_err(|error| ServerError::because("cannot start the metadata thread", &error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::fixtures::LoneBroker;
+
+    #[tokio::test]
+    async fn a_stop_before_the_registration_keeps_the_note_of_the_stop_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let LoneBroker { broker, .. } = LoneBroker::at(folder.path());
+        let noted = || clean_stop::take(std::iter::once(folder.path())).unwrap();
+        close_logs(&broker, 7, &broker.log);
+        assert_eq!(noted(), 7);
+        close_logs(&broker, -1, &broker.log);
+        assert_eq!(noted(), -1, "the stop before was unclean");
+        broker.broker_epoch.store(9, Ordering::Release);
+        close_logs(&broker, 7, &broker.log);
+        assert_eq!(noted(), 9);
+    }
 }
