@@ -1,18 +1,20 @@
 //! `odradek roll`: restarts the nodes of a cluster one at a time, perhaps with another program.
 //!
 //! Promises to stop a node only while every partition keeps at least min.insync.replicas in sync without it and the
-//! quorum a majority, and to go on only when the node is unfenced and back in every ISR it was in. The active controller
-//! comes last, so that it moves once.
+//! quorum a majority, and to go on only when the node is unfenced and back in every ISR it was in, as the others and the
+//! node itself say. The active controller comes last, so that it moves once.
 
 mod restart;
 mod safety;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use odradek_net::client::ClientSettings;
+use odradek_net::client::{Client, ClientSettings};
 use tokio::time::Instant;
 
 use crate::client::{ClusterClient, bootstrap, join};
@@ -63,6 +65,8 @@ pub struct RollArguments {
 /// A roll under way.
 struct Roll {
     client: ClusterClient,
+    /// Of connections that are made for one question.
+    settings: ClientSettings,
     restarter: Restarter,
     allow_unavailable: bool,
     timeout: Duration,
@@ -87,7 +91,8 @@ pub async fn run(arguments: RollArguments) -> Outcome {
         ..ClientSettings::default()
     };
     let roll = Roll {
-        client: ClusterClient::with_settings(bootstrap, settings),
+        client: ClusterClient::with_settings(bootstrap, settings.clone()),
+        settings,
         restarter,
         allow_unavailable: arguments.allow_unavailable,
         timeout: Duration::from_millis(arguments.timeout_ms),
@@ -217,28 +222,53 @@ impl Roll {
         Ok(())
     }
 
-    /// Waits until others see the node unfenced and in the ISRs it was in.
+    /// Waits until the node is unfenced and in the ISRs it was in.
     async fn until_back(&self, node: i32, in_sync: &[(String, i32)]) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        loop {
-            let state = self.state(Some(node)).await?;
-            let missing = state.missing(node, in_sync);
-            if missing.is_empty() && state.brokers.contains_key(&node) {
-                return Ok(());
-            }
+        while let Some(obstacle) = self.obstacle(node, in_sync).await? {
             self.restarter.check_alive(node)?;
             if Instant::now() >= deadline {
-                let what = if state.brokers.contains_key(&node) {
-                    format!("not back in the ISR of {}", missing.join(", "))
-                } else {
-                    "still fenced".to_owned()
-                };
                 return Err(CommandError::refused(format!(
-                    "node {node} is {what} after {} s; the roll ends here, the nodes left are as they were",
+                    "node {node} is {obstacle} after {} s; the roll ends here, the nodes left are as they were",
                     self.timeout.as_secs()
                 )));
             }
             tokio::time::sleep(PAUSE).await;
         }
+        Ok(())
+    }
+
+    /// What is still to be waited for. Others may know the node only as it was before it stopped: it is asked itself, on a
+    /// connection of its own, because it answers from metadata that has the registration of this start.
+    async fn obstacle(&self, node: i32, in_sync: &[(String, i32)]) -> Outcome<Option<String>> {
+        let others = self.state(Some(node)).await?;
+        let address = match obstacle_in(&others, node, in_sync) {
+            Ok(address) => address,
+            Err(obstacle) => return Ok(Some(obstacle)),
+        };
+        let own = async {
+            let client = Client::connect(address, self.settings.clone()).await?;
+            state::as_seen_by(&client).await
+        };
+        match own.await {
+            Ok(own) => Ok(obstacle_in(&own, node, in_sync).err()),
+            Err(error) if error.is_retriable() => Ok(Some(format!("not answering at {address} ({error})"))),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The address of a node that is unfenced and in these ISRs, or what it is instead.
+fn obstacle_in<'a>(
+    state: &'a ClusterState,
+    node: i32,
+    in_sync: &[(String, i32)],
+) -> Result<&'a str, String> {
+    let address = state.brokers.get(&node).ok_or("still fenced")?;
+    let missing = state.missing(node, in_sync);
+    if missing.is_empty() {
+        Ok(address)
+    } else {
+        Err(format!("not back in the ISR of {}", missing.join(", ")))
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use kafka_protocol::messages::BrokerId;
 use kafka_protocol::messages::describe_quorum_response::ReplicaState;
+use odradek_net::client::Client;
 
 use crate::client::{ClusterClient, ClusterView, metadata};
 use crate::configs::{self, TOPIC};
@@ -117,6 +119,25 @@ pub async fn read(client: &ClusterClient, but: Option<i32>) -> Outcome<ClusterSt
         id: it.replica_id.0,
         last_caught_up_ms: it.last_caught_up_timestamp,
     };
+    Ok(ClusterState {
+        active_controller: quorum.leader_id.0,
+        voters: quorum.current_voters.iter().map(voter).collect(),
+        partitions: partitions(&view, &min_isr),
+        brokers: view.brokers,
+    })
+}
+
+/// Brokers and partitions as one node has them; it is not asked for the quorum and for min.insync.replicas.
+pub async fn as_seen_by(node: &Client) -> Outcome<ClusterState> {
+    let view = ClusterView::from(metadata(node, None).await?);
+    Ok(ClusterState {
+        partitions: partitions(&view, &BTreeMap::new()),
+        brokers: view.brokers,
+        ..ClusterState::default()
+    })
+}
+
+fn partitions(view: &ClusterView, min_isr: &BTreeMap<&str, usize>) -> Vec<PartitionState> {
     let mut partitions = Vec::new();
     for topic in view.topics.iter().filter(|topic| topic.error_code == 0) {
         let name = topic
@@ -126,7 +147,7 @@ pub async fn read(client: &ClusterClient, but: Option<i32>) -> Outcome<ClusterSt
             .unwrap_or_default();
         let min_isr = min_isr.get(name.as_str()).copied().unwrap_or(1);
         for it in &topic.partitions {
-            let ids = |nodes: &[kafka_protocol::messages::BrokerId]| nodes.iter().map(|id| id.0).collect();
+            let ids = |nodes: &[BrokerId]| nodes.iter().map(|id| id.0).collect();
             partitions.push(PartitionState {
                 topic: name.clone(),
                 partition: it.partition_index,
@@ -136,10 +157,5 @@ pub async fn read(client: &ClusterClient, but: Option<i32>) -> Outcome<ClusterSt
             });
         }
     }
-    Ok(ClusterState {
-        active_controller: quorum.leader_id.0,
-        voters: quorum.current_voters.iter().map(voter).collect(),
-        brokers: view.brokers,
-        partitions,
-    })
+    partitions
 }
