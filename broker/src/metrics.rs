@@ -100,11 +100,10 @@ impl Metrics {
             |of: &[NodeId], from: &[NodeId]| of.iter().filter(|id| !from.contains(id)).count() as u64;
         self.isr_shrinks.increment(missing(&before.isr, &after.isr));
         self.isr_expands.increment(missing(&after.isr, &before.isr));
-        if after.leader == before.leader {
-            return;
+        if after.leader != before.leader {
+            self.leader_elections.increment(1);
         }
-        self.leader_elections.increment(1);
-        if !before.isr.contains(&after.leader) && !before.elr.contains(&after.leader) {
+        if was_unclean(before, after) {
             self.unclean_leader_elections.increment(1);
         }
     }
@@ -146,6 +145,13 @@ impl Metrics {
             .filter_map(|(name, traffic)| Some((name.clone(), traffic.upgrade()?)))
             .collect()
     }
+}
+
+/// Whether an election between the two may have lost records. It leaves the partition recovering until the new leader has
+/// recorded an ISR. The ISR before alone does not tell: what completes a reassignment changes ISR and leader at once.
+fn was_unclean(before: &PartitionImage, after: &PartitionImage) -> bool {
+    let had_everything = before.isr.contains(&after.leader) || before.elr.contains(&after.leader);
+    after.recovering && !(before.recovering && had_everything)
 }
 
 /// An API's name as Kafka spells it, for labels.
@@ -225,7 +231,68 @@ pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
     use super::*;
+
+    /// How often `name` was counted for these changes, each to the partition before it.
+    fn counted(name: &str, history: &[&PartitionImage]) -> u64 {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let metrics = Metrics::new();
+            for change in history.windows(2) {
+                metrics.led_partition_changed(change[0], change[1]);
+            }
+        });
+        let text = recorder.handle().render();
+        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        sample.unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+
+    fn led_by(leader: NodeId, isr: &[NodeId]) -> PartitionImage {
+        PartitionImage {
+            replicas: vec![1, 2, 3],
+            isr: isr.to_vec(),
+            leader,
+            ..PartitionImage::default()
+        }
+    }
+
+    #[test]
+    fn an_election_is_unclean_if_the_partition_recovers_after_it() {
+        let unclean = |history: &[&PartitionImage]| {
+            (
+                counted(catalogue::LEADER_ELECTIONS, history),
+                counted(catalogue::UNCLEAN_LEADER_ELECTIONS, history),
+            )
+        };
+        let led = led_by(1, &[1]);
+        // The record that completes a reassignment to 2 and 3, which the controller wrote for the ISR 1, 2, 3.
+        let reassigned = PartitionImage {
+            replicas: vec![2, 3],
+            ..led_by(2, &[2, 3])
+        };
+        assert_eq!(unclean(&[&led, &reassigned]), (1, 0));
+        let lost = PartitionImage {
+            recovering: true,
+            ..led_by(2, &[2])
+        };
+        assert_eq!(unclean(&[&led, &lost]), (1, 1));
+        // It comes back from a stop as the one that had everything, and has recorded no ISR yet.
+        let stopped = PartitionImage {
+            recovering: true,
+            elr: vec![2],
+            ..led_by(-1, &[])
+        };
+        assert_eq!(unclean(&[&led, &lost, &stopped, &lost]), (3, 1));
+        // Another one, which had not.
+        let lost_again = PartitionImage {
+            recovering: true,
+            ..led_by(3, &[3])
+        };
+        assert_eq!(unclean(&[&led, &lost, &stopped, &lost_again]), (3, 2));
+        assert_eq!(unclean(&[&lost, &led_by(2, &[2, 3])]), (0, 0));
+    }
 
     #[test]
     fn errors_have_kafkas_names() {

@@ -59,7 +59,7 @@ metrics! {
     ISR_SHRINKS = Counter "odradek_isr_shrinks_total" [] "Members that left the ISR of partitions led here.";
     ISR_EXPANDS = Counter "odradek_isr_expands_total" [] "Members that joined the ISR of partitions led here.";
     LEADER_ELECTIONS = Counter "odradek_leader_elections_total" [] "Elections that made this broker the leader of an existing partition.";
-    UNCLEAN_LEADER_ELECTIONS = Counter "odradek_unclean_leader_elections_total" [] "Elections that made this broker a leader from outside the ISR.";
+    UNCLEAN_LEADER_ELECTIONS = Counter "odradek_unclean_leader_elections_total" [] "Elections that made this broker a leader that may lack acknowledged records.";
     LOG_SIZE = Gauge "odradek_log_size_bytes" ["topic", "partition"] "Bytes of the log's segments.";
     LOG_START_OFFSET = Gauge "odradek_log_start_offset" ["topic", "partition"] "First offset that is kept.";
     LOG_END_OFFSET = Gauge "odradek_log_end_offset" ["topic", "partition"] "Offset that the next record gets.";
