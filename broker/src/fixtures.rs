@@ -75,13 +75,18 @@ impl LoneBroker {
 
     /// A topic of one partition, here and at its leader: what has changed, and what the replicas made of it.
     pub fn create(&mut self, name: &str, leader: NodeId) -> (MetadataDelta, Vec<RoleEvent>) {
-        let before = self.image.clone();
         let partition = PartitionImage {
             replicas: vec![Self::NODE, leader],
             isr: vec![leader],
             leader,
             ..PartitionImage::default()
         };
+        self.host(name, partition)
+    }
+
+    /// A topic of this partition: what has changed, and what the replicas made of it.
+    pub fn host(&mut self, name: &str, partition: PartitionImage) -> (MetadataDelta, Vec<RoleEvent>) {
+        let before = self.image.clone();
         add_topic(&mut self.image, name, partition);
         let delta = MetadataDelta::between(&before, &self.image);
         let config = self.broker.config.load();

@@ -98,7 +98,10 @@ impl Metrics {
     pub fn led_partition_changed(&self, before: &PartitionImage, after: &PartitionImage) {
         let missing =
             |of: &[NodeId], from: &[NodeId]| of.iter().filter(|id| !from.contains(id)).count() as u64;
-        self.isr_shrinks.increment(missing(&before.isr, &after.isr));
+        // Who left the assignment has not fallen behind.
+        let staying = before.isr.iter().copied().filter(|id| after.replicas.contains(id));
+        let staying: Vec<NodeId> = staying.collect();
+        self.isr_shrinks.increment(missing(&staying, &after.isr));
         self.isr_expands.increment(missing(&after.isr, &before.isr));
         if after.leader != before.leader {
             self.leader_elections.increment(1);
@@ -292,6 +295,17 @@ mod tests {
         };
         assert_eq!(unclean(&[&led, &lost, &stopped, &lost_again]), (3, 2));
         assert_eq!(unclean(&[&lost, &led_by(2, &[2, 3])]), (0, 0));
+    }
+
+    #[test]
+    fn replicas_that_leave_the_assignment_are_no_shrink_of_the_isr() {
+        let (whole, smaller) = (led_by(1, &[1, 2, 3]), led_by(1, &[1, 2]));
+        let reassigned = PartitionImage {
+            replicas: vec![1, 2],
+            ..led_by(1, &[1, 2])
+        };
+        assert_eq!(counted(catalogue::ISR_SHRINKS, &[&whole, &smaller]), 1);
+        assert_eq!(counted(catalogue::ISR_SHRINKS, &[&whole, &reassigned]), 0);
     }
 
     #[test]

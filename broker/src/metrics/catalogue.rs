@@ -46,7 +46,7 @@ metrics! {
     MESSAGES_IN = Counter "odradek_messages_in_total" ["topic"] "Records that producers appended here.";
     REPLICATION_BYTES_IN = Counter "odradek_replication_bytes_in_total" [] "Bytes that this broker fetched as a follower.";
     REPLICATION_BYTES_OUT = Counter "odradek_replication_bytes_out_total" [] "Bytes that followers fetched here.";
-    UNDER_REPLICATED = Gauge "odradek_under_replicated_partitions" [] "Partitions led here whose ISR is smaller than their replica set.";
+    UNDER_REPLICATED = Gauge "odradek_under_replicated_partitions" [] "Partitions led here whose ISR has fewer members than they have replicas, those that a reassignment adds not counted.";
     OFFLINE = Gauge "odradek_offline_partitions" [] "Partitions of the cluster without a leader.";
     OFFLINE_LOG_DIRECTORIES = Gauge "odradek_offline_log_directories" [] "Log directories of this broker that failed.";
     LOG_DIRECTORY_USABLE = Gauge "odradek_log_directory_usable_bytes" ["log_dir"] "Bytes that may still be written to the file system of a log directory that works.";
@@ -56,7 +56,7 @@ metrics! {
     UNDER_MIN_ISR = Gauge "odradek_under_min_isr_partitions" [] "Partitions led here whose ISR is smaller than min.insync.replicas.";
     PARTITIONS = Gauge "odradek_partitions" [] "Replicas hosted here.";
     LEADER_PARTITIONS = Gauge "odradek_leader_partitions" [] "Partitions led here.";
-    ISR_SHRINKS = Counter "odradek_isr_shrinks_total" [] "Members that left the ISR of partitions led here.";
+    ISR_SHRINKS = Counter "odradek_isr_shrinks_total" [] "Replicas that fell out of the ISR of partitions led here.";
     ISR_EXPANDS = Counter "odradek_isr_expands_total" [] "Members that joined the ISR of partitions led here.";
     LEADER_ELECTIONS = Counter "odradek_leader_elections_total" [] "Elections that made this broker the leader of an existing partition.";
     UNCLEAN_LEADER_ELECTIONS = Counter "odradek_unclean_leader_elections_total" [] "Elections that made this broker a leader that may lack acknowledged records.";

@@ -9,6 +9,8 @@ use odradek_broker_core::groups::GroupState;
 use odradek_broker_core::transactions::metadata::TransactionState;
 use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::room::DirectoryRoom;
+use odradek_common::ids::NodeId;
+use odradek_common::metadata::PartitionImage;
 use odradek_common::time::Now;
 use odradek_controller_core::quorum::Role;
 
@@ -123,6 +125,7 @@ struct Seen {
     topic: Arc<str>,
     partition: String,
     leads: bool,
+    /// Without those that a reassignment adds, as in Kafka's OngoingReassignmentState.
     replicas: usize,
     isr: usize,
     min_isr: usize,
@@ -147,7 +150,7 @@ impl Seen {
                 topic: replica.id.topic.clone(),
                 partition: replica.id.partition.to_string(),
                 leads: p.is_leader(),
-                replicas: image.replicas.len(),
+                replicas: replication_factor(image),
                 isr: image.isr.len(),
                 min_isr: p.effective_min_isr(),
                 size: log.size_bytes(),
@@ -163,6 +166,12 @@ impl Seen {
             }
         })
     }
+}
+
+/// How many replicas a partition has, or had before the reassignment that is under way.
+fn replication_factor(image: &PartitionImage) -> usize {
+    let is_added = |id: &&NodeId| image.adding_replicas.contains(id);
+    image.replicas.iter().filter(|id| !is_added(id)).count()
 }
 
 /// Everything of a broker that has a life of its own.
@@ -517,7 +526,7 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{FREE_BYTES, TOTAL_BYTES, on_full_disk};
+    use crate::fixtures::{FREE_BYTES, LoneBroker, TOTAL_BYTES, on_full_disk};
 
     #[test]
     fn labels_are_escaped_and_headers_come_once() {
@@ -530,6 +539,39 @@ mod tests {
             text.contains("odradek_group_members{group=\"a\\\"b\\\\c\\nd\"} 1\n"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_a_reassignment_adds_is_not_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        let under_replicated = |lone: &LoneBroker| {
+            let replicas = lone.broker.replicas.all();
+            let seen: Vec<Seen> = replicas
+                .iter()
+                .map(|replica| Seen::of(replica, clock::now(), 0))
+                .collect();
+            let mut exporter = Exporter::after(String::new());
+            partitions(&mut exporter, &seen);
+            let text = exporter.finish();
+            let sample = |line: &str| line.strip_prefix(names::UNDER_REPLICATED)?.trim().parse::<usize>().ok();
+            text.lines().find_map(sample).unwrap()
+        };
+        let moving = PartitionImage {
+            replicas: vec![LoneBroker::NODE, 2, 3],
+            adding_replicas: vec![3],
+            isr: vec![LoneBroker::NODE, 2],
+            leader: LoneBroker::NODE,
+            ..PartitionImage::default()
+        };
+        lone.host("moving", moving.clone());
+        assert_eq!(under_replicated(&lone), 0);
+        let missing = PartitionImage {
+            isr: vec![LoneBroker::NODE],
+            ..moving
+        };
+        lone.host("missing", missing);
+        assert_eq!(under_replicated(&lone), 1);
     }
 
     #[test]
