@@ -7,6 +7,7 @@ mod descriptors;
 mod directories;
 mod exposition;
 mod parts;
+mod signals;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,13 +21,13 @@ use odradek_net::listener::{BoundListener, ConnectionQuotas, Listener, ListenerC
 use odradek_net::service::Service;
 use odradek_net::worker::WorkerPool;
 use slog::Logger;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connection_limits::apply_connection_limits;
 use crate::metrics::Connections;
 use crate::replicas::error_chain;
 use exposition::NodeExposition;
 use parts::{BrokerParts, ControllerParts};
+use signals::StopSignals;
 
 /// How long connections may finish their requests when the process stops.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -56,8 +57,16 @@ pub fn run(config: ServerConfig, dev: bool, log: &Logger) -> Result<(), ServerEr
         .build()
         .map_err(|error| ServerError::because("cannot start threads", &error))?;
     runtime.block_on(async {
-        let node = Node::start(Arc::new(config), dev, log.clone()).await?;
-        let outcome = node.until_asked_to_stop().await;
+        let mut signals = StopSignals::catch()?;
+        let node = tokio::select! {
+            node = Node::start(Arc::new(config), dev, log.clone()) => node?,
+            // It waits only before it opens anything in its directories.
+            signal = signals.received() => {
+                slog::info!(log, "stopping before the start"; "signal" => signal);
+                return Ok(());
+            }
+        };
+        let outcome = node.until_asked_to_stop(&mut signals).await;
         node.stop().await;
         outcome
     })
@@ -123,12 +132,8 @@ impl Node {
         })
     }
 
-    /// SIGTERM, SIGINT, or the end of a part that the node cannot do without.
-    async fn until_asked_to_stop(&self) -> Result<(), ServerError> {
-        let listen =
-            |kind| signal(kind).map_err(|error| ServerError::because("cannot listen for signals", &error));
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
+    /// A signal, or the end of a part that the node cannot do without.
+    async fn until_asked_to_stop(&self, signals: &mut StopSignals) -> Result<(), ServerError> {
         let controller_ended = async {
             match &self.controller {
                 Some(parts) => parts.handle.ended().await,
@@ -154,8 +159,7 @@ impl Node {
             }
         };
         tokio::select! {
-            _ = terminate.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGTERM"),
-            _ = interrupt.recv() => slog::info!(self.ground.log, "stopping"; "signal" => "SIGINT"),
+            signal = signals.received() => slog::info!(self.ground.log, "stopping"; "signal" => signal),
             ended = controller_ended => {
                 let reason = ended.err().unwrap_or_else(|| "it ended without a reason".to_owned());
                 return Err(ServerError(format!("the controller stopped: {reason}")));
