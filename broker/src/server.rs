@@ -8,6 +8,7 @@ mod directories;
 mod exposition;
 mod parts;
 mod signals;
+mod tasks;
 
 use std::path::Path;
 use std::sync::Arc;

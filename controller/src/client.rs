@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::FutureExt;
+use futures::future::{AbortHandle, abortable};
 use kafka_protocol::messages::{EnvelopeRequest, EnvelopeResponse, RequestHeader};
 use kafka_protocol::protocol::{Encodable, StrBytes};
 use odradek_common::error::ErrorCode;
@@ -225,7 +227,7 @@ pub struct RemoteMetadata {
     log: Arc<MetadataLog>,
     known: Arc<Mutex<ClusterInfo>>,
     other_cluster: watch::Receiver<Option<OtherCluster>>,
-    task: tokio::task::JoinHandle<()>,
+    reading: AbortHandle,
 }
 
 /// A controller that was asked belongs to another cluster than this node.
@@ -249,9 +251,14 @@ pub struct MetadataReader {
 }
 
 impl RemoteMetadata {
-    /// Begins to read from the given controllers, and from those that they name.
+    /// Is to be read from the given controllers, and from those that they name: by the future, which the caller runs and which
+    /// ends with this.
     #[must_use]
-    pub fn start(own: MetadataReader, controllers: Vec<String>, logger: &Logger) -> Self {
+    pub fn new(
+        own: MetadataReader,
+        controllers: Vec<String>,
+        logger: &Logger,
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let log = MetadataLog::new(0, 0, Arc::new(MetadataImage::default()));
         let info = ClusterInfo {
             cluster_id: own.cluster_id.clone(),
@@ -272,13 +279,14 @@ impl RemoteMetadata {
             found_other,
             logger: logger.clone(),
         };
-        let task = tokio::spawn(reader.run());
-        Self {
+        let (reading, abort) = abortable(reader.run());
+        let remote = Self {
             log,
             known,
             other_cluster,
-            task,
-        }
+            reading: abort,
+        };
+        (remote, reading.map(drop))
     }
 
     /// Becomes something when a controller belongs to another cluster before any of this node's own has answered: then the
@@ -303,7 +311,7 @@ impl RemoteMetadata {
 
 impl Drop for RemoteMetadata {
     fn drop(&mut self) {
-        self.task.abort();
+        self.reading.abort();
     }
 }
 
@@ -507,7 +515,8 @@ mod tests {
         };
         let addresses = [&cut_off, &leads].map(|listener| listener.local_addr().to_string());
         let log = Logger::root(slog::Discard, o!());
-        let remote = RemoteMetadata::start(reader, addresses.to_vec(), &log);
+        let (remote, reading) = RemoteMetadata::new(reader, addresses.to_vec(), &log);
+        let reading = tokio::spawn(reading);
         let mut updates = remote.log().subscribe();
         let newest = async {
             while let Some(update) = updates.recv().await {
@@ -521,6 +530,11 @@ mod tests {
             .await
             .expect("the other one is read");
         assert_eq!(remote.cluster().leader, Some(2));
+        drop(remote);
+        tokio::time::timeout(LIMIT, reading)
+            .await
+            .expect("it ends with what it was for")
+            .expect("it does not panic");
         workers.stop();
     }
 }

@@ -522,7 +522,8 @@ fn a_node_without_a_controller_reads_the_metadata() {
             directory_id: uuid::Uuid::from_u128(9),
             cluster_id: info.cluster_id,
         };
-        let remote = RemoteMetadata::start(reader, controllers, &logger());
+        let (remote, reading) = RemoteMetadata::new(reader, controllers, &logger());
+        tokio::spawn(reading);
         let mut updates = remote.log().subscribe();
         join_broker(&cluster, leader, 7, &broker).await;
         cluster.call(leader, 7, &create_topic("a")).await;

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use super::client_listeners::ClientListeners;
 use super::directories::{self, Identity};
 use super::exposition::ExposedBroker;
-use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses};
+use super::{Ground, STOP_GRACE, ServerError, advertised, clean_stop, controller_addresses, tasks};
 use crate::api::BrokerService;
 use crate::api::fetch::FETCH_MEMORY_BYTES;
 use crate::broker::{Broker, ImageCell};
@@ -168,14 +168,14 @@ impl BrokerParts {
             config.listeners.inter_broker_listener_name.clone(),
         );
         fetchers.attach(&broker);
-        let remote = local.is_none().then(|| {
+        let (remote, reading) = local.is_none().then(|| {
             let reader = MetadataReader {
                 node_id: config.node.node_id,
                 directory_id: identity.meta.directory_id,
                 cluster_id: identity.meta.cluster_id.clone(),
             };
-            RemoteMetadata::start(reader, controller_addresses(config), &ground.log)
-        });
+            RemoteMetadata::new(reader, controller_addresses(config), &ground.log)
+        }).unzip();
         let updates = match (&local, &remote) {
             (Some(local), _) => local.subscribe(),
             (None, Some(remote)) => remote.log().subscribe(),
@@ -186,9 +186,6 @@ impl BrokerParts {
             }
         };
         start_metadata(ground, &broker, &fetchers, updates)?;
-        runtime.spawn(broker.isr.clone().run(broker.clone()));
-        runtime.spawn(TransactionCoordinators::write_markers(broker.clone()));
-        runtime.spawn(broker.replicas.assignments().clone().run(broker.clone()));
         let advertised = advertised::complete(config, &advertised::ports(&bound));
         let service = Arc::new(BrokerService::new(broker.clone()));
         let applied = broker.replicas.applied();
@@ -197,7 +194,9 @@ impl BrokerParts {
         runtime.spawn(dialled);
         let (stop, stopping) = watch::channel(false);
         let (lifecycle, state) = Lifecycle::new(broker.clone(), advertised, previous_epoch, stopping);
-        runtime.spawn(lifecycle.run());
+        for task in tasks::of_broker(&broker, lifecycle, reading) {
+            runtime.spawn(task.run(&broker.log));
+        }
         let maintenance = Maintenance::start(broker.clone())
             .map_err(|error| ServerError::because("cannot start the maintenance thread", &error))?;
         let cleaner = Cleaner::start(broker.clone())
