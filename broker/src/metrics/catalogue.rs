@@ -40,7 +40,7 @@ macro_rules! metrics {
 metrics! {
     REQUESTS = Counter "odradek_requests_total" ["api", "version"] "Requests that arrived.";
     REQUEST_ERRORS = Counter "odradek_request_errors_total" ["api", "error"] "Refusals in responses, by Kafka's error name.";
-    REQUEST_SECONDS = Histogram "odradek_request_seconds" ["api", "phase"] "Seconds of a request: queue (arrived, not begun), local (worked on), remote (waited for replication, records or the controller), total.";
+    REQUEST_SECONDS = Histogram "odradek_request_seconds" ["api", "phase"] "Seconds of a request: queue (read, not begun, as behind another one of its connection), local (worked on), remote (waited for replication, records or the controller), total.";
     BYTES_IN = Counter "odradek_bytes_in_total" ["topic"] "Bytes of batches that producers appended here.";
     BYTES_OUT = Counter "odradek_bytes_out_total" ["topic"] "Bytes of batches that consumers fetched here.";
     MESSAGES_IN = Counter "odradek_messages_in_total" ["topic"] "Records that producers appended here.";

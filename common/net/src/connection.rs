@@ -4,6 +4,7 @@
 //! is read while answers pile up, while the connection is throttled, or without memory budget; anything that is no request closes
 //! the connection. Does not know the transport (any `AsyncRead + AsyncWrite`, so TLS comes in below) and does not log.
 
+mod arrivals;
 mod buffers;
 pub(crate) mod receive;
 #[cfg(test)]
@@ -273,7 +274,7 @@ impl<T: Transport> Connection<T> {
     fn start_requests(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), CloseReason> {
         while self.may_start(now) {
             let service = Arc::clone(&self.context.service);
-            let taken = self.take_together(&*service, now);
+            let taken = self.take_together(&*service);
             // What was whole before a fault is still done. Whether its answers leave before the connection ends is not promised.
             if self.together.is_empty() {
                 return taken.map_err(CloseReason::Refused);
@@ -299,7 +300,7 @@ impl<T: Transport> Connection<T> {
     }
 
     /// Takes the next request, and with it those of the same overlapping API that are here already.
-    fn take_together(&mut self, service: &dyn Service, now: Instant) -> Result<(), Refusal> {
+    fn take_together(&mut self, service: &dyn Service) -> Result<(), Refusal> {
         let room = IN_FLIGHT_REQUESTS_MAX - self.slots.len();
         while self.together.len() < room {
             let fits = match (self.together.first(), self.receive.complete_api_key()) {
@@ -308,7 +309,7 @@ impl<T: Transport> Connection<T> {
                 (Some(_), None) => false,
             };
             let Some(frame) = fits
-                .then(|| self.receive.next_frame(service, now))
+                .then(|| self.receive.next_frame(service))
                 .transpose()?
                 .flatten()
             else {

@@ -204,7 +204,7 @@ pub struct RequestFrame {
     pub client_id: Option<StrBytes>,
     /// Everything after the request header; a slice of the receive buffer.
     pub body: Bytes,
-    /// When the last byte of the frame had arrived.
+    /// When the last byte of the frame was read from the socket.
     pub received_at: Instant,
     /// Bytes of the frame without its length prefix.
     pub frame_size: usize,

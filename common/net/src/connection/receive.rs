@@ -16,6 +16,7 @@ use odradek_common::schema::{SchemaError, check_request};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
+use super::arrivals::Arrivals;
 use super::buffers;
 use crate::budget::MemoryBudget;
 use crate::service::{PRIVATE_API_KEY_MIN, RequestFrame, Service};
@@ -122,6 +123,7 @@ pub(crate) enum Filled {
 /// Received bytes that are not yet handed out as frames.
 pub(crate) struct ReceiveBuffer {
     bytes: BytesMut,
+    arrivals: Arrivals,
     budget: MemoryBudget,
     account: u64,
     request_max_bytes: usize,
@@ -139,6 +141,7 @@ impl ReceiveBuffer {
         let bytes = BytesMut::new();
         Self {
             bytes,
+            arrivals: Arrivals::default(),
             budget,
             account,
             request_max_bytes,
@@ -196,6 +199,7 @@ impl ReceiveBuffer {
         match read {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(Filled::End)),
             Poll::Ready(Ok(received)) => {
+                self.arrivals.read(&self.bytes, now);
                 // A whole frame holds nobody up, whether or not it may start yet.
                 if self.complete_api_key().is_some() {
                     self.end_overdraft();
@@ -243,15 +247,12 @@ impl ReceiveBuffer {
     }
 
     /// Takes the next frame, if all of it is here.
-    pub(crate) fn next_frame(
-        &mut self,
-        service: &dyn Service,
-        now: Instant,
-    ) -> Result<Option<RequestFrame>, Refusal> {
+    pub(crate) fn next_frame(&mut self, service: &dyn Service) -> Result<Option<RequestFrame>, Refusal> {
         self.check_start(service)?;
         let Some(end) = self.frame_end().filter(|end| self.bytes.len() >= *end) else {
             return Ok(None);
         };
+        let received_at = self.arrivals.take(end).into_std();
         let lease = self.budget.lease(end);
         self.end_overdraft();
         self.first_frame = false;
@@ -278,7 +279,6 @@ impl ReceiveBuffer {
             body.truncate(length);
         }
         let client_id = client_id.map(|seen| self.own_client_id(seen));
-        let received_at = now.into_std();
         let lease = Some(lease);
         Ok(Some(RequestFrame {
             api_key,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use odradek_common::metadata::SecurityProtocol;
+use parking_lot::Mutex;
 use tokio::io::ReadBuf;
 
 use super::*;
@@ -23,6 +24,8 @@ const BUDGET_BYTES: usize = 64 << 10;
 #[derive(Default)]
 struct Echo {
     gate: Arc<AtomicBool>,
+    /// When the requests had arrived that were started.
+    arrivals: Arc<Mutex<Vec<(i32, Instant)>>>,
 }
 
 impl Service for Echo {
@@ -31,6 +34,8 @@ impl Service for Echo {
     }
 
     fn call(&self, _: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
+        let arrival = (request.correlation_id, request.received_at.into());
+        self.arrivals.lock().push(arrival);
         let answer = raw_response(
             request.api_key,
             request.api_version,
@@ -398,4 +403,31 @@ async fn a_large_request_behind_one_in_work_does_not_stay_in_the_memory_overdraf
     gate.store(true, Ordering::SeqCst);
     assert!(parked.deliver(now + 2 * OVERDRAFT_MAX, &[]).is_none());
     assert_eq!(parked.answers(), [2, 3]);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_another_has_arrived_when_its_last_byte_was_read() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let begin = Instant::now();
+    let at = |ms| begin + Duration::from_millis(ms);
+    let service = Echo::default();
+    let (gate, arrivals) = (service.gate.clone(), service.arrivals.clone());
+    let mut connection = connect_to(service, 1, &budget);
+    let mut second = request(2, 1_000);
+    let start_of_second = second.split_to(500);
+    let deliveries = [
+        [request_of(GATED, 1, 100), start_of_second].concat(),
+        [second, request(3, 0)].concat(),
+        request(4, 0).to_vec(),
+    ];
+    for (ms, bytes) in (0..).zip(deliveries) {
+        assert!(connection.deliver(at(ms), &bytes).is_none());
+    }
+    assert_eq!(*arrivals.lock(), [(1, at(0))]);
+    gate.store(true, Ordering::SeqCst);
+    assert!(connection.deliver(at(100), &request(5, 0)).is_none());
+    assert_eq!(
+        *arrivals.lock(),
+        [(1, at(0)), (2, at(1)), (3, at(1)), (4, at(2)), (5, at(100))]
+    );
 }
