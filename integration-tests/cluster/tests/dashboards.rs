@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes three nodes under load and is asked every query of grafana/.
+//! A real Prometheus scrapes three nodes under load and is asked every query of grafana/; its rules are tested on series of their own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -108,6 +108,21 @@ async fn ask_under_load() {
     );
     assert!(asked.status.success(), "{said}{complaints}");
     a_death_is_counted_once(&cluster).await;
+}
+
+#[test]
+fn alerts_fire_for_what_they_are_for() {
+    let promtool = Path::new(&prometheus()).with_file_name("promtool");
+    let tested = Command::new(&promtool)
+        .args(["test", "rules"])
+        .arg(repository().join("grafana/alerts.test.yml"))
+        .output()
+        .unwrap_or_else(|error| panic!("{} cannot be started: {error}", promtool.display()));
+    let (said, complaints) = (
+        String::from_utf8_lossy(&tested.stdout),
+        String::from_utf8_lossy(&tested.stderr),
+    );
+    assert!(tested.status.success(), "{said}{complaints}");
 }
 
 /// The counters of all nodes together say what happened, however many of them host a replica.
