@@ -202,7 +202,7 @@ impl Supervisor {
         while alive.len() > majority {
             let id = alive.remove(0);
             if !self.stop_together(&[id], received).await {
-                break;
+                return self.kill_all(received).await;
             }
         }
         let left = self.alive();

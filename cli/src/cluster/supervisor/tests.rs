@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-/// A cluster of one "node" that is a shell script, which says `up <name>` in its log and ends at SIGTERM.
+const NODES: i32 = 3;
+
+/// A cluster of "nodes" that are shell scripts, which say `up <name>` in their logs and `told` at SIGTERM.
 struct Scene {
     _directory: tempfile::TempDir,
     layout: Layout,
@@ -15,7 +17,9 @@ struct Scene {
 fn scene() -> Scene {
     let directory = tempfile::tempdir().expect("a directory");
     let layout = Layout::new(directory.path()).expect("fits");
-    fs::create_dir_all(layout.node(1).directory).expect("makes");
+    for id in 1..=NODES {
+        fs::create_dir_all(layout.node(id).directory).expect("makes");
+    }
     let (events, received) = mpsc::channel(16);
     Scene {
         supervisor: Supervisor::new(layout.clone(), events),
@@ -26,17 +30,31 @@ fn scene() -> Scene {
 }
 
 impl Scene {
+    /// One that ends at SIGTERM.
     fn program(&self, name: &str) -> PathBuf {
+        self.script(name, "exit 0")
+    }
+
+    fn script(&self, name: &str, when_told: &str) -> PathBuf {
         let path = self.layout.root.join(name);
-        let script = format!("#!/bin/sh\ntrap 'exit 0' TERM\necho up {name}\nwhile :; do sleep 0.01; done\n");
+        let script = format!(
+            "#!/bin/sh\ntrap 'echo told; {when_told}' TERM\necho up {name}\nwhile :; do sleep 0.01; done\n"
+        );
         fs::write(&path, script).expect("writes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("sets");
         path
     }
 
+    fn log(&self, id: i32) -> String {
+        fs::read_to_string(self.layout.node(id).log).unwrap_or_default()
+    }
+
     async fn until_log_has(&self, text: &str) {
-        let log = self.layout.node(1).log;
-        while !fs::read_to_string(&log).unwrap_or_default().contains(text) {
+        self.until_log_of(1, text).await;
+    }
+
+    async fn until_log_of(&self, id: i32, text: &str) {
+        while !self.log(id).contains(text) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -89,4 +107,21 @@ async fn the_last_node_that_dies_ends_the_cluster() {
         .await
         .expect_err("none is left");
     assert!(error.to_string().contains("no node is left"));
+}
+
+#[tokio::test]
+async fn whoever_asks_again_for_the_end_does_not_wait_for_it() {
+    let mut scene = scene();
+    let stubborn = scene.script("stubborn", ":");
+    for id in 1..=NODES {
+        scene.supervisor.start(id, &stubborn).expect("starts");
+        scene.until_log_of(id, "up stubborn").await;
+    }
+    let again = scene.supervisor.events.clone();
+    again.send(Event::StopRequested).await.expect("is received");
+    scene.supervisor.stop(&mut scene.received).await;
+    assert!(scene.supervisor.alive().is_empty());
+    for id in 2..=NODES {
+        assert!(!scene.log(id).contains("told"), "node {id} was asked to stop");
+    }
 }
