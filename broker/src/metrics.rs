@@ -96,13 +96,15 @@ impl Metrics {
     /// The metadata of a partition changed that this broker leads now: each change is counted by one broker of the cluster,
     /// whoever asked for it.
     pub fn led_partition_changed(&self, before: &PartitionImage, after: &PartitionImage) {
-        let missing =
-            |of: &[NodeId], from: &[NodeId]| of.iter().filter(|id| !from.contains(id)).count() as u64;
         // Who left the assignment has not fallen behind.
-        let staying = before.isr.iter().copied().filter(|id| after.replicas.contains(id));
-        let staying: Vec<NodeId> = staying.collect();
-        self.isr_shrinks.increment(missing(&staying, &after.isr));
-        self.isr_expands.increment(missing(&after.isr, &before.isr));
+        let fell_out = |id: &&NodeId| after.replicas.contains(id) && !after.isr.contains(id);
+        let joined = |id: &&NodeId| !before.isr.contains(id);
+        let (shrinks, expands) = (
+            before.isr.iter().filter(fell_out),
+            after.isr.iter().filter(joined),
+        );
+        self.isr_shrinks.increment(shrinks.count() as u64);
+        self.isr_expands.increment(expands.count() as u64);
         if after.leader != before.leader {
             self.leader_elections.increment(1);
         }
@@ -238,17 +240,18 @@ mod tests {
 
     use super::*;
 
-    /// How often `name` was counted for these changes, each to the partition before it.
+    /// How often `name` was counted by the leaders of a partition that went through this.
     fn counted(name: &str, history: &[&PartitionImage]) -> u64 {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
             let metrics = Metrics::new();
-            for change in history.windows(2) {
+            for change in history.windows(2).filter(|change| change[1].leader >= 0) {
                 metrics.led_partition_changed(change[0], change[1]);
             }
         });
         let text = recorder.handle().render();
-        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let sample = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
+        let sample = text.lines().find_map(sample);
         sample.unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
@@ -287,13 +290,13 @@ mod tests {
             elr: vec![2],
             ..led_by(-1, &[])
         };
-        assert_eq!(unclean(&[&led, &lost, &stopped, &lost]), (3, 1));
+        assert_eq!(unclean(&[&led, &lost, &stopped, &lost]), (2, 1));
         // Another one, which had not.
         let lost_again = PartitionImage {
             recovering: true,
             ..led_by(3, &[3])
         };
-        assert_eq!(unclean(&[&led, &lost, &stopped, &lost_again]), (3, 2));
+        assert_eq!(unclean(&[&led, &lost, &stopped, &lost_again]), (2, 2));
         assert_eq!(unclean(&[&lost, &led_by(2, &[2, 3])]), (0, 0));
     }
 

@@ -259,11 +259,7 @@ impl Roll {
 }
 
 /// The address of a node that is unfenced and in these ISRs, or what it is instead.
-fn obstacle_in<'a>(
-    state: &'a ClusterState,
-    node: i32,
-    in_sync: &[(String, i32)],
-) -> Result<&'a str, String> {
+fn obstacle_in<'a>(state: &'a ClusterState, node: i32, in_sync: &[(String, i32)]) -> Result<&'a str, String> {
     let address = state.brokers.get(&node).ok_or("still fenced")?;
     let missing = state.missing(node, in_sync);
     if missing.is_empty() {

@@ -168,14 +168,15 @@ impl BrokerParts {
             config.listeners.inter_broker_listener_name.clone(),
         );
         fetchers.attach(&broker);
-        let (remote, reading) = local.is_none().then(|| {
+        let from_elsewhere = || {
             let reader = MetadataReader {
                 node_id: config.node.node_id,
                 directory_id: identity.meta.directory_id,
                 cluster_id: identity.meta.cluster_id.clone(),
             };
             RemoteMetadata::new(reader, controller_addresses(config), &ground.log)
-        }).unzip();
+        };
+        let (remote, reading) = local.is_none().then(from_elsewhere).unzip();
         let updates = match (&local, &remote) {
             (Some(local), _) => local.subscribe(),
             (None, Some(remote)) => remote.log().subscribe(),

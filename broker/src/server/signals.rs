@@ -60,7 +60,7 @@ fn is_ignored(status: &str, kind: SignalKind) -> bool {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::process::{Child, Command, Stdio};
+    use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
     use odradek_config::ServerConfig;
@@ -104,6 +104,7 @@ mod tests {
         let overrides = [
             ("process.roles", "broker".to_owned()),
             ("node.id", "1".to_owned()),
+            ("listeners", "PLAINTEXT://127.0.0.1:9092".to_owned()),
             ("controller.listener.names", "CONTROLLER".to_owned()),
             ("controller.quorum.bootstrap.servers", "127.0.0.1:1".to_owned()),
             ("metadata.log.dir", folder.join("metadata").display().to_string()),
@@ -135,18 +136,23 @@ mod tests {
                 .spawn()
                 .unwrap();
             // It looks at its directories before it asks which cluster they are of.
-            until(&mut child, || folder.path().join("data").exists());
+            eventually("the node starts", || {
+                assert_eq!(child.try_wait().unwrap(), None, "it is to be starting still");
+                folder.path().join("data").exists().then_some(())
+            });
             kill_process(Pid::from_child(&child), kill).unwrap();
-            let ended = child.wait().unwrap();
+            let ended = eventually("the node ends", || child.try_wait().unwrap());
             assert!(ended.success(), "{kill:?}: {ended}");
         }
     }
 
-    fn until(child: &mut Child, condition: impl Fn() -> bool) {
+    fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + LIMIT;
-        while !condition() {
-            assert_eq!(child.try_wait().unwrap(), None, "it is still starting");
-            assert!(Instant::now() < deadline, "the node does not start");
+        loop {
+            if let Some(met) = condition() {
+                return met;
+            }
+            assert!(Instant::now() < deadline, "in time: {what}");
             std::thread::yield_now();
         }
     }

@@ -38,7 +38,10 @@ pub(super) fn of_broker(
     let (isr, assignments) = (broker.isr.clone(), broker.replicas.assignments().clone());
     let mut tasks = vec![
         Task::new("ISR updates", isr.run(broker.clone())),
-        Task::new("transaction markers", TransactionCoordinators::write_markers(broker.clone())),
+        Task::new(
+            "transaction markers",
+            TransactionCoordinators::write_markers(broker.clone()),
+        ),
         Task::new("directory assignments", assignments.run(broker.clone())),
         Task::new("lifecycle", lifecycle.run()),
     ];
@@ -78,7 +81,8 @@ mod tests {
             directory_id: Uuid::from_u128(1),
             cluster_id: String::new(),
         };
-        let (_remote, reading) = RemoteMetadata::new(reader, vec!["127.0.0.1:1".to_owned()], &lone.broker.log);
+        let (_remote, reading) =
+            RemoteMetadata::new(reader, vec!["127.0.0.1:1".to_owned()], &lone.broker.log);
         let mut tasks = of_broker(&lone.broker, lifecycle, Some(reading));
         assert_eq!(tasks.len(), TASKS, "each is tried");
         let task = tasks.swap_remove(which).run(&lone.broker.log);
@@ -95,9 +99,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = |which: usize| {
             Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "server::tasks::tests::each_ends_the_process_when_it_panics"])
+                .args([
+                    "--exact",
+                    "server::tasks::tests::each_ends_the_process_when_it_panics",
+                ])
                 .env(CHILD, which.to_string())
                 .env("TMPDIR", folder.path())
+                .env("RUST_BACKTRACE", "0")
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::describe_quorum_response::{PartitionData, TopicData};
 use kafka_protocol::messages::metadata_response::{
@@ -57,7 +57,10 @@ impl Scripted {
             let header_version = wire::response_header_version(key, version);
             wire::put_response_header(&mut answer, header_version, correlation_id);
             self.answer(key, version, &mut answer);
-            stream.write_i32(answer.len().try_into().expect("fits")).await.expect("writes");
+            stream
+                .write_i32(answer.len().try_into().expect("fits"))
+                .await
+                .expect("writes");
             stream.write_all(&answer).await.expect("writes");
         }
     }
@@ -79,7 +82,9 @@ impl Scripted {
             ApiKey::DescribeConfigs => DescribeConfigsResponse::default().encode(to, version),
             ApiKey::DescribeQuorum => {
                 let topic = TopicData::default().with_partitions(vec![PartitionData::default()]);
-                DescribeQuorumResponse::default().with_topics(vec![topic]).encode(to, version)
+                DescribeQuorumResponse::default()
+                    .with_topics(vec![topic])
+                    .encode(to, version)
             }
             other => panic!("{other:?} is not asked for"),
         };
