@@ -253,7 +253,6 @@ pub struct MetadataReader {
 impl RemoteMetadata {
     /// Is to be read from the given controllers, and from those that they name: by the future, which the caller runs and which
     /// ends with this.
-    #[must_use]
     pub fn new(
         own: MetadataReader,
         controllers: Vec<String>,

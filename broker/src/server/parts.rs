@@ -168,15 +168,8 @@ impl BrokerParts {
             config.listeners.inter_broker_listener_name.clone(),
         );
         fetchers.attach(&broker);
-        let from_elsewhere = || {
-            let reader = MetadataReader {
-                node_id: config.node.node_id,
-                directory_id: identity.meta.directory_id,
-                cluster_id: identity.meta.cluster_id.clone(),
-            };
-            RemoteMetadata::new(reader, controller_addresses(config), &ground.log)
-        };
-        let (remote, reading) = local.is_none().then(from_elsewhere).unzip();
+        let from_elsewhere = local.is_none().then(|| from_elsewhere(ground, identity));
+        let (remote, reading) = from_elsewhere.unzip();
         let updates = match (&local, &remote) {
             (Some(local), _) => local.subscribe(),
             (None, Some(remote)) => remote.log().subscribe(),
@@ -378,6 +371,19 @@ impl Broker {
             log,
         })
     }
+}
+
+/// The metadata of a node that has no controller, and what reads it.
+fn from_elsewhere(
+    ground: &Ground,
+    identity: &Identity,
+) -> (RemoteMetadata, impl Future<Output = ()> + Send + use<>) {
+    let reader = MetadataReader {
+        node_id: ground.config.node.node_id,
+        directory_id: identity.meta.directory_id,
+        cluster_id: identity.meta.cluster_id.clone(),
+    };
+    RemoteMetadata::new(reader, controller_addresses(&ground.config), &ground.log)
 }
 
 /// Metadata flows from its source to a thread of its own, which opens logs and so may block.

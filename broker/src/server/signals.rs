@@ -60,7 +60,7 @@ fn is_ignored(status: &str, kind: SignalKind) -> bool {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
     use odradek_config::ServerConfig;
@@ -116,6 +116,17 @@ mod tests {
         super::super::run(config, false, &log).unwrap();
     }
 
+    /// A process that does not outlive the test.
+    struct Node(Child);
+
+    impl Drop for Node {
+        fn drop(&mut self) {
+            // It has ended unless the test failed.
+            _ = self.0.kill();
+            _ = self.0.wait();
+        }
+    }
+
     #[test]
     fn a_node_that_is_starting_ends_cleanly_when_it_is_asked_to() {
         if let Some(folder) = std::env::var_os(CHILD) {
@@ -126,22 +137,22 @@ mod tests {
                 continue;
             }
             let folder = tempfile::tempdir().unwrap();
-            let mut child = Command::new(std::env::current_exe().unwrap())
+            let child = Command::new(std::env::current_exe().unwrap())
                 .args([
                     "--exact",
                     "server::signals::tests::a_node_that_is_starting_ends_cleanly_when_it_is_asked_to",
                 ])
                 .env(CHILD, folder.path())
                 .stdout(Stdio::null())
-                .spawn()
-                .unwrap();
+                .spawn();
+            let mut node = Node(child.unwrap());
             // It looks at its directories before it asks which cluster they are of.
             eventually("the node starts", || {
-                assert_eq!(child.try_wait().unwrap(), None, "it is to be starting still");
+                assert_eq!(node.0.try_wait().unwrap(), None, "it is to be starting still");
                 folder.path().join("data").exists().then_some(())
             });
-            kill_process(Pid::from_child(&child), kill).unwrap();
-            let ended = eventually("the node ends", || child.try_wait().unwrap());
+            kill_process(Pid::from_child(&node.0), kill).unwrap();
+            let ended = eventually("the node ends", || node.0.try_wait().unwrap());
             assert!(ended.success(), "{kill:?}: {ended}");
         }
     }

@@ -8,7 +8,7 @@ use crate::metric::{Figures, Metric};
 /// Longer latencies count as this one.
 const LATENCY_MAX: Nanos = 120 * SECOND;
 /// Fewer latencies beyond a percentile say nothing about it.
-const BEYOND_LEAST: f64 = 10.0;
+const BEYOND_LEAST: u64 = 10;
 /// Decimal digits that are kept of a latency.
 const DIGITS: u8 = 3;
 
@@ -53,11 +53,14 @@ impl Latencies {
             return;
         }
         figures.set(Metric::P50, self.percentile_ms(50.0));
-        let beyond = [(Metric::P90, 90.0), (Metric::P99, 99.0), (Metric::P999, 99.9)];
-        for (metric, percentage) in beyond {
-            // Rounded, because 100 - 99.9 is not quite a tenth.
-            let beyond = (self.count() as f64 * (100.0 - percentage)).round() / 100.0;
-            if beyond >= BEYOND_LEAST {
+        // Each with the thousandths that lie beyond it.
+        let percentiles = [
+            (Metric::P90, 90.0, 100),
+            (Metric::P99, 99.0, 10),
+            (Metric::P999, 99.9, 1),
+        ];
+        for (metric, percentage, thousandths) in percentiles {
+            if self.count() * thousandths / 1000 >= BEYOND_LEAST {
                 figures.set(metric, self.percentile_ms(percentage));
             }
         }

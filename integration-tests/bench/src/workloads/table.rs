@@ -469,7 +469,7 @@ const READ: &[Workload] = &[
         bounds: &[must_be_less(CpuPerGb, 1.0), must_be_more(Throughput, 1.0)],
     },
     Workload {
-        row: "14b",
+        row: "14c",
         title: "producing 20,000 records/s of 1 KB while a consumer reads 4 GiB from the disk, 400 MB/s at most (throughput: the reader's)",
         plan: Plan::ColdCatchUp(4 << 30, at(20_000.0, load(DEFAULT_1K, 2, 5))),
         shown: &[P99, P50, P999, Max, Throughput, CpuShare, RssPeak],
