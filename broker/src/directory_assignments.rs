@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::broker::Broker;
 use crate::replica::Replica;
+use crate::replicas::failures::LogFailures;
 
 const ASSIGN_VERSION: i16 = 0;
 /// Replicas of one request; Kafka has the same limit.
@@ -56,13 +57,13 @@ impl Candidate {
     }
 
     /// Whether the controller's records, as far as this node has them, say something else.
-    fn is_news(&self, node_id: i32) -> bool {
+    fn is_news(&self, node_id: i32, partition: i32, failures: &LogFailures) -> bool {
         match self {
             Self::Replica(replica) => {
                 !replica.is_closed() && replica.image().directory_of(node_id) != replica.assigned_directory()
             }
-            // Whoever added it has looked.
-            Self::Unopened(_) => true,
+            // It may be open by now, or have left this broker.
+            Self::Unopened(topic_id) => failures.is_unapplied(*topic_id, partition),
         }
     }
 }
@@ -94,7 +95,7 @@ impl DirectoryAssignments {
         loop {
             self.wake.notified().await;
             loop {
-                let batch = self.take(broker.node_id);
+                let batch = self.take(broker.node_id, broker.replicas.failures());
                 if batch.is_empty() {
                     break;
                 }
@@ -107,14 +108,14 @@ impl DirectoryAssignments {
     }
 
     /// Some of those that are still in another directory than is recorded.
-    pub(crate) fn take(&self, node_id: i32) -> Batch {
+    pub(crate) fn take(&self, node_id: i32, failures: &LogFailures) -> Batch {
         let mut candidates = self.candidates.lock();
         let mut batch = Batch::new();
         while batch.len() < REPLICAS_PER_REQUEST {
             let Some((id, candidate)) = candidates.pop_first() else {
                 break;
             };
-            if candidate.is_news(node_id) {
+            if candidate.is_news(node_id, id.partition, failures) {
                 batch.push((id, candidate));
             }
         }
@@ -124,7 +125,7 @@ impl DirectoryAssignments {
     fn give_back(&self, batch: Batch) {
         let mut candidates = self.candidates.lock();
         for (id, candidate) in batch {
-            // A recreated topic's replica has taken its place meanwhile, or a log that could be opened after all.
+            // A recreated topic's replica has taken its place meanwhile.
             candidates.entry(id).or_insert(candidate);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! One publisher, on the metadata thread, creates and removes replicas; handlers only look them up.
 
-mod failures;
+pub(crate) mod failures;
 mod hosted;
 pub mod moving;
 mod opening;

@@ -590,12 +590,7 @@ fn a_broker_of_many_partitions_is_fenced_in_several_entries() {
     wait_until("it registered itself", || {
         handle.image().controllers.contains_key(&0)
     });
-    let proposals = || {
-        handle
-            .metrics()
-            .proposals
-            .load(std::sync::atomic::Ordering::Relaxed)
-    };
+    let proposals = || proposals_of(handle);
     let before = proposals();
     block_on(async {
         join_broker(&cluster, 0, 7, &broker).await;
@@ -672,16 +667,19 @@ fn the_only_voter_stays_and_stays_registered() {
         directory_id().is_some_and(|id| !id.is_nil())
     });
     let own = directory_id().expect("just seen");
-    let proposals = || {
-        handle
-            .metrics()
-            .proposals
-            .load(std::sync::atomic::Ordering::Relaxed)
-    };
+    let proposals = || proposals_of(&handle);
     let before = proposals();
     let refused = block_on(cluster.call(0, 0, &remove_voter(0, own)));
     assert_eq!(refused.error_code, VOTER_NOT_FOUND, "{refused:?}");
     assert_eq!(proposals(), before, "it was not even unregistered");
+}
+
+/// How many entries a node has proposed.
+fn proposals_of(handle: &ControllerHandle) -> u64 {
+    handle
+        .metrics()
+        .proposals
+        .load(std::sync::atomic::Ordering::Relaxed)
 }
 
 fn remove_voter(voter_id: i32, directory_id: Uuid) -> RemoveRaftVoterRequest {

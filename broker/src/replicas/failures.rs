@@ -42,6 +42,12 @@ impl LogFailures {
         self.unapplied.lock().remove(&(topic_id, partition));
     }
 
+    /// Whether this partition could not be opened or led, and is still wanted.
+    #[must_use]
+    pub fn is_unapplied(&self, topic_id: Uuid, partition: i32) -> bool {
+        self.unapplied.lock().contains(&(topic_id, partition))
+    }
+
     /// How many partitions could not be opened or led and are still wanted.
     #[must_use]
     pub fn unapplied(&self) -> usize {

@@ -350,7 +350,7 @@ fn a_leader_whose_log_failed_alone_says_so_and_takes_nobody_out_of_the_isr() {
         });
     };
     let told = |node: &Node| {
-        let batch = node.replicas.assignments().take(NODE);
+        let batch = node.replicas.assignments().take(NODE, node.replicas.failures());
         let ids = directories(&batch).into_iter().map(|directory| directory.id);
         ids.collect::<Vec<_>>()
     };
@@ -375,7 +375,7 @@ fn a_log_that_closed_itself_takes_its_replica_offline_and_no_other() {
     let mut node = Node::new();
     let mut create = |name: &str| node.create(name, NODE).unwrap();
     let (closed, full, stays) = (create("closed"), create("full"), create("stays"));
-    _ = node.replicas.assignments().take(NODE);
+    _ = node.replicas.assignments().take(NODE, node.replicas.failures());
     let closed_error = LogError::Closed("closed-0".to_owned());
     node.replicas.log_failed(&closed, &closed_error);
     // A swap of segments that found no room has closed the log, and a disk without room fails nobody else.
@@ -385,7 +385,7 @@ fn a_log_that_closed_itself_takes_its_replica_offline_and_no_other() {
         .log_failed(&full, &LogError::NoRoom { path, detail });
     assert!(closed.is_offline() && full.is_offline() && !stays.is_offline());
     assert!(!node.replicas.directories()[0].is_offline());
-    let told = directories(&node.replicas.assignments().take(NODE));
+    let told = directories(&node.replicas.assignments().take(NODE, node.replicas.failures()));
     assert!(told.iter().all(|directory| directory.id == LOST_DIRECTORY) && !told.is_empty());
     append_own(&stays);
 }

@@ -93,7 +93,7 @@ impl Node {
 
     /// The directory that the controller is told of the only replica that it is told of.
     fn told(&self) -> Uuid {
-        let told = self.replicas.assignments().take(NODE);
+        let told = self.replicas.assignments().take(NODE, self.replicas.failures());
         assert_eq!(told.len(), 1);
         directories(&told)[0].id
     }
@@ -375,7 +375,12 @@ fn a_copy_takes_the_place_once_the_controller_has_recorded_it_and_not_before() {
     node.finish(&queued);
     assert!(lives_in(&replica, &node.directory(1)) && !node.path(0).join("t-0").exists());
     assert_eq!(replica.offsets().log_end, 210);
-    assert!(node.replicas.assignments().take(NODE).is_empty());
+    assert!(
+        node.replicas
+            .assignments()
+            .take(NODE, node.replicas.failures())
+            .is_empty()
+    );
     // And nothing is made where it was.
     let started = node.kill_without(1);
     assert!(started.get("t", 0).is_none());

@@ -15,17 +15,12 @@ fn a_disk_that_fails_while_a_log_is_opened_takes_its_directory_offline_and_no_ot
     let paths = ["a", "b"].map(|name| folder.path().join(name));
     let start = || Node::at(folder.clone(), &paths, &[], LogDirectoryOptions::default());
     let mut killed = start();
-    let replicas = ["broken", "beside", "another"].map(|name| killed.create(name, NODE).unwrap());
+    let replicas = ["broken", "one", "other"].map(|name| killed.create(name, NODE).unwrap());
     replicas.iter().for_each(|replica| append_own(replica));
-    let [broken, beside, _] = &replicas;
-    let failing = broken.directory().path().to_owned();
-    let mut names = vec!["broken"];
-    if beside.directory().path() == failing {
-        names.push("beside");
-    } else {
-        names.push("another");
-    }
-    block(&broken.directory(), "broken-0");
+    let failing = replicas[0].directory().path().to_owned();
+    let is_beside = [1, 2].map(|at| replicas[at].directory().path() == failing);
+    assert!(is_beside[0] != is_beside[1], "one in each directory");
+    block(&replicas[0].directory(), "broken-0");
     let image = killed.image.clone();
     drop((replicas, killed));
 
@@ -35,10 +30,10 @@ fn a_disk_that_fails_while_a_log_is_opened_takes_its_directory_offline_and_no_ot
         assert_eq!(directory.is_offline(), directory.path() == failing);
     }
     assert!(node.replicas.get("broken", 0).is_none());
-    for name in ["beside", "another"] {
+    for (name, is_beside) in ["one", "other"].into_iter().zip(is_beside) {
         let replica = node.replicas.get(name, 0);
         let serves = replica.is_some_and(|replica| !replica.is_offline());
-        assert_eq!(serves, !names.contains(&name), "{name}");
+        assert_eq!(serves, !is_beside, "{name}");
     }
 }
 
@@ -47,7 +42,7 @@ fn a_log_that_is_too_damaged_to_open_is_reported_lost_until_that_is_recorded() {
     let mut node = Node::new();
     let replica = node.create("t", NODE).unwrap();
     let (works, topic_id) = (replica.directory().id(), replica.topic_id);
-    _ = node.replicas.assignments().take(NODE);
+    _ = node.replicas.assignments().take(NODE, node.replicas.failures());
     let corrupt = LogError::Corrupt {
         path: "0.log".into(),
         position: 0,
@@ -60,7 +55,7 @@ fn a_log_that_is_too_damaged_to_open_is_reported_lost_until_that_is_recorded() {
             ..(*topic.partitions[0]).clone()
         };
         node.replicas.not_opened(topic, &partition, 0, &corrupt);
-        directories(&node.replicas.assignments().take(NODE))
+        directories(&node.replicas.assignments().take(NODE, node.replicas.failures()))
     };
     let told = tell(&node, works);
     assert_eq!(told.len(), 1);
@@ -69,4 +64,15 @@ fn a_log_that_is_too_damaged_to_open_is_reported_lost_until_that_is_recorded() {
     assert_eq!(told[0].topics[0].partitions[0].partition_index, 0);
     assert!(tell(&node, LOST_DIRECTORY).is_empty(), "it is recorded");
     assert!(!node.replicas.directories()[0].is_offline(), "others are served");
+
+    // It opens after all before anybody could be told.
+    let topic = node.image.topic("t").unwrap();
+    node.replicas.not_opened(topic, &topic.partitions[0], 0, &corrupt);
+    node.replicas.failures().settled(topic_id, 0);
+    assert!(
+        node.replicas
+            .assignments()
+            .take(NODE, node.replicas.failures())
+            .is_empty()
+    );
 }
