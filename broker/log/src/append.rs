@@ -463,12 +463,17 @@ impl Log {
         Ok(rolled)
     }
 
-    /// Notes the leader epoch of a batch; true if it is a new one.
+    /// Notes the leader epoch of a batch; true if that changes what is known.
+    ///
+    /// The batch is right: where a leader that wrote nothing has noted its epoch, records of an older one may follow.
     pub(crate) fn note_epoch(&mut self, header: &BatchHeader) -> bool {
-        let epoch = header.partition_leader_epoch;
-        epoch >= 0
-            && self.epochs.latest_epoch().is_none_or(|latest| latest < epoch)
-            && self.epochs.assign(epoch, header.base_offset)
+        let (epoch, offset) = (header.partition_leader_epoch, header.base_offset);
+        let is_news = match self.epochs.epoch_for_offset(offset) {
+            Some(known) => known != epoch,
+            // The first, or one below all that is kept.
+            None => self.epochs.latest_epoch().is_none_or(|latest| latest < epoch),
+        };
+        epoch >= 0 && is_news && self.epochs.assign(epoch, offset)
     }
 
     /// Notes the producer of a batch, and of a marker what it ended.

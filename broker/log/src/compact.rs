@@ -106,6 +106,8 @@ pub struct CompactionPlan {
     /// What the log tells by that the pass runs.
     _running: Arc<()>,
     sources: Vec<Source>,
+    /// What is below is on disk.
+    recovery_point: i64,
     dirtiness: Dirtiness,
     aborted: Vec<AbortedTransaction>,
     last_records: HashMap<i64, LastRecord>,
@@ -272,6 +274,7 @@ impl Log {
             pass: self.pass.clone(),
             _running: running,
             sources,
+            recovery_point: self.recovery_point(),
             dirtiness,
             aborted: self.aborted.entries().to_vec(),
             last_records: self.producers.last_records().collect(),

@@ -119,9 +119,13 @@ impl Replica {
                 Planned::Slice(mut slice) => {
                     slice.size_bytes = slice.size_bytes.min(HEADER_SIZE_BYTES);
                     let header = BatchHeader::parse(&slice.read().ok()?).ok()?;
-                    let timestamp = match header.timestamp_type() {
-                        TimestampType::CreateTime => header.base_timestamp,
-                        TimestampType::LogAppendTime => header.max_timestamp,
+                    // Where tombstones wait, the first timestamp is when they go.
+                    let has_first = header.timestamp_type() == TimestampType::CreateTime
+                        && header.delete_horizon_ms().is_none();
+                    let timestamp = if has_first {
+                        header.base_timestamp
+                    } else {
+                        header.max_timestamp
                     };
                     return (timestamp >= 0).then_some(timestamp);
                 }

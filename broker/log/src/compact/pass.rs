@@ -92,6 +92,7 @@ impl Pass<'_> {
         };
         let mut cleaner = BatchCleaner::new(&keys, rules, &plan.aborted, plan.last_records.clone());
         let end = plan.sources.partition_point(|source| source.base_offset < until);
+        self.sync_newest(&plan.sources[..end])?;
         for sources in group(&plan.sources[..end], plan.segment_bytes_max) {
             let mut cleaned = self.clean(sources, &mut cleaner)?;
             self.report.segments += sources.len();
@@ -141,6 +142,19 @@ impl Pass<'_> {
             }
         }
         Ok((keys, upper_bound))
+    }
+
+    /// Brings to disk what is newer than the recovery point. Older records go for its sake: a machine that loses its power after
+    /// the first swap would have neither.
+    fn sync_newest(&self, sources: &[Source]) -> Result<(), LogError> {
+        let is_newer = |source: &&Source| source.footer.next_offset > self.plan.recovery_point;
+        for source in sources.iter().filter(is_newer) {
+            let file = self.open(source)?;
+            let synced = self.plan.directory.options.disk.sync_data(&file);
+            let path = segment_path(&self.plan.folder, source.base_offset);
+            synced.map_err(|error| self.failed("flush", &path, error))?;
+        }
+        Ok(())
     }
 
     /// Writes what stays of a group of segments into one new file.

@@ -1,6 +1,7 @@
 //! Cutting the end of a log.
 
 use odradek_broker_core::leader_epochs::LeaderEpochs;
+use odradek_common::records::batch::{set_base_offset, set_partition_leader_epoch};
 
 use super::*;
 
@@ -89,6 +90,47 @@ fn cutting_at_the_end_drops_an_epoch_without_records() {
     );
     assert_eq!(fixture.log.truncate_to(NOW, 3).unwrap(), 3);
     assert_eq!(fixture.log.epochs().latest_epoch(), Some(1));
+}
+
+/// A follower with two records of epoch 4 that has led in epoch 5 without writing anything, and what its next leader has beyond.
+fn led_in_vain() -> (Fixture, Vec<u8>) {
+    let fetched = |offset, epoch| {
+        let mut batch = batch(1_000, 2).to_vec();
+        set_base_offset(&mut batch, offset);
+        set_partition_leader_epoch(&mut batch, epoch);
+        batch
+    };
+    let mut fixture = Fixture::new();
+    fixture.log.append_as_follower(NOW, &fetched(0, 4)).unwrap();
+    fixture.log.assign_epoch(5).unwrap();
+    (fixture, [fetched(2, 4), fetched(4, 6)].concat())
+}
+
+fn epochs(log: &Log) -> Vec<(i32, i64)> {
+    let entries = log.epochs().entries().iter();
+    entries.map(|entry| (entry.epoch, entry.start_offset)).collect()
+}
+
+#[test]
+fn an_epoch_without_records_goes_when_an_older_one_goes_on() {
+    let (mut fixture, fetched) = led_in_vain();
+    assert_eq!(epochs(&fixture.log), [(4, 0), (5, 2)]);
+    fixture.log.append_as_follower(NOW, &fetched).unwrap();
+    assert_eq!(epochs(&fixture.log), [(4, 0), (6, 4)]);
+    assert_eq!(epochs(&fixture.kill().log), [(4, 0), (6, 4)]);
+}
+
+#[test]
+fn an_epoch_without_records_goes_when_recovery_finds_that_an_older_one_went_on() {
+    let (fixture, fetched) = led_in_vain();
+    let recovered = fixture.damage(|folder| {
+        let segment = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let segment = segment.filter(|path| path.extension().is_some_and(|it| it == "log"));
+        let path = segment.last().unwrap();
+        fs::write(&path, [fs::read(&path).unwrap(), fetched].concat()).unwrap();
+    });
+    assert_eq!(recovered.log.log_end_offset(), 6);
+    assert_eq!(epochs(&recovered.log), [(4, 0), (6, 4)]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::PathBuf;
 
 use parking_lot::Mutex;
@@ -301,15 +302,17 @@ fn a_cleaner_offset_above_the_end_is_reset() {
     assert!(damaged.compact(NOW).segments > 0);
 }
 
-/// A disk that remembers which files a folder had when its names were flushed.
+/// A disk that remembers which files a folder had when its names were flushed, and which files were flushed themselves.
 #[derive(Debug)]
 struct NamingDisk {
     folder: PathBuf,
     names: Mutex<BTreeSet<String>>,
+    flushed: Mutex<BTreeSet<u64>>,
 }
 
 impl Disk for NamingDisk {
     fn sync_data(&self, file: &fs::File) -> io::Result<()> {
+        self.flushed.lock().insert(file.metadata()?.ino());
         SystemDisk.sync_data(file)
     }
 
@@ -327,11 +330,12 @@ impl Disk for NamingDisk {
 }
 
 #[test]
-fn the_name_of_what_a_pass_wrote_is_on_disk_before_it_is_swapped_in() {
+fn what_a_pass_wrote_and_what_it_leaves_older_records_out_for_are_on_disk_before_a_swap() {
     let temporary = TempDir::new().unwrap();
     let disk = Arc::new(NamingDisk {
         folder: temporary.path().join("events-0"),
         names: Mutex::default(),
+        flushed: Mutex::default(),
     });
     let options = LogDirectoryOptions {
         disk: disk.clone(),
@@ -344,12 +348,26 @@ fn the_name_of_what_a_pass_wrote_is_on_disk_before_it_is_swapped_in() {
         append_one(&mut log, 1, &one, AppendOrigin::Client).unwrap();
     }
     log.set_high_watermark(100);
+    let segments = fs::read_dir(&disk.folder).unwrap().map(|entry| entry.unwrap());
+    let mut segments: Vec<_> = segments
+        .filter(|entry| entry.path().extension().is_some_and(|it| it == "log"))
+        .map(|entry| (entry.file_name(), entry.ino()))
+        .collect();
+    segments.sort();
+    // The active one is no part of the pass.
+    segments.pop();
+    assert!(segments.len() > 2 && log.recovery_point() == 0);
     let plan = log.compaction_plan(NOW).unwrap().unwrap();
     let mut swaps = 0;
     let outcome = plan.run(PassMemory::default(), &mut |_| Go::On, &mut |cleaned| {
         let path = cleaned.path();
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(disk.names.lock().contains(name), "{name}");
+        let flushed = disk.flushed.lock();
+        assert!(
+            segments.iter().all(|(_, file)| flushed.contains(file)),
+            "{segments:?}"
+        );
         swaps += 1;
         log.replace_segments(cleaned)
     });
