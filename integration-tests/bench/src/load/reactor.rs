@@ -1,5 +1,7 @@
 //! One thread that waits for sockets and due times, and lets producers and consumers do what they can.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::num::NonZeroU64;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -75,6 +77,10 @@ impl Session {
 pub struct Reactor {
     epoll: OwnedFd,
     sessions: Vec<Session>,
+    /// When which session wants to be called; some are there twice.
+    timers: BinaryHeap<Reverse<(Nanos, usize)>>,
+    /// The time that each session is called at next, if it asked for one.
+    timer_of: Vec<Option<Nanos>>,
 }
 
 impl Reactor {
@@ -87,6 +93,8 @@ impl Reactor {
         Ok(Self {
             epoll,
             sessions: Vec::new(),
+            timers: BinaryHeap::new(),
+            timer_of: Vec::new(),
         })
     }
 
@@ -100,10 +108,12 @@ impl Reactor {
         let number = epoll::EventData::new_u64(self.sessions.len() as u64);
         epoll::add(&self.epoll, session.as_fd(), number, flags).context("watching a socket")?;
         self.sessions.push(session);
+        self.timer_of.push(None);
         Ok(())
     }
 
-    /// Runs until all sessions are finished.
+    /// Runs until all sessions are finished. Between two looks at all of them only those are called that have an event or a due
+    /// time: with many, looking at each after every wake-up would make this program the slowest part.
     ///
     /// # Errors
     /// A session failed, or `limit` passed.
@@ -111,35 +121,75 @@ impl Reactor {
         // A kernel that refuses only makes latencies longer, for every system alike.
         _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(TIMER_SLACK));
         let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut look_at = 0;
         loop {
             let now = clock::now();
-            let mut wake_at = now + LOOK_EVERY;
-            let mut finished = true;
-            for session in &mut self.sessions {
-                session.write(now)?;
-                wake_at = session.wake_at(now).map_or(wake_at, |at| wake_at.min(at));
-                finished &= session.is_finished();
+            if now >= look_at {
+                look_at = now + LOOK_EVERY;
+                for number in 0..self.sessions.len() {
+                    self.advance(number, now)?;
+                }
+                if self.sessions.iter().all(Session::is_finished) {
+                    return Ok(());
+                }
+                if now > limit {
+                    bail!("answers or records were still missing long after the last request");
+                }
             }
-            if finished {
-                return Ok(());
+            self.advance_due(now)?;
+            let wake_at = self
+                .timers
+                .peek()
+                .map_or(look_at, |Reverse((at, _))| look_at.min(*at));
+            self.wait(wake_at.saturating_sub(clock::now()), &mut events)?;
+            // What has come is read first, so that nobody's answer waits for what another one writes.
+            let now = clock::now();
+            for event in &events {
+                self.take(*event, now)?;
             }
-            if now > limit {
-                bail!("answers or records were still missing long after the last request");
-            }
-            self.wait(wake_at.saturating_sub(now), &mut events)?;
             let now = clock::now();
             for event in events.drain(..) {
-                let event: epoll::Event = event;
-                let number = usize::try_from(event.data.u64()).expect("the number of a session");
-                let (session, flags) = (&mut self.sessions[number], event.flags);
-                if flags.contains(epoll::EventFlags::OUT) {
-                    session.set_writable();
-                }
-                if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
-                    session.read(now)?;
-                }
+                self.advance(number(event), now)?;
             }
         }
+    }
+
+    fn take(&mut self, event: epoll::Event, now: Nanos) -> Result<()> {
+        let (session, flags) = (&mut self.sessions[number(event)], event.flags);
+        if flags.contains(epoll::EventFlags::OUT) {
+            session.set_writable();
+        }
+        if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+            session.read(now)?;
+        }
+        Ok(())
+    }
+
+    /// Lets those sessions write whose time has come.
+    fn advance_due(&mut self, now: Nanos) -> Result<()> {
+        while let Some(&Reverse((at, number))) = self.timers.peek()
+            && at <= now
+        {
+            self.timers.pop();
+            // Others were asked for before it turned out that something else comes first.
+            if self.timer_of[number] == Some(at) {
+                self.timer_of[number] = None;
+                self.advance(number, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a session write what is due, and remembers when it wants to be called again.
+    fn advance(&mut self, number: usize, now: Nanos) -> Result<()> {
+        let session = &mut self.sessions[number];
+        session.write(now)?;
+        let wake_at = session.wake_at(now);
+        if let Some(at) = wake_at.filter(|_| self.timer_of[number] != wake_at) {
+            self.timers.push(Reverse((at, number)));
+        }
+        self.timer_of[number] = wake_at;
+        Ok(())
     }
 
     /// The sessions, when the work is done.
@@ -172,4 +222,9 @@ impl Reactor {
             Err(error) => Err(error).context("asking which sockets are ready"),
         }
     }
+}
+
+/// The session that an event is about.
+fn number(event: epoll::Event) -> usize {
+    usize::try_from(event.data.u64()).expect("the number of a session")
 }
