@@ -134,7 +134,7 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
         write_txn_markers::row(),
         row::<txn_offset_commit::TxnOffsetCommit>(),
-        row::<describe_configs::DescribeConfigs>(),
+        counted_row::<describe_configs::DescribeConfigs>(),
         row::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
         counted_row::<describe_log_dirs::DescribeLogDirs>(),
         row::<delete_groups::DeleteGroups>(),

@@ -4,13 +4,13 @@
 //! Invariant: every change is published, in order, by one task: a coordinator never sees an image whose replicas are not
 //! there.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use odradek_common::metadata::{ConfigResource, MetadataDelta, MetadataImage};
 use odradek_config::ServerConfig;
 use odradek_controller::update::{MetadataContent, MetadataReceiver, MetadataUpdate};
+use odradek_controller_core::describe_configs::overrides;
 use odradek_net::listener::ConnectionQuotas;
 use slog::Logger;
 
@@ -121,15 +121,9 @@ impl MetadataLoader {
         if !delta.configs.contains(&own) && !delta.configs.contains(&every) {
             return;
         }
-        let overrides = |resource| -> BTreeMap<String, String> {
-            image
-                .config_overrides(resource)
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect()
-        };
         let (config, warnings) = self
             .static_config
-            .with_dynamic(&overrides(&own), &overrides(&every));
+            .with_dynamic(&overrides(image, &own), &overrides(image, &every));
         for warning in warnings {
             slog::warn!(self.log, "dynamic configuration"; "key" => &warning.key, "warning" => &warning.message);
         }

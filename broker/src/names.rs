@@ -35,28 +35,3 @@ pub fn topic_name(value: &str) -> TopicName {
 pub fn shared(value: &TopicName) -> Arc<str> {
     Arc::from(value.0.as_str())
 }
-
-/// What is wrong with a topic's name, if anything (Kafka's rules).
-#[must_use]
-pub fn topic_name_problem(name: &str) -> Option<String> {
-    const LENGTH_MAX: usize = 249;
-    if name.is_empty() {
-        return Some("topic names must not be empty".to_owned());
-    }
-    if name == "." || name == ".." {
-        return Some(format!("topic name {name:?} is reserved"));
-    }
-    if name.len() > LENGTH_MAX {
-        return Some(format!(
-            "topic name has {} characters, at most {LENGTH_MAX} are allowed",
-            name.len()
-        ));
-    }
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if !name.chars().all(legal) {
-        return Some(format!(
-            "topic name {name:?} may hold letters, digits, '.', '_' and '-' only"
-        ));
-    }
-    None
-}

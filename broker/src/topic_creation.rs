@@ -9,11 +9,12 @@ use std::time::Duration;
 use kafka_protocol::messages::CreateTopicsRequest;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use odradek_common::error::ErrorCode;
+use odradek_common::topic_name::problem as topic_name_problem;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::broker::Broker;
-use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, text, topic_name, topic_name_problem};
+use crate::names::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC, text, topic_name};
 
 /// How long a request waits for the topics that it had created.
 const CREATION_WAIT: Duration = Duration::from_secs(5);

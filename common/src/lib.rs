@@ -7,3 +7,4 @@ pub mod metadata;
 pub mod records;
 pub mod schema;
 pub mod time;
+pub mod topic_name;

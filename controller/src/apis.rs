@@ -11,14 +11,16 @@ use kafka_protocol::messages::{
     AddRaftVoterRequest, AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest,
     AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
     ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeQuorumRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
-    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest,
-    UpdateFeaturesRequest, UpdateRaftVoterRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeQuorumRequest, ElectLeadersRequest,
+    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest,
+    UnregisterBrokerRequest, UpdateFeaturesRequest, UpdateRaftVoterRequest,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, Request, VersionRange};
 use odradek_common::error::ApiError;
 use odradek_common::ids::NO_NODE;
+use odradek_common::metadata::ConfigResource;
 use odradek_controller_core::controller::{Controller, Decision};
+use odradek_controller_core::describe_configs::{self, overrides};
 use odradek_net::wire::served_versions;
 use uuid::Uuid;
 
@@ -78,6 +80,7 @@ pub(crate) static APIS: &[Row] = &[
     decided!(DeleteTopicsRequest, |d, v, r| d
         .controller
         .delete_topics(d.image, d.now, v, r)),
+    row!(DescribeConfigsRequest, describe_configs),
     decided!(AlterConfigsRequest, |d, _v, r| d
         .controller
         .alter_configs(d.image, d.now, r)),
@@ -149,7 +152,8 @@ pub(crate) fn prepare(
 }
 
 /// The answer that refuses a whole request, in the request's own shape; `None` if its version has no place for it.
-pub(crate) fn refuse(call: &ControllerCall, body: Bytes, error: &ApiError) -> Option<Bytes> {
+#[must_use]
+pub fn refuse(call: &ControllerCall, body: Bytes, error: &ApiError) -> Option<Bytes> {
     (row(call.api_key)?.refuse)(call.api_version, body, error)
 }
 
@@ -207,6 +211,21 @@ fn describe_cluster(
         .first()
         .map_or("", |endpoint| &endpoint.listener);
     let response = Controller::describe_cluster(&shared.log.image(), leader, listener, &request);
+    encode(call.api_key, call.api_version, &response).map(Prepared::Answer)
+}
+
+/// A node answers for itself, with the dynamic configurations that are for it.
+fn describe_configs(
+    shared: &Arc<Shared>,
+    call: &ControllerCall,
+    body: Bytes,
+) -> Result<Prepared, DispatchError> {
+    let request: DescribeConfigsRequest = decode(call, body)?;
+    let image = shared.log.image();
+    let own = overrides(&image, &ConfigResource::broker(shared.settings.node_id));
+    let every = overrides(&image, &ConfigResource::every_broker());
+    let (config, _) = shared.settings.config.with_dynamic(&own, &every);
+    let response = describe_configs::describe_configs(&image, &config, call.api_version, &request);
     encode(call.api_key, call.api_version, &response).map(Prepared::Answer)
 }
 

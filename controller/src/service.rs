@@ -32,6 +32,7 @@ use crate::handle::{ControllerCall, ControllerHandle, DispatchError, ListenerKin
 use crate::registration::JOIN_QUORUM_KEY;
 use crate::transport::RAFT_MESSAGES_KEY;
 
+pub use crate::apis::refuse;
 pub use metadata::FETCH_METADATA_KEY;
 
 /// Answers the requests of the controller listener.

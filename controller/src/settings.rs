@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::Endpoint;
+use odradek_config::ServerConfig;
 use odradek_controller_core::controller::{ConfigValidator, ControllerSettings};
 use uuid::Uuid;
 
@@ -44,6 +45,8 @@ pub struct NodeSettings {
     pub join_max: Duration,
     /// How long a request may wait for the quorum.
     pub request_timeout: Duration,
+    /// What the node was started with, for whoever asks.
+    pub config: Arc<ServerConfig>,
     /// The active controller's settings.
     pub controller: ControllerSettings,
     /// The table of configuration keys.

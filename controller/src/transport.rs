@@ -334,6 +334,7 @@ fn fill(batch: &mut Vec<Outgoing>, first: Outgoing, queue: &mut mpsc::Receiver<O
 #[cfg(test)]
 mod tests {
     use odradek_common::metadata::{Endpoint, SecurityProtocol};
+    use odradek_config::ServerConfig;
     use odradek_controller_core::controller::{ControllerSettings, PermissiveConfigs};
     use uuid::Uuid;
 
@@ -385,6 +386,7 @@ mod tests {
             fencing_probe: false,
             join_max: ANSWER,
             request_timeout: ANSWER,
+            config: Arc::new(ServerConfig::single_node_default()),
             controller: ControllerSettings::default(),
             configs: Arc::new(PermissiveConfigs),
         };

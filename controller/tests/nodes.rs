@@ -16,6 +16,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, Request, StrBytes};
 use odradek_common::ids::NodeId;
 use odradek_common::metadata::{Endpoint, SecurityProtocol};
+use odradek_config::ServerConfig;
 use odradek_controller::client::{ControllerClient, MetadataReader, RemoteMetadata, ask_cluster};
 use odradek_controller::format::{Format, InitialVoter, format};
 use odradek_controller::handle::{ControllerCall, ControllerHandle, DispatchError};
@@ -140,6 +141,7 @@ impl Cluster {
             fencing_probe: true,
             join_max: self.join_max,
             request_timeout: LIMIT,
+            config: Arc::new(ServerConfig::single_node_default()),
             controller: ControllerSettings {
                 node_id: id,
                 ..ControllerSettings::default()

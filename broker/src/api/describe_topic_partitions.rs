@@ -10,12 +10,13 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
 use kafka_protocol::messages::{BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
 use odradek_common::error::{ErrorCode, wire_code};
 use odradek_common::metadata::{MetadataImage, PartitionImage, TopicImage};
+use odradek_common::topic_name::problem as topic_name_problem;
 
 use super::metadata::{ids, offline, reachable_leader};
 use super::{Call, Handler};
 use crate::authorized_operations::on_topic;
 use crate::broker::Broker;
-use crate::names::{is_internal, topic_name, topic_name_problem};
+use crate::names::{is_internal, topic_name};
 
 /// The handler.
 pub struct DescribeTopicPartitions;

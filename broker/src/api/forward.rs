@@ -10,7 +10,9 @@ use kafka_protocol::messages::{
     UnregisterBrokerRequest, UpdateFeaturesRequest,
 };
 use kafka_protocol::protocol::{Decodable, Request};
+use odradek_common::error::ApiError;
 use odradek_controller::handle::{ControllerCall, ListenerKind};
+use odradek_controller::service::refuse;
 use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire;
 
@@ -58,14 +60,23 @@ where
     let timeout =
         Duration::from_millis(u64::try_from(broker.config.load().socket.request_timeout_ms).unwrap_or(0));
     let answer = async move {
-        match broker
+        let called = broker
             .controller
-            .call(controller_call, frame.body.clone(), timeout)
-            .await
-        {
+            .call(controller_call.clone(), frame.body.clone(), timeout);
+        let answered = match called.await {
             Ok(body) => {
                 see_decision(&broker).await;
-                // Decoded for its errors alone; the client gets the controller's bytes.
+                Ok(body)
+            }
+            // The client asks again elsewhere, unless the API has a way to say that nobody decided.
+            Err(error) => {
+                let refusal = ApiError::new(error.code(), error.to_string());
+                refuse(&controller_call, frame.body, &refusal).ok_or(error)
+            }
+        };
+        match answered {
+            Ok(body) => {
+                // Decoded for its errors alone; the client gets these bytes.
                 if let Ok(response) = R::Response::decode(&mut body.clone(), frame.api_version) {
                     broker.metrics.count_errors(call.api_key, &response);
                 }
@@ -76,7 +87,6 @@ where
                     body,
                 ))
             }
-            // The client retries elsewhere; an answer of this API could not say that nobody decided.
             Err(error) => Response::Close(error.to_string()),
         }
     };

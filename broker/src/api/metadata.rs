@@ -11,13 +11,14 @@ use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse};
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::NO_NODE;
 use odradek_common::metadata::{MetadataImage, PartitionImage, TopicImage};
+use odradek_common::topic_name::problem as topic_name_problem;
 use uuid::Uuid;
 
 use super::{Call, Handler};
 use crate::authorized_operations::{NOT_ASKED, on_cluster, on_topic};
 use crate::broker::Broker;
 use crate::clock;
-use crate::names::{is_internal, text, topic_name, topic_name_problem};
+use crate::names::{is_internal, text, topic_name};
 use crate::topic_creation::begin_auto_creation;
 
 /// First version whose topics may be named by id.

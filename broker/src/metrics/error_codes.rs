@@ -3,9 +3,10 @@
 use kafka_protocol::messages::{
     AddRaftVoterResponse, AlterConfigsResponse, AlterPartitionReassignmentsResponse, ApiVersionsResponse,
     CreatePartitionsResponse, CreateTopicsResponse, DeleteTopicsResponse, DescribeClusterResponse,
-    DescribeLogDirsResponse, DescribeQuorumResponse, DescribeTopicPartitionsResponse, ElectLeadersResponse,
-    IncrementalAlterConfigsResponse, ListConfigResourcesResponse, ListPartitionReassignmentsResponse,
-    MetadataResponse, RemoveRaftVoterResponse, UnregisterBrokerResponse, UpdateFeaturesResponse,
+    DescribeConfigsResponse, DescribeLogDirsResponse, DescribeQuorumResponse,
+    DescribeTopicPartitionsResponse, ElectLeadersResponse, IncrementalAlterConfigsResponse,
+    ListConfigResourcesResponse, ListPartitionReassignmentsResponse, MetadataResponse,
+    RemoveRaftVoterResponse, UnregisterBrokerResponse, UpdateFeaturesResponse,
 };
 
 /// A response whose error codes can be visited.
@@ -32,6 +33,7 @@ error_codes! {
     IncrementalAlterConfigsResponse: |it, see| {
         it.responses.iter().for_each(|resource| see(resource.error_code));
     }
+    DescribeConfigsResponse: |it, see| { it.results.iter().for_each(|resource| see(resource.error_code)); }
     CreatePartitionsResponse: |it, see| { it.results.iter().for_each(|topic| see(topic.error_code)); }
     ElectLeadersResponse: |it, see| {
         see(it.error_code);

@@ -103,6 +103,7 @@ impl ControllerParts {
             fencing_probe: config.controller.fencing_probe,
             join_max: JOIN_MAX,
             request_timeout: CONTROLLER_REQUEST_TIMEOUT,
+            config: config.clone(),
             controller: (&**config).into(),
             configs: Arc::new(ServerConfigs(config.clone())),
         };

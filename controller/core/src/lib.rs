@@ -2,4 +2,5 @@
 //! metadata becomes, `quorum` is raft behind inputs and effects.
 
 pub mod controller;
+pub mod describe_configs;
 pub mod quorum;

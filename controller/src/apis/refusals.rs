@@ -5,16 +5,18 @@ use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceRespon
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
+use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
 use kafka_protocol::messages::incremental_alter_configs_response as incremental;
 use kafka_protocol::messages::{
     AddRaftVoterRequest, AllocateProducerIdsRequest, AlterConfigsRequest, AlterConfigsResponse,
     AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeQuorumRequest,
-    DescribeQuorumResponse, ElectLeadersRequest, ElectLeadersResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest,
-    UnregisterBrokerRequest, UpdateFeaturesRequest, UpdateRaftVoterRequest,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeConfigsResponse, DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest,
+    ElectLeadersResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest,
+    UpdateFeaturesRequest, UpdateRaftVoterRequest,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use odradek_common::error::{ApiError, ErrorCode};
@@ -147,6 +149,19 @@ impl Refusable for CreatePartitionsRequest {
                 .with_error_message(message(error))
         });
         CreatePartitionsResponse::default().with_results(refused.collect())
+    }
+}
+
+impl Refusable for DescribeConfigsRequest {
+    fn refused(&self, _: i16, error: &ApiError) -> DescribeConfigsResponse {
+        let refused = self.resources.iter().map(|resource| {
+            DescribeConfigsResult::default()
+                .with_error_code(error.code())
+                .with_error_message(message(error))
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name.clone())
+        });
+        DescribeConfigsResponse::default().with_results(refused.collect())
     }
 }
 

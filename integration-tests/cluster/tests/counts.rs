@@ -70,15 +70,20 @@ fn loads() -> Vec<Load> {
             together: 1,
             bytes: numbered.collect(),
         },
-        load("fetch, 100 B", 1, framed(FETCH_BY_NAME, 7, &fetch_at_end())),
+        load("fetch, 100 B", 1, framed(FETCH_BY_NAME, 7, &fetch_first(1))),
+        load(
+            "fetch, 64 KiB",
+            1,
+            framed(FETCH_BY_NAME, 7, &fetch_first(64 << 10)),
+        ),
     ]
 }
 
-/// Of the first record alone, so that every fetch brings the same.
-fn fetch_at_end() -> kafka_protocol::messages::FetchRequest {
+/// Of the first bytes, and one batch at least, so that every fetch brings the same.
+fn fetch_first(bytes: i32) -> kafka_protocol::messages::FetchRequest {
     let mut fetch = fetch_request("counts", 0, 0);
-    fetch.topics[0].partitions[0].partition_max_bytes = 1;
-    fetch.max_bytes = 1;
+    fetch.topics[0].partitions[0].partition_max_bytes = bytes;
+    fetch.max_bytes = bytes;
     fetch
 }
 

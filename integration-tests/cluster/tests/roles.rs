@@ -5,19 +5,25 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData as Wanted, TopicData as WantedTopic};
 use kafka_protocol::messages::describe_quorum_response::{PartitionData, ReplicaState};
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{DescribeQuorumRequest, MetadataRequest};
-use odradek_cluster_tests::asks::{OK, creatable, topic_name};
+use kafka_protocol::messages::{
+    DescribeConfigsRequest, DescribeQuorumRequest, IncrementalAlterConfigsRequest, MetadataRequest,
+};
+use odradek_cluster_tests::asks::{OK, creatable, text, topic_name};
 use odradek_cluster_tests::cluster::free_port;
 use odradek_cluster_tests::connection::Connection;
 use odradek_cluster_tests::node::Node;
 use odradek_cluster_tests::records::{Seen, batch};
 use odradek_cluster_tests::wait::{eventually, holds};
 use odradek_cluster_tests::{binary, java};
+use odradek_common::error::ErrorCode;
 use tempfile::TempDir;
 
+const BROKER: i8 = 4;
 const LIMIT: Duration = Duration::from_secs(30);
 const CLUSTER_ID: &str = "5L6g3nShT-eMCtK--X86sw";
 /// NOT_LEADER_OR_FOLLOWER: only the leader describes the quorum.
@@ -280,6 +286,58 @@ async fn await_full_isr(cluster: &Isolated, topic: &str) {
         holds(partition.isr_nodes.len() == wanted, format!("{partition:?}"))
     })
     .await;
+}
+
+fn asked(name: &str) -> DescribeConfigsResource {
+    DescribeConfigsResource::default()
+        .with_resource_type(BROKER)
+        .with_resource_name(text(name))
+        .with_configuration_keys(Some(vec![text("log.cleaner.backoff.ms")]))
+}
+
+/// Kafka's `kafka-configs.sh --bootstrap-controller` needs both.
+#[tokio::test]
+async fn a_controller_describes_and_alters_its_own_configuration() {
+    const DYNAMIC_BROKER: i8 = 2;
+    const DEFAULT: i8 = 5;
+    let cluster = Isolated::prepare(1, 0);
+    let node = &cluster.controllers[0];
+    cluster.format(node, &[]);
+    node.start().await;
+    cluster.active_controller().await;
+    let connection = Connection::open(&controller_address(node)).await;
+    let request = || DescribeConfigsRequest::default().with_resources(vec![asked("100"), asked("7")]);
+
+    let described = connection.ask(request()).await.results;
+    let entry = &described[0].configs[0];
+    assert_eq!(
+        (entry.value.as_deref(), entry.config_source),
+        (Some("15000"), DEFAULT),
+        "{described:?}"
+    );
+    assert_eq!(described[1].error_code, ErrorCode::InvalidRequest.code());
+    let reason = described[1].error_message.as_deref().unwrap_or_default();
+    assert!(reason.contains("ask node 7"), "{reason}");
+
+    let change = AlterConfigsResource::default()
+        .with_resource_type(BROKER)
+        .with_resource_name(text("100"))
+        .with_configs(vec![
+            AlterableConfig::default()
+                .with_name(text("log.cleaner.backoff.ms"))
+                .with_value(Some(text("2000"))),
+        ]);
+    let altered = connection
+        .ask(IncrementalAlterConfigsRequest::default().with_resources(vec![change]))
+        .await;
+    assert_eq!(altered.responses[0].error_code, OK, "{altered:?}");
+    let described = connection.ask(request()).await.results;
+    let entry = &described[0].configs[0];
+    assert_eq!(
+        (entry.value.as_deref(), entry.config_source),
+        (Some("2000"), DYNAMIC_BROKER),
+        "{described:?}"
+    );
 }
 
 #[tokio::test]

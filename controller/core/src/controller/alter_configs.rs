@@ -20,6 +20,7 @@ use super::create_topics::check_topic_name;
 use super::draft::Draft;
 use super::topic_configs::{MIN_INSYNC_REPLICAS, UNCLEAN_LEADER_ELECTION_ENABLE, elr_enabled};
 use super::{Controller, Decision, wire_error};
+use crate::describe_configs::overrides;
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
@@ -211,7 +212,7 @@ impl Controller {
                 "too many changes in one request",
             ));
         }
-        let mut after: BTreeMap<String, String> = owned(draft.image.config_overrides(resource));
+        let mut after = overrides(&draft.image, resource);
         for (name, value) in changes {
             match value {
                 Some(value) => after.insert(name.clone(), value.clone()),
@@ -280,12 +281,6 @@ fn check_min_isr(resource: &ConfigResource, changes: &Changes) -> Result<(), Api
     Err(ApiError::new(ErrorCode::InvalidConfig, detail))
 }
 
-fn owned<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
-    pairs
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-}
-
 fn named_twice<'a>(keys: impl Iterator<Item = (i8, &'a str)>) -> BTreeSet<(i8, &'a str)> {
     let mut seen = BTreeSet::new();
     keys.filter(|key| !seen.insert(*key)).collect()
@@ -320,8 +315,8 @@ fn resource(
             let Some(id) = name.parse::<i32>().ok().filter(|id| *id >= 0) else {
                 return refuse(format!("{name:?} is no broker id"));
             };
-            if !image.brokers.contains_key(&id) {
-                let detail = format!("broker {id} is not registered");
+            if !image.brokers.contains_key(&id) && !image.controllers.contains_key(&id) {
+                let detail = format!("no node with id {id} is registered");
                 return Err(ApiError::new(ErrorCode::BrokerIdNotRegistered, detail));
             }
         }

@@ -12,6 +12,8 @@ use odradek_config::key::{Key, Scope};
 use odradek_config::listener::Listener;
 use odradek_config::{ServerConfig, dynamic, keys};
 
+use crate::describe_configs::overrides;
+
 /// The table of configuration keys, as the controller asks it.
 pub trait ConfigValidator: Send + Sync {
     /// Checks the overrides that a resource is to have: `changed` are those that the request sets, `after` are all of them, `image`
@@ -298,13 +300,6 @@ impl ServerConfigs {
         }
         (key.default.map(str::to_owned), SOURCE_DEFAULT)
     }
-}
-
-fn overrides(image: &MetadataImage, resource: &ConfigResource) -> BTreeMap<String, String> {
-    let pairs = image.config_overrides(resource);
-    pairs
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
 }
 
 /// A value in the unit of the topic's key; the broker's may count hours.

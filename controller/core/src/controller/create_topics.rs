@@ -12,6 +12,7 @@ use odradek_common::metadata::{
     ConfigResource, MetadataImage, PartitionImage, Record, config_record, partition_record, record,
 };
 use odradek_common::time::Now;
+use odradek_common::topic_name;
 use slog::info;
 
 use super::draft::Draft;
@@ -20,7 +21,6 @@ use super::placement::{place_replicas, placement_brokers};
 use super::{Controller, Decision, wire_error};
 
 const CLUSTER_METADATA_TOPIC: &str = "__cluster_metadata";
-const TOPIC_NAME_LEN_MAX: usize = 249;
 const COLLIDING: [char; 2] = ['.', '_'];
 
 impl Controller {
@@ -284,34 +284,12 @@ pub(super) fn new_partition(
     })
 }
 
-/// Kafka's rule for topic names.
+/// Refuses a name that no topic may have.
 pub(super) fn check_topic_name(name: &str) -> Result<(), ApiError> {
-    let refuse = |why: &str| {
-        Err(ApiError::new(
-            ErrorCode::InvalidTopicException,
-            format!("topic name {:?} {why}", shortened(name)),
-        ))
-    };
-    if name.is_empty() {
-        return refuse("is empty");
+    match topic_name::problem(name) {
+        Some(problem) => Err(ApiError::new(ErrorCode::InvalidTopicException, problem)),
+        None => Ok(()),
     }
-    if name == "." || name == ".." {
-        return refuse("is a directory's name");
-    }
-    if name.len() > TOPIC_NAME_LEN_MAX {
-        return refuse("is longer than 249 characters");
-    }
-    if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-    {
-        return refuse("has characters other than ASCII letters, digits, '.', '_' and '-'");
-    }
-    Ok(())
-}
-
-fn shortened(name: &str) -> String {
-    name.chars().take(TOPIC_NAME_LEN_MAX + 1).collect()
 }
 
 /// Names that metrics cannot tell apart, because '.' becomes '_' there.

@@ -62,6 +62,21 @@ async fn isr_has(connection: &Connection, topic: &str, count: usize) {
     .await;
 }
 
+/// Without a quorum nobody decides, and the client is told so, as by Kafka.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_no_controller_answers_has_timed_out() {
+    let overrides = [OVERRIDES, &[("request.timeout.ms", "2000")]].concat();
+    let cluster = TestCluster::start(3, &overrides).await;
+    let connection = cluster.connect(1).await;
+    cluster.node(2).kill();
+    cluster.node(3).kill();
+    let result = connection.try_create(creatable("undecided", 1, 1, &[])).await;
+    assert_eq!(result.error_code, code(ErrorCode::RequestTimedOut), "{result:?}");
+    assert_eq!(result.name, topic_name("undecided"));
+    let reason = result.error_message.unwrap_or_default();
+    assert!(reason.contains("no active controller answered"), "{reason}");
+}
+
 /// kill -9 of a leader under load, and its return: nothing acknowledged is lost, doubled or out of order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_leader_loses_nothing() {
