@@ -94,7 +94,7 @@ impl Default for GroupSettings {
             offsets_retention_ms: 7 * 24 * 60 * 60_000,
             offsets_retention_check_interval_ms: 600_000,
             new_member_join_timeout_ms: 5 * 60_000,
-            member_metadata_max_bytes: 1 << 20,
+            member_metadata_max_bytes: 4 << 20,
             pending_members_max: 10_000,
             groups_max: 100_000,
         }

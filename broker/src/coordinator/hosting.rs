@@ -1,10 +1,12 @@
 //! The shards that this broker hosts, by partition of their topic, and the way of a request to its shard.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use odradek_broker_core::coordination::partition_for;
 use odradek_common::error::ErrorCode;
 use odradek_common::metadata::MetadataImage;
@@ -168,11 +170,10 @@ impl<S: Shard> Hosting<S> {
     pub(super) async fn call_all(&self, request: &S::Request, patience: Duration) -> Vec<S::Response> {
         let requests = |hosted: &Hosted<S>| hosted.requests.clone();
         let shards: Vec<_> = self.shards.lock().hosted.values().map(requests).collect();
-        let mut answers = Vec::with_capacity(shards.len());
-        for requests in shards {
-            answers.push(ask(requests, request.clone(), Some(patience)).await);
-        }
-        answers
+        let asked = shards
+            .into_iter()
+            .map(|requests| ask(requests, request.clone(), Some(patience)));
+        join_all(asked).await
     }
 
     /// What every shard shares with other threads.
@@ -255,31 +256,128 @@ impl<S: Shard> Hosting<S> {
     }
 }
 
-/// Asks one shard; with patience, no longer than that.
-async fn ask<S: Shard>(
+/// Asks one shard; with patience, no longer than that. It is asked before the answer is waited for.
+fn ask<S: Shard>(
     requests: mpsc::Sender<ShardRequest<S>>,
     request: S::Request,
     patience: Option<Duration>,
-) -> S::Response {
+) -> impl Future<Output = S::Response> {
     let copy = request.clone();
     let (answer, response) = oneshot::channel();
-    match requests.try_send(ShardRequest { request, answer }) {
-        Ok(()) => {}
-        Err(mpsc::error::TrySendError::Full(refused)) => {
-            return S::refuse(&refused.request, ErrorCode::CoordinatorLoadInProgress);
-        }
-        Err(mpsc::error::TrySendError::Closed(refused)) => {
-            return S::refuse(&refused.request, ErrorCode::NotCoordinator);
-        }
-    }
+    let refused = match requests.try_send(ShardRequest { request, answer }) {
+        Ok(()) => None,
+        // No code that says that it loads: some requests are answered then as if all were well, and are not in the queue.
+        Err(mpsc::error::TrySendError::Full(_)) => Some(ErrorCode::CoordinatorNotAvailable),
+        Err(mpsc::error::TrySendError::Closed(_)) => Some(ErrorCode::NotCoordinator),
+    };
     // The shard ends when its senders are gone: whoever waits must not be one of them.
     drop(requests);
+    async move {
+        match refused {
+            Some(code) => S::refuse(&copy, code),
+            None => await_answer::<S>(copy, response, patience).await,
+        }
+    }
+}
+
+async fn await_answer<S: Shard>(
+    request: S::Request,
+    response: oneshot::Receiver<S::Response>,
+    patience: Option<Duration>,
+) -> S::Response {
     let answered = match patience {
         None => response.await,
         Some(patience) => match tokio::time::timeout(patience, response).await {
             Ok(answered) => answered,
-            Err(_) => return S::refuse(&copy, ErrorCode::CoordinatorNotAvailable),
+            Err(_) => return S::refuse(&request, ErrorCode::CoordinatorNotAvailable),
         },
     };
-    answered.unwrap_or_else(|_| S::refuse(&copy, ErrorCode::NotCoordinator))
+    answered.unwrap_or_else(|_| S::refuse(&request, ErrorCode::NotCoordinator))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures::future::FutureExt;
+    use odradek_broker_core::coordination::{AppendId, Effects, LogEntry, RequestToken};
+    use odradek_common::time::Now;
+
+    use super::*;
+
+    /// Never runs; requests are numbers, answers are codes.
+    struct NoShard;
+
+    impl Shard for NoShard {
+        type Request = u32;
+        type Response = ErrorCode;
+        type Event = ();
+        type Snapshot = ();
+
+        const OUTLIVES_EPOCHS: bool = false;
+
+        fn refuse(_: &u32, code: ErrorCode) -> ErrorCode {
+            code
+        }
+
+        fn changes_at_once(_: &u32) -> bool {
+            unreachable!()
+        }
+
+        fn replay(&mut self, _: &LogEntry) {}
+
+        fn restart_loading(&mut self) {}
+
+        fn finish_loading(&mut self, _: Now) -> Effects<ErrorCode> {
+            unreachable!()
+        }
+
+        fn handle(&mut self, _: Now, _: RequestToken, _: u32) -> Effects<ErrorCode> {
+            unreachable!()
+        }
+
+        fn on_event(&mut self, _: Now, (): ()) -> Effects<ErrorCode> {
+            unreachable!()
+        }
+
+        fn on_appended(&mut self, _: Now, _: AppendId, _: Result<(), ErrorCode>) -> Effects<ErrorCode> {
+            unreachable!()
+        }
+
+        fn tick(&mut self, _: Now) -> Effects<ErrorCode> {
+            unreachable!()
+        }
+
+        fn next_deadline(&self) -> Option<u64> {
+            None
+        }
+
+        fn resign(&mut self) -> Effects<ErrorCode> {
+            unreachable!()
+        }
+
+        fn snapshot(&self) {}
+    }
+
+    /// Heartbeats and SyncGroups have answers of their own for a shard that loads; a full one has not even seen them.
+    #[tokio::test]
+    async fn a_shard_with_a_full_queue_is_not_one_that_loads() {
+        let (requests, _queue) = mpsc::channel(1);
+        let first = ask::<NoShard>(requests.clone(), 1, None);
+        let second = ask::<NoShard>(requests, 2, None);
+        assert_eq!(second.await, ErrorCode::CoordinatorNotAvailable);
+        assert!(first.now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_shard_is_asked_at_once_and_not_kept_by_whoever_waits() {
+        let (requests, mut queue) = mpsc::channel(1);
+        let mut answer = pin!(ask::<NoShard>(requests, 7, None));
+        let request = queue.recv().await.unwrap();
+        assert_eq!(request.request, 7);
+        assert!(queue.recv().await.is_none(), "the last sender is gone");
+        assert!(answer.as_mut().now_or_never().is_none());
+        assert!(request.answer.send(ErrorCode::UnknownMemberId).is_ok());
+        assert_eq!(answer.await, ErrorCode::UnknownMemberId);
+    }
 }

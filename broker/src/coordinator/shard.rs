@@ -341,13 +341,14 @@ impl<S: Shard> ShardTask<S> {
 
     async fn serve(&mut self) {
         self.origin.shared.shown.lock().is_served = true;
+        self.take_events();
         loop {
             self.write();
             let has_room = self.in_flight_bytes < IN_FLIGHT_BYTES_MAX;
             let wake_up = self.wake_up(has_room);
             tokio::select! {
                 request = self.requests.recv(), if has_room => match request {
-                    Some(request) => self.handle(request),
+                    Some(request) => self.handle_in_order(request),
                     None => return,
                 },
                 Some(written) = self.in_flight.next() => self.on_written(&written),
@@ -373,12 +374,19 @@ impl<S: Shard> ShardTask<S> {
                 return Drained::No;
             }
             match self.requests.try_recv() {
-                Ok(request) => self.handle(request),
+                Ok(request) => self.handle_in_order(request),
                 Err(_) => return Drained::Yes,
             }
         }
         // As many as the queue holds: whoever waits now has come meanwhile.
         Drained::Yes
+    }
+
+    /// Handles a request after all events that were there before: one may tell of what the request builds upon, as a topic that
+    /// was deleted and is there again.
+    fn handle_in_order(&mut self, request: ShardRequest<S>) {
+        self.take_events();
+        self.handle(request);
     }
 
     fn handle(&mut self, request: ShardRequest<S>) {
