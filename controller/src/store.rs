@@ -21,7 +21,7 @@ const KEY_SNAPSHOT_DATA: &[u8] = b"snapshot-data";
 const ENTRY_PREFIX: u8 = b'e';
 const ENTRY_KEY_BYTES: usize = 9;
 
-const WRITE_BUFFER_BYTES: usize = 4 << 20;
+const WRITE_BUFFER_BYTES: usize = 1 << 20;
 const WAL_BYTES_MAX: u64 = 64 << 20;
 const OPEN_FILES_MAX: i32 = 32;
 const SNAPSHOT_HEADER_BYTES: usize = 16;
