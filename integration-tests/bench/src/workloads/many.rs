@@ -117,18 +117,30 @@ pub fn throughput(
     Ok(figures)
 }
 
-/// Opens connections as fast as they are answered, and keeps them.
+/// Opens so many connections as fast as they are answered, closes them, and again for as long as a window lasts. Only the opening counts.
+///
+/// Every system has some of it before: the kernel, too, opens its first thousand sockets slowly.
 ///
 /// # Errors
-/// One was refused or not answered.
+/// A connection was refused or not answered.
 pub fn connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
     let count = scale.count(count, LEAST);
-    warm_up::repeat(cluster, scale, || open_all(cluster.address(), count).map(drop))?;
-    let began = clock::now();
-    let opened = open_all(cluster.address(), count)?;
-    let seconds = (clock::now() - began) as f64 / SECOND as f64;
+    let open = || open_all(cluster.address(), count).map(|opened| opened.len());
+    warm_up::repeat(cluster, scale, || open().map(drop))?;
+    let begins = clock::now() + clock::seconds(scale.warm_seconds);
+    while clock::now() < begins {
+        open()?;
+    }
+    let (mut opened, mut nanos) = (0, 0);
+    let ends = clock::now() + clock::seconds(scale.seconds);
+    while opened == 0 || clock::now() < ends {
+        let began = clock::now();
+        let connections = open_all(cluster.address(), count)?;
+        nanos += clock::now() - began;
+        opened += connections.len();
+    }
     let mut figures = Figures::default();
-    figures.set(Metric::Connections, opened.len() as f64 / seconds);
+    figures.set(Metric::Connections, opened as f64 * SECOND as f64 / nanos as f64);
     Ok(figures)
 }
 
