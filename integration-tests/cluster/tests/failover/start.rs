@@ -37,6 +37,14 @@ fn add(node: &Node, line: &str) {
         .expect("the test's directory can be written to");
 }
 
+/// They would be of nothing mostly, and more of them with time.
+#[tokio::test]
+async fn a_node_s_memory_has_no_huge_pages() {
+    let cluster = TestCluster::start(1, &[]).await;
+    let status = fs::read_to_string(format!("/proc/{}/status", cluster.node(1).pid())).unwrap();
+    assert!(status.contains("THP_enabled:\t0"), "{status}");
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let cluster = TestCluster::prepare(1, &[]);
