@@ -1,7 +1,7 @@
 //! Kafka's rule for the names of topics.
 
 /// Characters of a name at most.
-pub const LENGTH_MAX: usize = 249;
+const LENGTH_MAX: usize = 249;
 
 /// What is wrong with a topic's name, if anything.
 #[must_use]

@@ -18,6 +18,7 @@ use odradek_net::wire;
 
 use super::{Api, Call, forward_row};
 use crate::broker::Broker;
+use crate::controller_channel::ControllerError;
 use crate::metrics::error_codes::ErrorCodes;
 use crate::metrics::requests::ApiTimer;
 
@@ -68,11 +69,12 @@ where
                 see_decision(&broker).await;
                 Ok(body)
             }
-            // The client asks again elsewhere, unless the API has a way to say that nobody decided.
-            Err(error) => {
+            Err(error @ ControllerError::TimedOut(..)) => {
                 let refusal = ApiError::new(error.code(), error.to_string());
                 refuse(&controller_call, frame.body, &refusal).ok_or(error)
             }
+            // The client asks again, on a connection that may lead elsewhere.
+            Err(error) => Err(error),
         };
         match answered {
             Ok(body) => {

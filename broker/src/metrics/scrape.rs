@@ -525,6 +525,8 @@ impl Process {
 
 #[cfg(test)]
 mod tests {
+    use odradek_common::records::builder::BatchBuilder;
+
     use super::*;
     use crate::fixtures::{FREE_BYTES, LoneBroker, TOTAL_BYTES, on_full_disk};
 
@@ -574,6 +576,27 @@ mod tests {
         };
         lone.host("missing", missing);
         assert_eq!(under_replicated(&lone), "1");
+    }
+
+    /// The batch has the time at which the tombstone may go in the place of its first timestamp.
+    #[tokio::test]
+    async fn a_group_before_a_tombstone_lags_since_it_was_written() {
+        const WRITTEN_MS: i64 = 1_000;
+        const GOES_MS: i64 = i64::MAX / 2;
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        lone.create("compacted", LoneBroker::NODE);
+        let replica = lone.broker.replicas.get("compacted", 0).unwrap();
+        let mut batch = BatchBuilder::new(0).delete_horizon(GOES_MS);
+        batch.append(WRITTEN_MS, Some(b"key"), None, &[]);
+        let batch = batch.build();
+        replica.with(|p| {
+            p.log_mut()
+                .append_as_follower(clock::now(), &batch)
+                .map(drop)
+                .unwrap()
+        });
+        assert_eq!(replica.timestamp_at(0), Some(WRITTEN_MS));
     }
 
     #[test]

@@ -22,8 +22,10 @@ pub const COLD_READS_MAX: usize = 8;
 const READ_AHEAD_BYTES: u64 = 1 << 20;
 /// Read at once into a buffer that is thrown away.
 const TOUCH_BYTES: usize = 64 << 10;
-/// One byte in so many is looked at: what the disk is asked for at once comes in pieces of about this size.
-const PROBE_STRIDE_BYTES: u64 = 128 << 10;
+/// Without cachestat, one byte in so many is looked at.
+const PROBE_STRIDE_BYTES: u64 = 64 << 10;
+/// What the disk is asked for at once comes in pieces of about this size.
+const ARRIVAL_BYTES: u64 = 128 << 10;
 const PAGE_BYTES: u64 = 4096;
 /// cachestat(2), since Linux 6.5; one number on every architecture.
 const SYS_CACHESTAT: libc::c_long = 451;
@@ -32,15 +34,15 @@ static COLD_READS: Semaphore = Semaphore::const_new(COLD_READS_MAX);
 
 /// Whether every page of the range is in memory; none is beyond the end of the file.
 ///
-/// cachestat counts pages that are still on their way from the disk, as those are that [`read_ahead`] asked for beyond its range: whoever
-/// sends them waits. So some are looked at as well.
 #[must_use]
 pub fn is_resident(range: &FileRange) -> bool {
     static HAS_CACHESTAT: OnceLock<bool> = OnceLock::new();
-    let is_cached = !*HAS_CACHESTAT.get_or_init(|| cachestat(&range.file, 0, PAGE_BYTES).is_ok())
-        || cachestat(&range.file, range.position, range.length as u64)
-            .map_or(true, |cached_pages| cached_pages >= pages(range));
-    is_cached && probe(range)
+    if *HAS_CACHESTAT.get_or_init(|| cachestat(&range.file, 0, PAGE_BYTES).is_ok())
+        && let Ok(cached_pages) = cachestat(&range.file, range.position, range.length as u64)
+    {
+        return cached_pages >= pages(range) && has_arrived(range);
+    }
+    probe(range)
 }
 
 /// Reads what is in memory from `position` on; fewer bytes than asked for when the rest is not, or the file ends.
@@ -104,13 +106,26 @@ fn pages(range: &FileRange) -> u64 {
 /// One byte here and there, without waiting.
 fn probe(range: &FileRange) -> bool {
     let end = range.position + range.length as u64;
-    let mut byte = [0];
-    let mut is_there = |position| matches!(read_resident(&range.file, &mut byte, position), Ok(1));
     range.length == 0
-        || (range.position + PROBE_STRIDE_BYTES..end)
+        || (range.position..end)
             .step_by(PROBE_STRIDE_BYTES as usize)
-            .all(|piece_end| is_there(piece_end - 1))
-            && is_there(end - 1)
+            .all(|position| is_there(range, position))
+            && is_there(range, end - 1)
+}
+
+/// Whether pages that cachestat counts are there. It also counts those that are on their way from the disk, which is what
+/// [`read_ahead`] leaves beyond its range, and whoever sends them waits. The last byte of each piece comes last.
+fn has_arrived(range: &FileRange) -> bool {
+    let end = range.position + range.length as u64;
+    range.length == 0
+        || (range.position + ARRIVAL_BYTES..end)
+            .step_by(ARRIVAL_BYTES as usize)
+            .all(|piece_end| is_there(range, piece_end - 1))
+            && is_there(range, end - 1)
+}
+
+fn is_there(range: &FileRange, position: u64) -> bool {
+    matches!(read_resident(&range.file, &mut [0], position), Ok(1))
 }
 
 #[repr(C)]

@@ -6,6 +6,7 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::describe_configs_response::DescribeConfigsResult;
+use kafka_protocol::messages::elect_leaders_response::{PartitionResult, ReplicaElectionResult};
 use kafka_protocol::messages::incremental_alter_configs_response as incremental;
 use kafka_protocol::messages::{
     AddRaftVoterRequest, AllocateProducerIdsRequest, AlterConfigsRequest, AlterConfigsResponse,
@@ -95,8 +96,20 @@ impl Refusable for DescribeQuorumRequest {
 }
 
 impl Refusable for ElectLeadersRequest {
+    /// As in Kafka each partition that was named says it too: version 0 has no other place.
     fn refused(&self, version: i16, error: &ApiError) -> ElectLeadersResponse {
-        let response = ElectLeadersResponse::default();
+        let topics = self.topic_partitions.iter().flatten().map(|topic| {
+            let partitions = topic.partitions.iter().map(|index| {
+                PartitionResult::default()
+                    .with_partition_id(*index)
+                    .with_error_code(error.code())
+                    .with_error_message(message(error))
+            });
+            ReplicaElectionResult::default()
+                .with_topic(topic.topic.clone())
+                .with_partition_result(partitions.collect())
+        });
+        let response = ElectLeadersResponse::default().with_replica_election_results(topics.collect());
         if version >= 1 {
             response.with_error_code(error.code())
         } else {

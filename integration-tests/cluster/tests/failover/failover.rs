@@ -7,14 +7,15 @@ use kafka_protocol::messages::alter_partition_request::{
 };
 use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
+use kafka_protocol::messages::elect_leaders_request::TopicPartitions as ElectedTopic;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
 use kafka_protocol::messages::{
-    AlterPartitionRequest, DescribeQuorumRequest, FindCoordinatorRequest, GroupId, MetadataRequest,
-    OffsetCommitRequest, OffsetFetchRequest,
+    AlterPartitionRequest, DescribeQuorumRequest, ElectLeadersRequest, FindCoordinatorRequest, GroupId,
+    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
 };
 use odradek_cluster_tests::asks::{OK, code, creatable, text, topic_name};
 use odradek_cluster_tests::cluster::TestCluster;
@@ -75,6 +76,15 @@ async fn a_request_that_no_controller_answers_has_timed_out() {
     assert_eq!(result.name, topic_name("undecided"));
     let reason = result.error_message.unwrap_or_default();
     assert!(reason.contains("no active controller answered"), "{reason}");
+
+    // This version has no code for the whole.
+    let named = ElectedTopic::default()
+        .with_topic(topic_name("undecided"))
+        .with_partitions(vec![0]);
+    let elect = ElectLeadersRequest::default().with_topic_partitions(Some(vec![named]));
+    let results = connection.ask_at(0, elect).await.replica_election_results;
+    let result = &results[0].partition_result[0];
+    assert_eq!(result.error_code, code(ErrorCode::RequestTimedOut), "{results:?}");
 }
 
 /// kill -9 of a leader under load, and its return: nothing acknowledged is lost, doubled or out of order.
