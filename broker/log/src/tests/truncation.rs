@@ -121,19 +121,6 @@ fn an_epoch_without_records_goes_when_an_older_one_goes_on() {
 }
 
 #[test]
-fn an_epoch_without_records_goes_when_recovery_finds_that_an_older_one_went_on() {
-    let (fixture, fetched) = led_in_vain();
-    let recovered = fixture.damage(|folder| {
-        let segment = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let segment = segment.filter(|path| path.extension().is_some_and(|it| it == "log"));
-        let path = segment.last().unwrap();
-        fs::write(&path, [fs::read(&path).unwrap(), fetched].concat()).unwrap();
-    });
-    assert_eq!(recovered.log.log_end_offset(), 6);
-    assert_eq!(epochs(&recovered.log), [(4, 0), (6, 4)]);
-}
-
-#[test]
 fn an_epoch_without_records_survives_a_clean_stop() {
     let mut fixture = Fixture::new();
     fixture.append(3);
