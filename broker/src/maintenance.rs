@@ -19,8 +19,8 @@ use crate::vital;
 /// How often it is looked whether a chore is due, unless one is wanted more often than that.
 const TICK: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(50);
-/// Removed files go at most this long after their `file.delete.delay.ms` is over.
-const PURGE_INTERVAL: Duration = Duration::from_secs(5);
+/// The `file.delete.delay.ms` of removed files begins at most this long after they were, and they go at most as long after its end.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 /// A segment's file is closed when nobody used it for this long, and at most twice as long.
 const UNUSED_FILES_INTERVAL: Duration = Duration::from_secs(30);
 

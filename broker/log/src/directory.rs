@@ -390,6 +390,9 @@ impl LogDirectory {
     ///
     /// Where room is short no delay counts. What cannot be removed is tried again by the next purge.
     pub fn purge_deleted(&self, now: Now) -> Result<usize, LogError> {
+        if self.shared.doomed.lock().is_empty() {
+            return Ok(0);
+        }
         let hurry = self.shared.is_short_of_room();
         let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.shared.doomed.lock())
             .into_iter()
