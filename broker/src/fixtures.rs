@@ -86,8 +86,20 @@ impl LoneBroker {
 
     /// A topic of this partition: what has changed, and what the replicas made of it.
     pub fn host(&mut self, name: &str, partition: PartitionImage) -> (MetadataDelta, Vec<RoleEvent>) {
+        self.change(|image| add_topic(image, name, partition))
+    }
+
+    /// The topic goes.
+    pub fn delete(&mut self, name: &str) {
+        self.change(|image| {
+            let topic = image.topics.remove(name).unwrap();
+            image.topic_names.remove(&topic.id);
+        });
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut MetadataImage)) -> (MetadataDelta, Vec<RoleEvent>) {
         let before = self.image.clone();
-        add_topic(&mut self.image, name, partition);
+        change(&mut self.image);
         let delta = MetadataDelta::between(&before, &self.image);
         let config = self.broker.config.load();
         let events = self.broker.replicas.publish(&delta, &self.image, &config, true);

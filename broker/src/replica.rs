@@ -309,8 +309,9 @@ impl Replica {
         })
     }
 
-    /// Appends what the leader sent. What `flush.messages` wants on disk must be awaited before more is asked for, because
-    /// a fetch tells the leader that this replica holds everything below its offset.
+    /// Appends what the leader sent, up to the first record of a later leader epoch than that of the fetch. What `flush.messages`
+    /// wants on disk must be awaited before more is asked for, because a fetch tells the leader that this replica holds everything
+    /// below its offset.
     ///
     /// # Errors
     /// The bytes do not continue this log, or the directory failed.
@@ -327,7 +328,8 @@ impl Replica {
             return Err(AppendRefusal::Api(ErrorCode::FencedLeaderEpoch.into()));
         }
         if !records.is_empty() {
-            state.partition.log_mut().append_fetched(now, records)?;
+            let log = state.partition.log_mut();
+            log.append_fetched(now, records, leader.leader_epoch)?;
         }
         state.partition.follower_high_watermark(leader.high_watermark);
         if leader.log_start_offset > state.partition.log().log_start_offset() {

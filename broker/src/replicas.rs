@@ -413,12 +413,11 @@ impl Replicas {
     }
 
     fn remove(&self, topic: &Arc<str>, topic_id: Uuid, index: i32, events: &mut Vec<RoleEvent>) {
-        if self
-            .get(topic, index)
-            .is_some_and(|replica| replica.topic_id == topic_id)
-        {
+        let hosted = self.get(topic, index);
+        if hosted.is_some_and(|replica| replica.topic_id == topic_id) {
             self.discard(topic, index, events);
         }
+        self.discard_copies(&PartitionIdentity::new(topic.clone(), topic_id, index));
     }
 
     fn discard(&self, topic: &Arc<str>, index: i32, events: &mut Vec<RoleEvent>) {

@@ -1,7 +1,8 @@
 //! Making empty directories a node's own, and deciding when that may happen without being asked.
 //!
 //! It promises that a node which lost its directory does not come back as the voter it was: only a sole initial voter is
-//! formatted on its own, and whoever joins gets the cluster's id from the cluster.
+//! formatted on its own, and whoever joins gets the cluster's id from the cluster. And an empty directory of a node that has
+//! been formatted is never made its own unasked: it may be where a disk is not mounted, whose partitions must not begin anew.
 
 use std::fs;
 use std::io;
@@ -55,6 +56,20 @@ pub enum FormatError {
         /// The metadata directory.
         directory: PathBuf,
     },
+    /// The node has been formatted, but some of its directories have not.
+    #[error("no meta.properties in {}, but {} is formatted, for node {node_id} of cluster {cluster_id}: if a disk is not mounted, mount it; if a directory is new, run `odradek storage format --ignore-formatted{} --cluster-id {cluster_id} --config <file>`, which leaves the others as they are; if it is not to be used any more, take it out of log.dirs", paths(directories), formatted.display(), if *controller { " --no-initial-controllers" } else { "" })]
+    Unformatted {
+        /// Those without.
+        directories: Vec<PathBuf>,
+        /// One that is formatted.
+        formatted: PathBuf,
+        /// The node.
+        node_id: NodeId,
+        /// Whether it is a controller.
+        controller: bool,
+        /// Its cluster.
+        cluster_id: String,
+    },
     /// There is a metadata log, but nothing says whose.
     #[error("{} has a metadata log, but meta.properties, which says whose it is, is gone: restore the file from a backup, or from another of log.dirs with directory.id of its own", directory.display())]
     MetaPropertiesLost {
@@ -71,6 +86,13 @@ pub enum FormatError {
         /// Its cluster.
         cluster_id: String,
     },
+}
+
+fn paths(directories: &[PathBuf]) -> String {
+    let shown = directories
+        .iter()
+        .map(|directory| directory.display().to_string());
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// The index that founding a quorum ends with; later ones are of a quorum at work.
@@ -243,18 +265,17 @@ pub struct StartRules<'a> {
     pub may_join: bool,
 }
 
-/// Looks at the directories, and formats empty ones where that is safe.
+/// Looks at the directories, and formats them if all are empty and that is safe.
 ///
 /// # Errors
 /// The directories are another node's or damaged, or an operator has to decide.
 pub fn prepare(rules: &StartRules<'_>) -> Result<Start, FormatError> {
-    for directory in directories(rules.log_dirs, rules.metadata_log_dir) {
-        fs::create_dir_all(&directory).map_err(|source| FormatError::Directory { directory, source })?;
-    }
     let configured = rules.cluster_id.map(|id| (id, "the configuration"));
     let mut known: Option<(PathBuf, MetaProperties)> = None;
+    let mut unformatted = Vec::new();
     for directory in directories(rules.log_dirs, rules.metadata_log_dir) {
         let Some(found) = MetaProperties::read(&directory)? else {
+            unformatted.push(directory);
             continue;
         };
         found.check(&directory, rules.node_id, configured)?;
@@ -267,12 +288,23 @@ pub fn prepare(rules: &StartRules<'_>) -> Result<Start, FormatError> {
         }
     }
     match known {
-        Some((_, known)) => resume(rules, &known),
-        None => begin(rules),
+        Some((formatted, known)) => resume(rules, formatted, &known, unformatted),
+        None => {
+            for directory in unformatted {
+                fs::create_dir_all(&directory)
+                    .map_err(|source| FormatError::Directory { directory, source })?;
+            }
+            begin(rules)
+        }
     }
 }
 
-fn resume(rules: &StartRules<'_>, known: &MetaProperties) -> Result<Start, FormatError> {
+fn resume(
+    rules: &StartRules<'_>,
+    formatted: PathBuf,
+    known: &MetaProperties,
+    unformatted: Vec<PathBuf>,
+) -> Result<Start, FormatError> {
     let own = MetaProperties::read(rules.metadata_log_dir)?;
     if rules.controller && (own.is_none() || !QuorumStore::exists(rules.metadata_log_dir)) {
         return Err(FormatError::LogLost {
@@ -281,7 +313,15 @@ fn resume(rules: &StartRules<'_>, known: &MetaProperties) -> Result<Start, Forma
             cluster_id: known.cluster_id.clone(),
         });
     }
-    // A log directory that was added to a known node is simply a new one.
+    if !unformatted.is_empty() {
+        return Err(FormatError::Unformatted {
+            directories: unformatted,
+            formatted,
+            node_id: rules.node_id,
+            controller: rules.controller,
+            cluster_id: known.cluster_id.clone(),
+        });
+    }
     format_now(rules, &known.cluster_id, &[]).map(Start::Ready)
 }
 
@@ -397,6 +437,53 @@ mod tests {
                 .directory_id,
             first.directory_id
         );
+    }
+
+    #[test]
+    fn a_directory_beside_formatted_ones_is_formatted_only_when_asked_for() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dirs = ["a", "b", "c"].map(|name| root.path().join(name));
+        let voters = [voter(1)];
+        let known = &dirs[..2];
+        prepare(&rules(known, &voters)).expect("formats");
+        let ids = || {
+            let read = |directory: &PathBuf| MetaProperties::read(directory).expect("reads");
+            dirs.each_ref().map(read)
+        };
+        let before = ids();
+        for controller in [true, false] {
+            let rules = StartRules {
+                controller,
+                ..rules(&dirs, &voters)
+            };
+            let error = prepare(&rules).expect_err("an operator decides").to_string();
+            let flag = "--ignore-formatted --no-initial-controllers --cluster-id";
+            assert_eq!(error.contains(flag), controller, "{error}");
+            for word in [
+                &dirs[2].display().to_string(),
+                "mount it",
+                "odradek storage format",
+            ] {
+                assert!(error.contains(word), "{word}: {error}");
+            }
+        }
+        assert!(!dirs[2].exists(), "nothing is made where a disk may be missing");
+        // What the command does.
+        let cluster_id = &before[0].as_ref().expect("formatted").cluster_id;
+        let asked = Format {
+            log_dirs: &dirs,
+            metadata_log_dir: &dirs[0],
+            cluster_id,
+            node_id: 1,
+            controller: true,
+            initial_voters: &[],
+            ignore_formatted: true,
+        };
+        format(&asked).expect("formats");
+        let after = ids();
+        assert_eq!(after[..2], before[..2]);
+        assert!(after[2].is_some());
+        assert!(matches!(prepare(&rules(&dirs, &voters)), Ok(Start::Ready(_))));
     }
 
     #[test]

@@ -25,8 +25,8 @@ const WRITE_BUFFER_BYTES: usize = 1 << 20;
 const WAL_BYTES_MAX: u64 = 64 << 20;
 const OPEN_FILES_MAX: i32 = 32;
 const SNAPSHOT_HEADER_BYTES: usize = 16;
-/// How RocksDB, which keeps no error number, passes ENOSPC and EDQUOT on.
-const NO_ROOM_WORDS: [&str; 2] = ["No space left", "Disk quota exceeded"];
+/// How RocksDB, which keeps no error number, passes ENOSPC on. After EDQUOT it writes nothing until it is opened anew.
+const NO_ROOM_WORDS: &str = "No space left";
 
 /// Why the store cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +66,7 @@ impl StoreError {
     #[must_use]
     pub fn is_no_room(&self) -> bool {
         match self {
-            Self::Rocks { source, .. } => {
-                source.kind() == rocksdb::ErrorKind::IOError
-                    && NO_ROOM_WORDS.iter().any(|words| source.as_ref().contains(words))
-            }
+            Self::Rocks { source, .. } => says_no_room(source.kind(), source.as_ref()),
             Self::InUse { .. } | Self::Damaged { .. } => false,
         }
     }
@@ -287,6 +284,10 @@ fn open_error(directory: &Path, source: rocksdb::Error) -> StoreError {
     }
 }
 
+fn says_no_room(kind: rocksdb::ErrorKind, message: &str) -> bool {
+    kind == rocksdb::ErrorKind::IOError && message.contains(NO_ROOM_WORDS)
+}
+
 fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -359,6 +360,17 @@ mod tests {
         assert_eq!(restored.state.entries, ["a 2", "a 3", "b 4"].map(Bytes::from));
         assert_eq!(restored.snapshot.expect("the first").index, 1);
         assert!(restored.state.hard_state.is_some());
+    }
+
+    #[test]
+    fn a_full_disk_passes_and_a_quota_that_is_used_up_does_not() {
+        let passes = |message| says_no_room(rocksdb::ErrorKind::IOError, message);
+        assert!(passes(
+            "IO error: No space left on device: While appending to file: d/1.log"
+        ));
+        assert!(!passes(
+            "IO error: While appending to file: d/1.log: Disk quota exceeded"
+        ));
     }
 
     #[test]

@@ -21,17 +21,18 @@ use odradek_common::records::control::EndTransactionMarker;
 use odradek_common::records::record::{decoded_section, records};
 use odradek_common::records::validate::ProducedBatch;
 use odradek_common::time::Now;
+use slog::info;
 use smallvec::SmallVec;
 
 use crate::error::{AppendError, LogError};
 use crate::log::Log;
 use crate::segment::{SEGMENT_SIZE_BYTES_MAX, segment_path};
-use crate::store::{Batch, Survive};
+use crate::store::Survive;
 
 /// A control record is tiny; anything larger than this is not decompressed to look for one.
 const MARKER_SIZE_BYTES_MAX: usize = 4096;
 /// Writes up to this size are copied together: one piece is cheaper for the kernel than many.
-const GATHER_SIZE_BYTES_MAX: usize = 16 << 10;
+const GATHER_SIZE_BYTES_MAX: usize = 4 << 10;
 /// Pieces that one call to the kernel takes.
 const PIECES_PER_WRITE: usize = 1024;
 /// Batches of one append that need no allocation.
@@ -237,24 +238,44 @@ impl Log {
 
     /// Appends what a follower fetched: verifies checksums and order, keeps offsets and epochs.
     ///
-    /// An incomplete batch at the end is ignored.
+    /// An incomplete batch at the end is ignored, and so is everything from the first batch of an epoch beyond
+    /// `leader_epoch_max` on; None if that leaves nothing.
     ///
     /// # Errors
     /// The bytes do not continue this log, or the log failed.
-    pub fn append_as_follower(&mut self, now: Now, bytes: &[u8]) -> Result<AppendInfo, AppendError> {
+    pub fn append_as_follower(
+        &mut self,
+        now: Now,
+        bytes: &[u8],
+        leader_epoch_max: i32,
+    ) -> Result<Option<AppendInfo>, AppendError> {
         self.check_open()?;
         let mut written: SmallVec<[Written; INLINE_BATCHES]> = SmallVec::new();
         let mut expected = self.log_end_offset;
-        let mut complete = batches(bytes);
-        for batch in &mut complete {
+        let mut consumed = 0;
+        let mut beyond = None;
+        for batch in batches(bytes) {
             let (header, batch) = batch.map_err(|error| AppendError::Corrupt(error.to_string()))?;
+            // KAFKA-18723: who answered may have lost its leadership since, and have sent what its file holds by now.
+            if header.partition_leader_epoch > leader_epoch_max {
+                beyond = Some(header);
+                break;
+            }
             check_fetched(&header, batch, expected)?;
             expected = header.next_offset();
+            consumed += header.size_bytes();
             let marker = marker_in(&header, batch)?;
             written.push(Written { header, marker });
         }
-        let consumed = complete.consumed_bytes();
+        if let Some(header) = beyond {
+            info!(self.logger, "fetched records of a later leader epoch are left out";
+                "offset" => header.base_offset, "leader_epoch" => header.partition_leader_epoch,
+                "leader_epoch_max" => leader_epoch_max);
+        }
         let (Some(first), Some(last)) = (written.first(), written.last()) else {
+            if beyond.is_some() {
+                return Ok(None);
+            }
             let detail = format!("no complete batch in {} bytes", bytes.len());
             return Err(AppendError::Corrupt(detail));
         };
@@ -272,7 +293,7 @@ impl Log {
                 rest = tail;
             }
         }
-        Ok(AppendInfo {
+        Ok(Some(AppendInfo {
             first_offset: first.base_offset,
             last_offset: last.last_offset(),
             log_append_time: log_append_time(&last),
@@ -280,7 +301,7 @@ impl Log {
             size_bytes: consumed,
             rolled,
             flush_due: self.is_flush_awaited(),
-        })
+        }))
     }
 
     fn check_size(&self, header: &BatchHeader) -> Result<(), AppendError> {
@@ -450,15 +471,15 @@ impl Log {
         for Written { header, marker } in written {
             self.note_producer(header, *marker);
         }
+        // The records are in the log now: an index without room is no reason to say that they are not. Recovery finds epochs again,
+        // and a checkpoint writes those that the index lacks.
         if epochs_changed {
-            self.persist_epochs(Survive::Kill)?;
+            let persisted = self.persist_epochs(Survive::Kill);
+            self.put_off(persisted)?;
         }
         if self.active().index.is_full() {
-            let mut batch = Batch::default();
-            let key = self.key;
-            let active = self.active();
-            active.index.spill(&key, active.base_offset, &mut batch);
-            self.directory.store.write(batch, Survive::Nothing)?;
+            let spilled = self.spill_index();
+            self.put_off(spilled)?;
         }
         Ok(rolled)
     }

@@ -54,6 +54,8 @@ pub(crate) struct Persistence {
     pub(crate) swaps: u64,
     /// Whether there was no room to flush the index after a repair.
     pub(crate) owes_flush: bool,
+    /// Whether the index does not know yet where the log begins, and which segments are gone.
+    pub(crate) owes_start: bool,
 }
 
 impl Persistence {
@@ -80,6 +82,7 @@ impl Persistence {
             cut: None,
             swaps: 0,
             owes_flush: false,
+            owes_start: false,
         }
     }
 
@@ -183,11 +186,8 @@ impl Log {
             return Ok(None);
         }
         // First, because the index may have no room: the flush has taken note of nothing then.
-        let mut index = Batch::default();
-        if let Some((_, active)) = self.segments.iter_mut().next_back() {
-            active.index.spill(&self.key, active.base_offset, &mut index);
-        }
-        self.directory.store.write(index, Survive::Nothing)?;
+        self.write_start()?;
+        self.spill_index()?;
         let flush = self.flush_plan(now)?;
         let is_written = self.persistence.checkpointed == Some(self.log_end_offset) && !self.epochs_dirty;
         if flush.is_none() && is_written {

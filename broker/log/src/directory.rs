@@ -22,7 +22,7 @@ use crate::flush::{SyncTurn, sync_names};
 use crate::log::{Log, PartitionIdentity};
 use crate::open::{self, Folder};
 use crate::room::Room;
-use crate::store::{Batch, Kind, PartitionKey, Store, Survive, name_key};
+use crate::store::{Batch, CORRUPT_MARKER, Kind, PartitionKey, Store, Survive, name_key};
 use crate::stray::stray_name;
 
 /// Kafka's file that names the topic id of a partition folder.
@@ -115,6 +115,14 @@ pub(crate) struct Partitions {
     unopened: BTreeSet<String>,
     /// Folders whose log is open.
     pub(crate) open: BTreeSet<String>,
+}
+
+impl Partitions {
+    /// There is a folder of this partition, whose log nobody has opened yet.
+    pub(crate) fn note_found(&mut self, folder: String, topic_id: Uuid) {
+        self.unopened.insert(folder.clone());
+        self.known.insert(folder, topic_id);
+    }
 }
 
 impl DirectoryShared {
@@ -618,22 +626,38 @@ fn lock(path: &Path) -> Result<File, LogError> {
     }
 }
 
-/// Opens the index; one that is corrupt is set aside, and the logs then rebuild it.
+/// Opens the index; one that is corrupt, or was found so before, is set aside, and the logs then rebuild it.
 fn open_store(path: &Path, logger: &slog::Logger) -> Result<Store, LogError> {
     let folder = path.join(INDEX_FOLDER);
+    let marker = path.join(CORRUPT_MARKER);
+    if let Ok(found) = fs::read(&marker) {
+        set_index_aside(path, &String::from_utf8_lossy(&found), logger)?;
+        // Not before: a start that ended in between would open the corrupt one.
+        fs::remove_file(&marker)
+            .map_err(|source| LogError::io(path, format!("remove {}", marker.display()), source))?;
+    }
     match Store::open(path, &folder) {
         Err(LogError::Directory { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
-            let aside = path.join(format!(
-                "{INDEX_FOLDER}.{}{DELETED_SUFFIX}",
-                Uuid::new_v4().simple()
-            ));
-            warn!(logger, "the index is corrupt and is rebuilt from the logs";
-                "path" => %folder.display(), "error" => %source);
-            fs::rename(&folder, &aside)
-                .map_err(|source| LogError::io(path, "set the corrupt index aside", source))?;
+            set_index_aside(path, &source.to_string(), logger)?;
             Store::open(path, &folder)
         }
         opened => opened,
+    }
+}
+
+fn set_index_aside(path: &Path, error: &str, logger: &slog::Logger) -> Result<(), LogError> {
+    let folder = path.join(INDEX_FOLDER);
+    let aside = path.join(format!(
+        "{INDEX_FOLDER}.{}{DELETED_SUFFIX}",
+        Uuid::new_v4().simple()
+    ));
+    warn!(logger, "the index is corrupt and is rebuilt from the logs";
+        "path" => %folder.display(), "error" => error);
+    match fs::rename(&folder, &aside) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(LogError::io(path, "set the corrupt index aside", source))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

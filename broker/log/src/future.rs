@@ -6,7 +6,8 @@
 //!
 //! Invariant: a copy takes the place when it is complete, through one rename, and not before. It was announced until then as
 //! moved once more than the log it follows, and the partition is where it was moved most often. A copy that was not
-//! complete when the process ended is discarded by the next start, which tells that a move was under way.
+//! complete when the process ended, or when the log that it follows failed, tells the next start that a move was under way. It
+//! is discarded where the partition is found elsewhere, and becomes its log where it is the last there is of it.
 
 use std::fs;
 use std::io;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use odradek_common::records::batch::BatchHeader;
 use odradek_common::time::Now;
-use slog::info;
+use slog::{info, warn};
 use uuid::Uuid;
 
 use crate::config::LogConfig;
@@ -151,6 +152,54 @@ impl LogDirectory {
         Ok(())
     }
 
+    /// The log that a copy follows has failed: the copy is closed, and stays as if the process had ended.
+    pub fn leave_future(&self, log: &mut Log) {
+        log.closed = true;
+        log.pass.overtake();
+        log.close_files();
+        if !log.is_made() {
+            return;
+        }
+        let (identity, folder) = (log.identity.clone(), log.folder_name());
+        warn!(self.shared.logger, "a copy stays, because the log that it follows has failed"; "folder" => &folder,
+            "log_end_offset" => log.log_end_offset);
+        self.shared.interrupted.lock().push((identity, folder));
+    }
+
+    /// What has arrived of an interrupted copy becomes the partition's log, where there is no other any more. It is read from its
+    /// first byte when it is opened.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn adopt_interrupted(&self, identity: &PartitionIdentity) -> Result<(), LogError> {
+        let mut interrupted = self.shared.interrupted.lock();
+        let Some(at) = interrupted.iter().position(|(awaited, _)| awaited == identity) else {
+            return Ok(());
+        };
+        let (folder, copy) = (identity.folder(), interrupted[at].1.clone());
+        let namesake = self.shared.partitions.lock().known.get(&folder).copied();
+        if let Some(topic_id) = namesake {
+            let key = PartitionKey::new(topic_id, identity.partition);
+            self.discard(&folder, Some(key), Aside::Stray)?;
+        }
+        let mut batch = Batch::default();
+        batch.delete_partition(&PartitionKey::new(identity.topic_id, identity.partition));
+        batch.put(name_key(&folder), identity.topic_id.as_bytes());
+        // The rename comes last: a name without a folder is forgotten by the next start.
+        self.shared.store.write(batch, Survive::Kill)?;
+        let path = self.shared.path.join(&copy);
+        fs::rename(&path, self.shared.path.join(&folder))
+            .map_err(|source| self.shared.io(format!("rename {}", path.display()), source))?;
+        self.shared
+            .partitions
+            .lock()
+            .note_found(folder, identity.topic_id);
+        interrupted.remove(at);
+        warn!(self.shared.logger, "a partition goes on with what a move had copied: there is nothing else of it";
+            "folder" => copy);
+        Ok(())
+    }
+
     /// The partitions of which a copy was on its way here when the process ended, and that are not known yet to be elsewhere.
     #[must_use]
     pub fn interrupted_moves(&self) -> Vec<PartitionIdentity> {
@@ -275,18 +324,26 @@ impl Log {
 
     /// Appends records that follow this log's end in another replica, or in the log that this one is a copy of: as
     /// [`Log::append_as_follower`], but an empty log may begin within the first batch, which is only sent whole.
-    pub fn append_fetched(&mut self, now: Now, records: &[u8]) -> Result<(), AppendError> {
-        if let Some(first_offset) = self.batch_around_start(records) {
+    pub fn append_fetched(
+        &mut self,
+        now: Now,
+        records: &[u8],
+        leader_epoch_max: i32,
+    ) -> Result<(), AppendError> {
+        if let Some(first_offset) = self.batch_around_start(records, leader_epoch_max) {
             self.truncate_fully_and_start_at(now, first_offset)?;
         }
-        self.append_as_follower(now, records).map(|_| ())
+        self.append_as_follower(now, records, leader_epoch_max)
+            .map(|_| ())
     }
 
     /// Where the first batch begins, if this log is empty and begins within it: DeleteRecords may set a log start into a batch.
-    fn batch_around_start(&self, records: &[u8]) -> Option<i64> {
+    fn batch_around_start(&self, records: &[u8], leader_epoch_max: i32) -> Option<i64> {
         let end = self.log_end_offset;
         let header = BatchHeader::parse(records).ok()?;
-        let around = header.base_offset < end && header.last_offset() >= end;
+        let around = header.base_offset < end
+            && header.last_offset() >= end
+            && header.partition_leader_epoch <= leader_epoch_max;
         (around && header.base_offset >= 0 && self.log_start_offset == end).then_some(header.base_offset)
     }
 

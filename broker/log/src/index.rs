@@ -1,8 +1,8 @@
 //! The sparse offset and time index of a segment: one entry per `index.interval.bytes`.
 //!
 //! New entries wait in memory; full chunks of [`CHUNK_ENTRIES`] move to RocksDB and the rest follows at roll, checkpoint
-//! and clean stop, so memory is bounded however large the segment is. An entry says where a batch begins and the greatest
-//! timestamp before it, which serves both lookups.
+//! and clean stop, so memory is bounded however large the segment is, as long as RocksDB takes them. An entry says where a
+//! batch begins and the greatest timestamp before it, which serves both lookups.
 
 use crate::error::LogError;
 use crate::store::{Batch, Kind, PartitionKey, Store, Visit};
@@ -31,6 +31,8 @@ pub(crate) struct SparseIndex {
     pending: Vec<IndexEntry>,
     /// Pending entries that RocksDB has already, in an incomplete chunk.
     written: usize,
+    /// How many waited when RocksDB last refused them; 0 if it did not.
+    refused: usize,
     /// Bytes appended since the last entry; None directly after opening, when the next batch gets an entry.
     since_entry_bytes: Option<u64>,
 }
@@ -48,13 +50,13 @@ impl SparseIndex {
         *self.since_entry_bytes.get_or_insert(0) += size_bytes as u64;
     }
 
-    /// Whether so many entries wait that they should be moved to RocksDB now.
+    /// Whether so many entries wait that they should be moved to RocksDB now. After a refusal it is asked once per chunk.
     pub(crate) fn is_full(&self) -> bool {
-        self.pending.len() >= PENDING_ENTRIES_MAX
+        self.pending.len() >= PENDING_ENTRIES_MAX.max(self.refused + CHUNK_ENTRIES)
     }
 
-    /// Writes the waiting entries to `batch`; full chunks leave memory.
-    pub(crate) fn spill(&mut self, partition: &PartitionKey, base_offset: i64, batch: &mut Batch) {
+    /// Adds the waiting entries to `batch`. Once that is written, [`SparseIndex::spilled`] or [`SparseIndex::seal`] is to follow.
+    pub(crate) fn spill(&self, partition: &PartitionKey, base_offset: i64, batch: &mut Batch) {
         if self.written == self.pending.len() {
             return;
         }
@@ -65,15 +67,25 @@ impl SparseIndex {
                 encode(chunk),
             );
         }
+    }
+
+    /// Takes note of whether RocksDB has what [`SparseIndex::spill`] added: then full chunks leave memory.
+    pub(crate) fn spilled(&mut self, is_written: bool) {
+        if !is_written {
+            self.refused = self.pending.len();
+            return;
+        }
         let full = self.pending.len() - self.pending.len() % CHUNK_ENTRIES;
         self.pending.drain(..full);
         self.written = self.pending.len();
+        self.refused = 0;
     }
 
     /// Forgets the waiting entries of a sealed segment, which RocksDB has.
     pub(crate) fn seal(&mut self) {
         self.pending = Vec::new();
         self.written = 0;
+        self.refused = 0;
     }
 
     /// The last entry for which `before` holds; `before` must hold for a prefix of the entries.
@@ -187,6 +199,7 @@ impl SparseIndex {
             self.pending = kept;
         }
         self.written = 0;
+        self.refused = 0;
         self.since_entry_bytes = None;
         Ok(())
     }

@@ -15,6 +15,7 @@ use odradek_broker_core::producer_state::ProducerStates;
 use odradek_broker_core::producer_state::verification::{TransactionalBatch, VerificationGuard};
 use odradek_common::error::ApiError;
 use odradek_common::time::Now;
+use slog::warn;
 use uuid::Uuid;
 
 use crate::append::Extent;
@@ -169,8 +170,14 @@ impl Log {
         &self.config
     }
 
-    /// Replaces the settings; they hold from the next append on.
+    /// Replaces the settings; they hold from the next append on. A log that is not to be compacted any more is not compacted to
+    /// the end of the pass that runs.
     pub fn set_config(&mut self, config: LogConfig) {
+        let ends_compaction = self.config.cleanup_policy.compact && !config.cleanup_policy.compact;
+        // A repair that is under way goes on.
+        if ends_compaction && self.is_being_compacted() {
+            self.stop_compaction();
+        }
         self.config = config;
     }
 
@@ -310,7 +317,6 @@ impl Log {
         let (key, active) = (self.key, self.active());
         let mut batch = Batch::default();
         active.index.spill(&key, active.base_offset, &mut batch);
-        active.index.seal();
         batch.put(
             key.key(Kind::Footer, &[active.base_offset]),
             active.footer.encode(),
@@ -327,6 +333,7 @@ impl Log {
             );
         }
         self.directory.store.write(batch, Survive::Nothing)?;
+        self.active().index.seal();
         self.create_segment(now.wall_ms, self.log_end_offset)
     }
 
@@ -342,6 +349,33 @@ impl Log {
             store: &self.directory.store,
             partition: &self.key,
             base_offset,
+        }
+    }
+
+    /// Writes what waits of the active segment's index to RocksDB.
+    pub(crate) fn spill_index(&mut self) -> Result<(), LogError> {
+        let Some(mut active) = self.segments.last_entry() else {
+            return Ok(());
+        };
+        let Segment {
+            base_offset, index, ..
+        } = active.get_mut();
+        let mut batch = Batch::default();
+        index.spill(&self.key, *base_offset, &mut batch);
+        let written = self.directory.store.write(batch, Survive::Nothing);
+        index.spilled(written.is_ok());
+        written
+    }
+
+    /// Passes every outcome of a write to the index on, save that it had no room: what could not be written is still known here,
+    /// and a later write brings it.
+    pub(crate) fn put_off(&self, written: Result<(), LogError>) -> Result<(), LogError> {
+        match written {
+            Err(error) if error.is_disk_full() => {
+                warn!(self.logger, "the index has no room, and is told later"; "error" => %error);
+                Ok(())
+            }
+            written => written,
         }
     }
 

@@ -1,4 +1,7 @@
 //! Deleting old segments: below the log start, beyond `retention.bytes`, older than `retention.ms`.
+//!
+//! Promises to make room where there is none: an index that cannot be told of it is told later. Until then a start finds the same
+//! in the files, because no stop is clean.
 
 use odradek_common::time::Now;
 use slog::info;
@@ -16,6 +19,11 @@ impl Log {
     /// it was planned for: while one runs nothing is deleted, and who runs it calls this when it has ended.
     pub fn retention(&mut self, now: Now) -> Result<usize, LogError> {
         self.check_open()?;
+        if let Err(error) = self.write_start()
+            && !error.is_disk_full()
+        {
+            return Err(error);
+        }
         if self.is_being_compacted() {
             return Ok(0);
         }
@@ -71,33 +79,53 @@ impl Log {
             }
             due.push(segment.base_offset);
         }
+        if due.last() == Some(&self.active_segment_base_offset()) {
+            match self.roll(now) {
+                // Those before it make room for that.
+                Err(error) if error.is_disk_full() && due.len() > 1 => _ = due.pop(),
+                rolled => rolled?,
+            }
+        }
         let Some(last) = due.last() else {
             return Ok(0);
         };
-        if *last == self.active_segment_base_offset() {
-            self.roll(now)?;
-        }
         let next = self.segments.range(last + 1..).next().map(|(base, _)| *base);
         let log_start_offset = next.expect("a log keeps a segment after those it deletes");
         info!(self.logger, "delete segments"; "reason" => reason, "segments" => due.len(),
             "from_offset" => due[0], "to_offset" => log_start_offset);
-        self.advance_log_start(log_start_offset)?;
-        let mut batch = Batch::default();
-        for base_offset in &due {
-            self.forget_segment(*base_offset, &mut batch);
-        }
-        // The snapshot that belongs to the recovery point stays, wherever that is.
-        let snapshots_until = self
-            .persistence
-            .checkpointed
-            .unwrap_or(log_start_offset)
-            .min(log_start_offset);
-        batch.delete_range(&self.key, Kind::ProducerSnapshot, &[0], Some(&[snapshots_until]));
-        self.directory.store.write(batch, Survive::Nothing)?;
+        self.note_log_start(log_start_offset);
+        self.persistence.owes_start = true;
         for base_offset in &due {
             self.discard_segment_file(*base_offset)?;
             self.segments.remove(base_offset);
         }
+        let written = self.write_start();
+        self.put_off(written)?;
         Ok(due.len())
+    }
+
+    /// Tells the index where the log begins, and makes it forget the segments before, if it is not known there yet.
+    pub(crate) fn write_start(&mut self) -> Result<(), LogError> {
+        if !self.persistence.owes_start {
+            return Ok(());
+        }
+        let (store, key) = (&self.directory.store, &self.key);
+        let mut batch = Batch::default();
+        batch.put(key.key(Kind::LogStart, &[]), self.log_start_offset.to_be_bytes());
+        batch.put(key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
+        batch.delete_range(key, Kind::Aborted, &[0], Some(&[self.log_start_offset]));
+        store.write(batch, Survive::Kill)?;
+
+        let first_segment = self.segments.first_key_value();
+        let first = first_segment.map_or(self.log_end_offset, |(base, _)| *base);
+        // The snapshot that belongs to the recovery point stays, wherever that is.
+        let snapshots_until = self.persistence.checkpointed.unwrap_or(first).min(first);
+        let mut batch = Batch::default();
+        batch.delete_range(key, Kind::Footer, &[0], Some(&[first]));
+        batch.delete_range(key, Kind::IndexChunk, &[0], Some(&[first]));
+        batch.delete_range(key, Kind::ProducerSnapshot, &[0], Some(&[snapshots_until]));
+        store.write(batch, Survive::Nothing)?;
+        self.persistence.owes_start = false;
+        Ok(())
     }
 }

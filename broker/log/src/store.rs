@@ -4,6 +4,7 @@
 //! partition (topic id, 16 bytes; index, 4) + kind (1) + detail, all big endian, so that one iterator reads what opening
 //! a partition needs. Directory-wide keys sit under the nil topic id.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 #[cfg(test)]
@@ -20,9 +21,11 @@ use crate::error::LogError;
 use crate::segment::Footer;
 
 const WRITE_BUFFER_SIZE_BYTES: usize = 4 << 20;
-const BLOCK_CACHE_SIZE_BYTES: usize = 8 << 20;
+const BLOCK_CACHE_SIZE_BYTES: usize = 2 << 20;
 const OPEN_FILES_MAX: i32 = 64;
 const WAL_SIZE_BYTES_MAX: u64 = 16 << 20;
+/// A file beside the index that says that it was found corrupt while it was in use.
+pub(crate) const CORRUPT_MARKER: &str = "odradek-index.corrupt";
 /// Partition, kind and base offset.
 const FOOTER_KEY_SIZE_BYTES: usize = 20 + 1 + 8;
 
@@ -353,12 +356,21 @@ impl Store {
     /// Reading opens files, and may find no descriptor left for one, which passes. For a database that could not write for that reason it
     /// does not: nothing is written to it any more until it is opened anew.
     fn unread(&self, error: rocksdb::Error) -> LogError {
-        let source = descriptors_error(error.as_ref()).unwrap_or_else(|| as_io(error));
-        LogError::io(&self.directory, "read the index", source)
+        match descriptors_error(error.as_ref()) {
+            Some(source) => LogError::io(&self.directory, "read the index", source),
+            None => self.failed("read the index", error),
+        }
     }
 
+    /// Opening looks at a part of the index alone. What is corrupt elsewhere the next start has to be told, or it would open it, and
+    /// find the same again.
     fn failed(&self, attempt: &str, error: rocksdb::Error) -> LogError {
-        LogError::io(&self.directory, attempt, as_io(error))
+        let source = as_io(error);
+        if source.kind() == io::ErrorKind::InvalidData {
+            // A disk that does not take it has failed anyhow.
+            _ = fs::write(self.directory.join(CORRUPT_MARKER), source.to_string());
+        }
+        LogError::io(&self.directory, attempt, source)
     }
 }
 
@@ -407,18 +419,33 @@ fn descriptors_error(message: &str) -> Option<io::Error> {
 
 fn as_io(error: rocksdb::Error) -> io::Error {
     let message = error.to_string();
-    let kind = match error.kind() {
+    io::Error::new(io_kind(error.kind(), &message), message)
+}
+
+/// What an error of RocksDB means. It goes on by itself once there is room again, save after EDQUOT ("Disk quota exceeded"): that it
+/// takes for a failure of the disk, and nothing is written any more until the database is opened anew.
+fn io_kind(kind: ErrorKind, message: &str) -> io::ErrorKind {
+    match kind {
         ErrorKind::Corruption => io::ErrorKind::InvalidData,
         ErrorKind::IOError if message.contains("No space left") => io::ErrorKind::StorageFull,
-        ErrorKind::IOError if message.contains("Disk quota exceeded") => io::ErrorKind::QuotaExceeded,
         _ => io::ErrorKind::Other,
-    };
-    io::Error::new(kind, message)
+    }
 }
 
 #[cfg(test)]
 mod unit {
     use super::*;
+
+    #[test]
+    fn a_full_disk_passes_and_a_quota_that_is_used_up_does_not() {
+        let error = |text: &str| {
+            let source = io::Error::new(io_kind(ErrorKind::IOError, text), text.to_owned());
+            LogError::io(Path::new("d"), "write to the index", source)
+        };
+        assert!(error("IO error: No space left on device: While appending to file: d/1.log").is_disk_full());
+        let quota = error("IO error: While appending to file: d/1.log: Disk quota exceeded");
+        assert!(matches!(quota, LogError::Directory { .. }), "{quota}");
+    }
 
     #[test]
     fn a_read_without_a_descriptor_passes() {

@@ -193,6 +193,12 @@ fn append_one(
     batches[0].take_outcome().expect("the log did not fail")
 }
 
+/// Appends what was fetched, whatever its epochs.
+fn as_follower(log: &mut Log, bytes: &[u8]) -> Result<AppendInfo, AppendError> {
+    let appended = log.append_as_follower(NOW, bytes, i32::MAX)?;
+    Ok(appended.expect("no epoch is beyond"))
+}
+
 fn contents(log: &Log) -> Vec<(i64, Vec<u8>)> {
     let mut found = Vec::new();
     let mut offset = log.log_start_offset();

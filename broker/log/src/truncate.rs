@@ -170,16 +170,29 @@ impl Log {
         }
         let mut batch = Batch::default();
         batch.put(self.key.key(Kind::LogStart, &[]), offset.to_be_bytes());
-        if self.epochs.truncate_from_start(offset) {
-            batch.put(self.key.key(Kind::LeaderEpochs, &[]), self.epochs.encode());
+        let mut epochs = self.epochs.clone();
+        if epochs.truncate_from_start(offset) {
+            batch.put(self.key.key(Kind::LeaderEpochs, &[]), epochs.encode());
         }
-        for marker in self.aborted.truncate_from_start(offset) {
-            batch.delete(self.key.key(Kind::Aborted, &[marker]));
+        let aborted = self.aborted.entries().iter();
+        for entry in aborted.take_while(|entry| entry.last_offset < offset) {
+            batch.delete(self.key.key(Kind::Aborted, &[entry.last_offset]));
         }
+        // First, because the index may have no room: the log begins where it did then.
         self.directory.store.write(batch, Survive::Kill)?;
+        self.note_log_start(offset);
+        Ok(())
+    }
+
+    /// The log begins at `offset`, if not behind it; the index is not told.
+    pub(crate) fn note_log_start(&mut self, offset: i64) {
+        if offset <= self.log_start_offset {
+            return;
+        }
+        self.epochs.truncate_from_start(offset);
+        self.aborted.truncate_from_start(offset);
         self.log_start_offset = offset;
         self.producers.on_log_start(offset);
-        Ok(())
     }
 
     /// Renames a segment's file, so that it is no part of the log any more, and leaves it to a purge after

@@ -54,7 +54,7 @@ fn producers_are_rebuilt_in_little_memory_however_many_batches_there_are() {
     let (directory, mut log) = open(&folder.path().join("data"));
     for from in (0..BATCHES).step_by(TOGETHER as usize) {
         let together: Vec<u8> = (from..from + TOGETHER).flat_map(batch).collect();
-        log.append_as_follower(NOW, &together).unwrap();
+        log.append_as_follower(NOW, &together, 0).unwrap();
     }
     let marker = EndTransactionMarker {
         result: TransactionResult::Abort,
@@ -62,7 +62,7 @@ fn producers_are_rebuilt_in_little_memory_however_many_batches_there_are() {
     };
     let mut marker = marker.to_batch(NOW.wall_ms, PRODUCER_ID, 0).to_vec();
     marker[..8].copy_from_slice(&BATCHES.to_be_bytes());
-    log.append_as_follower(NOW, &marker).unwrap();
+    log.append_as_follower(NOW, &marker, 0).unwrap();
     // The folder alone: the index knows nothing of what no checkpoint has written down.
     let killed = folder.path().join("killed");
     fs::create_dir_all(killed.join("events-0")).unwrap();

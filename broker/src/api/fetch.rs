@@ -354,7 +354,7 @@ impl Fetch {
         for &id in &session.slots {
             let slot = session.fetch.slot_mut(id);
             let (request, target) = (&slot.request, &mut slot.attached);
-            let Ok(watched) = &target.replica else { continue };
+            let Some(hosted) = target.hosted() else { continue };
             if is_stale {
                 target.replica = Err(ErrorCode::NotLeaderOrFollower);
                 continue;
@@ -370,7 +370,6 @@ impl Fetch {
                 fetch_offset: request.fetch_offset,
                 log_start_offset: request.log_start_offset,
             };
-            let hosted = &watched.replica;
             match hosted.follower_asked(now, fetch, request.current_leader_epoch, last_fetched_epoch) {
                 Ok(progress) if progress.may_expand => self.broker.isr.expand(hosted),
                 Ok(_) => {}
@@ -509,6 +508,7 @@ impl Fetch {
                 Err(code) => self.refused(&slot.request, &slot.attached, code),
             };
             let summary = summary(&answer, self.is_follower_out_of_sync(&slot.attached));
+            slot.attached.release();
             if fetch.settle(id, summary) {
                 answers.push(answer);
             }
@@ -520,8 +520,8 @@ impl Fetch {
     /// Until a follower is a member of the ISR, every fetch may be the one that makes it so. It may have been one when this
     /// fetch began.
     fn is_follower_out_of_sync(&self, target: &Target) -> bool {
-        match (self.parameters.follower, &target.replica) {
-            (Some((follower, _)), Ok(watched)) => !watched.replica.has_in_sync(follower),
+        match (self.parameters.follower, target.hosted()) {
+            (Some((follower, _)), Some(replica)) => !replica.has_in_sync(follower),
             _ => false,
         }
     }
@@ -543,8 +543,8 @@ impl Fetch {
     }
 
     fn found(&self, request: &FetchPartition, target: &Target, plan: ReadPlan) -> Answer {
-        if let Ok(watched) = &target.replica {
-            let traffic = &watched.replica.traffic;
+        if let Some(replica) = target.hosted() {
+            let traffic = &replica.traffic;
             let is_follower = self.parameters.follower.is_some();
             self.broker
                 .metrics

@@ -107,8 +107,8 @@ struct Fetcher {
     /// The last fetch was given up for another assignment. The next is not, so that records come however often that changes.
     was_interrupted: bool,
     reconnect_pause: Duration,
-    /// Flushes that the records of the last answer wait for.
-    flushes: Vec<CommitWait>,
+    /// Flushes that have to be done before their partitions, or any others, are asked for.
+    flushes: Vec<(Key, CommitWait)>,
 }
 
 /// A partition that marks its changes for as long as it is fetched.
@@ -177,6 +177,7 @@ impl Fetcher {
             return Round::Ended;
         };
         self.look_at_changes();
+        self.await_flushes().await;
         if self.session.is_empty() {
             return Round::Pause(self.next_resume());
         }
@@ -313,13 +314,28 @@ impl Fetcher {
             self.session.forget(key);
             return;
         }
-        let position = followed.replica.with(|p| Position {
-            leader_epoch: followed.leader_epoch,
-            fetch_offset: p.log().log_end_offset(),
-            last_epoch: last_epoch(p.log()),
-            log_start_offset: p.log().log_start_offset(),
+        let (position, is_durable) = followed.replica.with(|p| {
+            let position = Position {
+                leader_epoch: followed.leader_epoch,
+                fetch_offset: p.log().log_end_offset(),
+                last_epoch: last_epoch(p.log()),
+                log_start_offset: p.log().log_start_offset(),
+            };
+            (position, p.log().durable_end_offset() >= position.fetch_offset)
         });
-        self.session.want(key, position);
+        let flushed = if is_durable {
+            None
+        } else {
+            followed.replica.await_flush()
+        };
+        match flushed {
+            None => self.session.want(key, position),
+            // Another leader's task has appended, or this replica when it led: this leader would count that as held for good.
+            Some(flushed) => {
+                self.session.forget(key);
+                self.flushes.push((key, flushed));
+            }
+        }
     }
 
     /// A fetch that waits for records of other partitions must not keep a paused one waiting beyond its pause, and one that is
@@ -371,9 +387,10 @@ impl Fetcher {
 
     /// To ask for what comes next says that everything before is held for good: with `flush.messages`, on disk.
     async fn await_flushes(&mut self) {
-        for flushed in self.flushes.drain(..) {
-            // A replica whose directory failed is not asked for any more.
+        while let Some((key, flushed)) = self.flushes.pop() {
+            // Of whatever outcome: a replica whose directory failed is not asked for any more.
             _ = flushed.await;
+            self.look_at(key);
         }
     }
 
@@ -425,7 +442,7 @@ impl Fetcher {
         match followed.replica.append_as_follower(clock::now(), records, append) {
             Ok(flushed) => {
                 broker.metrics.replication_in.increment(records.len() as u64);
-                self.flushes.extend(flushed);
+                self.flushes.extend(flushed.map(|flushed| (key, flushed)));
             }
             Err(AppendRefusal::Api(error)) if error.code == ErrorCode::FencedLeaderEpoch => {
                 self.pause(broker, key)

@@ -17,6 +17,8 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::fixtures::{self, LoneBroker};
+use crate::replica::FollowerAppend;
+use crate::{clock, group_commit};
 
 const LEADER: NodeId = 2;
 const LISTENER: &str = "PLAINTEXT";
@@ -125,12 +127,16 @@ fn nothing(session_id: i32) -> FetchResponse {
     FetchResponse::default().with_session_id(session_id)
 }
 
-fn records(session_id: i32, replica: &Replica, count: usize) -> FetchResponse {
+fn batch(count: usize) -> Bytes {
     let mut batch = BatchBuilder::new(0);
     for _ in 0..count {
         batch.append(1_700_000_000_000, None, Some(b"value"), &[]);
     }
-    let partition = PartitionData::default().with_records(Some(batch.build()));
+    batch.build()
+}
+
+fn records(session_id: i32, replica: &Replica, count: usize) -> FetchResponse {
+    let partition = PartitionData::default().with_records(Some(batch(count)));
     let topic = FetchableTopicResponse::default()
         .with_topic_id(replica.topic_id)
         .with_partitions(vec![partition]);
@@ -157,6 +163,40 @@ async fn a_wake_up_that_tells_nothing_new_interrupts_no_fetch() {
     is_seen().await;
     connection.answer(&first, nothing(77)).await;
     assert_eq!(connection.asked().await.session(), (77, 1));
+}
+
+/// What another leader's task has appended last is being flushed when this task begins.
+#[tokio::test]
+async fn nothing_is_asked_for_behind_records_whose_flush_is_under_way() {
+    let leader = Leader::listen().await;
+    let mut follower = Follower::of(&leader);
+    let replica = follower.follow("t");
+    replica.with(|p| {
+        let mut config = p.log().config().clone();
+        config.flush_messages = 1;
+        p.log_mut().set_config(config);
+    });
+    let append = FollowerAppend {
+        leader: LEADER,
+        leader_epoch: 0,
+        high_watermark: 0,
+        log_start_offset: 0,
+    };
+    let flushed = replica.append_as_follower(clock::now(), &batch(10), append);
+    drop(flushed.unwrap().expect("it is not on disk yet"));
+    let waits = async {
+        while replica.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = soon(waits) => {}
+        _ = leader.accept() => panic!("it asks before the flush is done"),
+    }
+    let replicas = &follower.lone.broker.replicas;
+    group_commit::round(replicas, &replica.directory(), vec![replica.clone()]);
+    let mut connection = leader.accept().await;
+    assert_eq!(connection.asked().await.offset_of(&replica), Some(10));
 }
 
 #[tokio::test]

@@ -592,7 +592,7 @@ mod tests {
         let batch = batch.build();
         replica.with(|p| {
             p.log_mut()
-                .append_as_follower(clock::now(), &batch)
+                .append_as_follower(clock::now(), &batch, 0)
                 .map(drop)
                 .unwrap()
         });

@@ -7,6 +7,9 @@
 //! in no directory that the records name: if the new one does not open at the next start, the partition is known to be there, and
 //! no empty log is made in the old one.
 //!
+//! A copy goes with its move, unless the log that it follows is what failed: what has arrived may be all that is left of it then,
+//! and stays for the next start.
+//!
 //! Invariant: whoever needs both locks takes the move's first, then the state's. The first may be held while the disk is waited
 //! for, the second not, save for the last bytes of a log that is appended to faster than it is copied.
 
@@ -56,6 +59,8 @@ pub(super) struct FutureReplica {
     unflushed_bytes: usize,
     /// How often it tried to take the place.
     attempts: u32,
+    /// A step failed: the move is about to end.
+    has_failed: bool,
 }
 
 /// Where a replica moves to, and how far its copy has come.
@@ -79,14 +84,12 @@ pub struct LeftBehind {
     pub log: Log,
 }
 
-/// A move that could not go on, and was cancelled.
+/// A move that cannot go on.
 pub struct FailedMove {
     /// Where the replica was to move.
     pub to: Arc<DataDirectory>,
     /// Why it does not.
     pub error: MoveError,
-    /// Why the copy is still there, if it cannot be removed.
-    pub not_removed: Option<LogError>,
 }
 
 /// What a step of a move came to.
@@ -100,7 +103,7 @@ pub enum MoveStep {
     Moved(Box<LeftBehind>),
     /// There is nothing to move, or not any more; why a copy is still there, if it cannot be removed.
     Ended(Option<LogError>),
-    /// The move is cancelled.
+    /// The move cannot go on. Call [`Replica::end_failed_move`] once it is known how far the failure reaches.
     Failed(Box<FailedMove>),
 }
 
@@ -145,10 +148,12 @@ impl Replica {
         let mut moving = self.moving.lock();
         let lives_there = Arc::ptr_eq(&self.directory(), to);
         let is_advanced = match &*moving {
-            Moving::Copying(future) if Arc::ptr_eq(&future.directory, to) => return Ok(MoveBegun::UnderWay),
+            Moving::Copying(future) if Arc::ptr_eq(&future.directory, to) && !future.has_failed => {
+                return Ok(MoveBegun::UnderWay);
+            }
             Moving::Settling if !lives_there => return Ok(MoveBegun::TooEarly),
             Moving::Settling => return Ok(MoveBegun::NotNeeded),
-            Moving::Copying(future) => !future.awaits_record,
+            Moving::Copying(future) => !future.awaits_record && !future.has_failed,
             Moving::No => false,
         };
         self.discard_copy(&mut moving)?;
@@ -181,6 +186,7 @@ impl Replica {
             awaits_record: false,
             unflushed_bytes: 0,
             attempts: 0,
+            has_failed: false,
         }));
         Ok(if is_advanced {
             MoveBegun::UnderWay
@@ -196,14 +202,48 @@ impl Replica {
     }
 
     fn discard_copy(&self, moving: &mut Moving) -> Result<(), LogError> {
-        if !matches!(moving, Moving::Copying(_)) {
+        self.take_copy(moving).map_or(Ok(()), |future| future.discard())
+    }
+
+    /// Ends a move early; what has been copied stays if it is the log that failed.
+    fn end_copy(&self, moving: &mut Moving) -> Result<(), LogError> {
+        let Some(mut future) = self.take_copy(moving) else {
             return Ok(());
+        };
+        if !self.is_offline() || self.is_deleted() || future.directory.is_offline() {
+            return future.discard();
         }
-        let before = std::mem::take(moving);
-        self.note_progress(None);
-        match before {
-            Moving::Copying(future) => future.discard(),
-            Moving::No | Moving::Settling => Ok(()),
+        let logs = logs_of(&future.directory)?;
+        logs.leave_future(&mut future.log);
+        if self.is_deleted() {
+            // Whoever deletes the partition may have looked for its copies before this one was among them.
+            logs.discard_interrupted(future.log.identity())?;
+        }
+        Ok(())
+    }
+
+    fn take_copy(&self, moving: &mut Moving) -> Option<Box<FutureReplica>> {
+        match std::mem::take(moving) {
+            Moving::Copying(future) => {
+                self.note_progress(None);
+                Some(future)
+            }
+            other @ (Moving::No | Moving::Settling) => {
+                *moving = other;
+                None
+            }
+        }
+    }
+
+    /// Ends the move whose last step failed, unless another was begun since.
+    ///
+    /// # Errors
+    /// The copy cannot be removed.
+    pub fn end_failed_move(&self) -> Result<(), LogError> {
+        let mut moving = self.moving.lock();
+        match &*moving {
+            Moving::Copying(future) if future.has_failed => self.end_copy(&mut moving),
+            Moving::Copying(_) | Moving::No | Moving::Settling => Ok(()),
         }
     }
 
@@ -240,14 +280,14 @@ impl Replica {
         awaits.map(|progress| progress.directory.clone())
     }
 
-    /// Copies the next slice, or lets the copy take the place. Blocks. A move that cannot go on is cancelled.
+    /// Copies the next slice, or lets the copy take the place. Blocks.
     pub fn advance_move(&self, now: Now) -> MoveStep {
         let mut moving = self.moving.lock();
         let Moving::Copying(future) = &mut *moving else {
             return MoveStep::Ended(None);
         };
-        if self.is_offline() || future.directory.is_offline() {
-            return MoveStep::Ended(self.discard_copy(&mut moving).err());
+        if self.is_offline() || future.directory.is_offline() || future.has_failed {
+            return MoveStep::Ended(self.end_copy(&mut moving).err());
         }
         let to = future.directory.clone();
         // A panic leaves neither the copy nor its thread behind.
@@ -257,13 +297,11 @@ impl Replica {
             Ok(Err(error)) => error,
             Err(_) => MoveError::Panicked,
         };
-        // Under the same lock: a move that is begun from now on is another one.
-        let not_removed = self.discard_copy(&mut moving).err();
-        MoveStep::Failed(Box::new(FailedMove {
-            to,
-            error,
-            not_removed,
-        }))
+        if let Moving::Copying(future) = &mut *moving {
+            // Under the same lock: a move that is begun from now on is another one.
+            future.has_failed = true;
+        }
+        MoveStep::Failed(Box::new(FailedMove { to, error }))
     }
 
     fn step(&self, moving: &mut Moving, now: Now) -> Result<MoveStep, MoveError> {
@@ -403,7 +441,7 @@ impl FutureReplica {
             return Ok(0);
         }
         let records = read(slice, from)?;
-        match self.log.append_fetched(now, &records) {
+        match self.log.append_fetched(now, &records, i32::MAX) {
             Ok(()) => Ok(records.len()),
             Err(AppendError::Log(error)) => Err(error.into()),
             Err(

@@ -53,6 +53,27 @@ impl Safe {
 }
 
 impl Replica {
+    /// Waits until everything that `flush.messages` wants on disk is there; None if it is.
+    pub fn await_flush(&self) -> Option<CommitWait> {
+        let mut state = self.state.lock();
+        let end_offset = state.partition.log().log_end_offset();
+        let leader_epoch = state.partition.image().leader_epoch;
+        let flushed = self.wait_unless(&mut state, Safe::FlushedByFollower, leader_epoch, end_offset);
+        drop(state);
+        if flushed.is_some() {
+            // Whoever appended may have failed before it asked for that.
+            self.queue_flush();
+        }
+        flushed
+    }
+
+    /// How many wait until something is safe.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let is_awaited = |pending: &&PendingAppend| !pending.answer.is_closed();
+        self.state.lock().pending.iter().filter(is_awaited).count()
+    }
+
     /// None if it is so safe already.
     pub(super) fn wait_unless(
         &self,

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use odradek_broker_log::error::LogError;
+use odradek_broker_log::log::PartitionIdentity;
 use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::TopicPartition;
 use odradek_common::metadata::MetadataImage;
@@ -152,6 +153,15 @@ impl Replicas {
         Ok(begun)
     }
 
+    /// The partition leaves this broker, and what has arrived of its copies with it.
+    pub(super) fn discard_copies(&self, identity: &PartitionIdentity) {
+        for (directory, logs) in self.online() {
+            if let Err(error) = logs.discard_interrupted(identity) {
+                self.directory_failed(directory, &error);
+            }
+        }
+    }
+
     /// Begins the moves anew that were under way when the process ended. The copy of a partition that could not be opened stays: it
     /// tells the next start too that the partition is elsewhere.
     pub(super) fn resume_moves(&self, image: &MetadataImage) {
@@ -191,11 +201,7 @@ impl Replicas {
             }
             MoveStep::Ended(not_removed) => self.copy_removed(replica, not_removed),
             MoveStep::Failed(failed) => {
-                let FailedMove {
-                    to,
-                    error,
-                    not_removed,
-                } = *failed;
+                let FailedMove { to, error } = *failed;
                 match error {
                     MoveError::Log(error) => self.move_failed(replica, &to, &error),
                     error @ (MoveError::Damaged { .. } | MoveError::Panicked) => {
@@ -203,7 +209,8 @@ impl Replicas {
                             "to" => %to.path().display(), "error" => error_chain(&error));
                     }
                 }
-                self.copy_removed(replica, not_removed);
+                // Now that the replica is offline if it is its own directory that failed.
+                self.copy_removed(replica, replica.end_failed_move().err());
             }
         }
         Turn::Over

@@ -41,8 +41,8 @@ impl Preferences {
 }
 
 impl Replicas {
-    /// Where a partition lives already, else where AlterReplicaLogDirs or the controller wants it, else where `load` is
-    /// least.
+    /// Where a partition lives already, else where a move had begun to copy it, else where AlterReplicaLogDirs or the controller
+    /// wants it, else where `load` is least.
     ///
     /// # Errors
     /// It lives in a directory that is offline, or may live there: an empty log elsewhere, or one that it was moved away
@@ -66,10 +66,13 @@ impl Replicas {
         if let Some(found) = self.holder(identity)?.filter(|_| !may_be_elsewhere) {
             return Ok(found);
         }
-        // What it has was on its way to a directory that may be recorded already.
-        let awaits_move = || self.online().any(|(_, logs)| logs.awaits_move(identity));
-        if !all_online && awaits_move() {
-            return Err(self.offline());
+        if let Some(copied) = self.copied(identity, is_wanted) {
+            // What it has was on its way to a directory that may be recorded already.
+            if !all_online {
+                return Err(self.offline());
+            }
+            copied.1.adopt_interrupted(identity)?;
+            return Ok(copied);
         }
         let mut named = self.online().filter(|(directory, _)| is_preferred(directory));
         let mut recorded = self.online().filter(|(directory, _)| is_wanted(directory));
@@ -86,6 +89,16 @@ impl Replicas {
         least.ok_or(LogError::Offline {
             path: self.directories[0].path().to_owned(),
         })
+    }
+
+    /// Where a move of a partition was interrupted; of several directories, the one that is wanted.
+    fn copied(
+        &self,
+        identity: &PartitionIdentity,
+        is_wanted: impl Fn(&Arc<DataDirectory>) -> bool,
+    ) -> Option<(&Arc<DataDirectory>, &LogDirectory)> {
+        let copies = self.online().filter(|(_, logs)| logs.awaits_move(identity));
+        copies.max_by_key(|(directory, _)| is_wanted(directory))
     }
 
     /// A directory is offline in which a partition may be.

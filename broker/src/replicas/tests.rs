@@ -11,6 +11,7 @@ use odradek_broker_log::error::LogError;
 use odradek_broker_log::read::Patience;
 use odradek_common::ids::LOST_DIRECTORY;
 use odradek_common::metadata::PartitionImage;
+use odradek_common::records::batch::set_partition_leader_epoch;
 use odradek_common::records::builder::BatchBuilder;
 use tempfile::TempDir;
 
@@ -236,6 +237,21 @@ fn a_follower_begins_with_a_batch_that_the_leader_s_log_begins_in() {
     let overlap = replica.append_as_follower(now, &batch(108, 10), from_other(110, 105));
     assert!(matches!(overlap, Err(AppendRefusal::Api(_))));
     assert_eq!(replica.offsets().log_end, 110);
+}
+
+#[test]
+fn a_follower_takes_nothing_of_an_epoch_later_than_that_of_its_fetch() {
+    // The leader of epoch 0 was cut and appended to again before the answer left it.
+    let mut node = Node::new();
+    let replica = node.create("t", OTHER).unwrap();
+    let mut records = [batch(0, 3), batch(3, 3)].concat();
+    let second = records.len() / 2;
+    set_partition_leader_epoch(&mut records[second..], 1);
+    replica
+        .append_as_follower(clock::now(), &records.into(), from_other(6, 0))
+        .unwrap();
+    let offsets = replica.offsets();
+    assert_eq!((offsets.log_end, offsets.high_watermark), (3, 3));
 }
 
 #[test]

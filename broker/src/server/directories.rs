@@ -36,17 +36,11 @@ pub(crate) struct Identity {
     pub(crate) metadata_log_dir: PathBuf,
 }
 
-/// Checks the directories and formats empty ones where that is safe; a node that joins a cluster waits for a controller
-/// to tell the cluster's id.
+/// Checks the directories, and formats those of a node that never was; a node that joins a cluster waits for a controller to tell
+/// the cluster's id.
 pub(crate) async fn prepare(config: &ServerConfig, dev: bool, log: &Logger) -> Result<Identity, ServerError> {
     let metadata_log_dir = PathBuf::from(&config.node.metadata_log_dir);
-    let configured = config.node.log_dirs.iter().map(PathBuf::from);
-    let looked_at: Vec<_> = configured
-        .map(|path| {
-            let outcome = look_at(&path, &metadata_log_dir);
-            (path, outcome)
-        })
-        .collect();
+    let looked_at = look_at_all(config, &metadata_log_dir);
     let usable = looked_at.iter().filter(|(_, outcome)| outcome.is_ok());
     let log_dirs: Vec<PathBuf> = usable.map(|(path, _)| path.clone()).collect();
     let voters = initial_voters(config);
@@ -119,13 +113,30 @@ fn identify(
     Ok(identified)
 }
 
-/// Whether a log directory can be written at all; one that cannot is left alone while others work. The metadata directory
+/// Whether the log directories can be written at all; one that cannot is left alone while others work. The metadata directory
 /// is indispensable: what is wrong with it is told where it is needed.
-fn look_at(directory: &Path, metadata_log_dir: &Path) -> io::Result<()> {
-    if directory == metadata_log_dir {
+fn look_at_all(config: &ServerConfig, metadata_log_dir: &Path) -> Vec<(PathBuf, io::Result<()>)> {
+    let configured: Vec<PathBuf> = config.node.log_dirs.iter().map(PathBuf::from).collect();
+    let is_formatted = |path: &Path| path.join(meta_properties::FILE).exists();
+    let is_new = !is_formatted(metadata_log_dir) && !configured.iter().any(|path| is_formatted(path));
+    let look = |path: PathBuf| {
+        let outcome = if path == metadata_log_dir {
+            Ok(())
+        } else {
+            look_at(&path, is_new)
+        };
+        (path, outcome)
+    };
+    configured.into_iter().map(look).collect()
+}
+
+fn look_at(directory: &Path, is_new: bool) -> io::Result<()> {
+    if is_new {
+        fs::create_dir_all(directory)?;
+    } else if !directory.try_exists()? {
+        // The disk may not be mounted: nothing is made in its place.
         return Ok(());
     }
-    fs::create_dir_all(directory)?;
     let probe = directory.join(PROBE_FILE);
     match fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)) {
         // A full disk may have room again soon, and what is on it can be read.

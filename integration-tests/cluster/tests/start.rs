@@ -389,6 +389,44 @@ async fn directories_of_two_clusters_are_named_with_both_ids() {
 }
 
 #[tokio::test]
+async fn a_directory_beside_formatted_ones_is_formatted_by_command_and_not_by_itself() {
+    let directory = TempDir::new().expect("a temporary directory can be made");
+    let ports = [free_port(), free_port()];
+    let config = combined(
+        directory.path(),
+        "controller.quorum.voters=1@localhost:9093",
+        ports,
+    );
+    let start = || Server::start(directory.path(), odradek(&["server", &config]));
+    let address = format!("localhost:{}", ports[0]);
+    let server = start();
+    let connection = server.serves(&address).await;
+    works(&connection).await;
+    let cluster_id = connection.metadata(None).await.cluster_id;
+    let cluster_id = cluster_id.expect("a node that serves knows its cluster");
+    drop(server);
+
+    let more = directory.path().join("more");
+    let text = fs::read_to_string(&config).expect("it was written");
+    let dirs = directory.path().join("logs").display().to_string();
+    let both = format!("{text}log.dirs={dirs},{}\n", more.display());
+    write(directory.path(), "server.properties", &both);
+    let said = start().refusal().await;
+    let command =
+        format!("storage format --ignore-formatted --no-initial-controllers --cluster-id {cluster_id}");
+    assert_says(&said, &[&more.display().to_string(), "mount it", &command]);
+    assert!(!more.exists(), "nothing is made where a disk may be missing");
+
+    let arguments: Vec<&str> = command.split(' ').chain(["--config", &config]).collect();
+    runs(&arguments);
+    let server = start();
+    let connection = server.serves(&address).await;
+    connection.await_leaders("t", 1).await;
+    assert_eq!(connection.read_from("t", 0, 0).await.len(), 1);
+    assert!(more.join("meta.properties").exists());
+}
+
+#[tokio::test]
 async fn a_metadata_log_without_meta_properties_founds_no_other_cluster() {
     let directory = TempDir::new().expect("a temporary directory can be made");
     let ports = [free_port(), free_port()];

@@ -67,7 +67,7 @@ fn a_deleted_partition_is_gone_after_a_kill() {
     fixture.directory.delete_partition(&mut fixture.log).unwrap();
     assert!(fixture.directory.partitions().is_empty());
     assert!(matches!(
-        fixture.log.append_as_follower(NOW, &[]),
+        as_follower(&mut fixture.log, &[]),
         Err(crate::error::AppendError::Log(LogError::Closed(_)))
     ));
     let path = fixture.path.with_file_name("killed");
@@ -307,6 +307,48 @@ fn a_folder_without_index_or_metadata_is_taken_over() {
     });
     assert_eq!(taken.log.log_end_offset(), 5);
     assert_eq!(taken.directory.partitions(), [identity()]);
+}
+
+#[test]
+fn a_bad_block_of_the_index_is_mended_by_the_next_start() {
+    let mut fixture = Fixture::new();
+    fixture.append(5);
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    let Fixture {
+        _temporary,
+        path,
+        directory,
+        log,
+        config,
+    } = fixture;
+    drop((log, directory));
+    let names = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let index = names(&path.join("odradek-index"));
+    for table in index
+        .iter()
+        .filter(|path| path.extension().is_some_and(|it| it == "sst"))
+    {
+        let mut bytes = fs::read(table).unwrap();
+        bytes[5] ^= 0x10;
+        fs::write(table, bytes).unwrap();
+    }
+    // What opening an index looks at is sound.
+    let opened = LogDirectory::open(&path, LogDirectoryOptions::default(), logger());
+    assert!(matches!(opened, Err(LogError::Directory { .. })));
+    for is_rebuilt in [true, false] {
+        let mut fixture = Fixture::at(_temporary.clone(), path.clone(), config.clone());
+        let report = fixture.log.take_recovery_report();
+        assert_eq!(report.is_some_and(|report| report.index_rebuilt), is_rebuilt);
+        assert_eq!(fixture.contents().len(), 5);
+        fixture.log.close_clean(NOW).unwrap();
+        assert!(fixture.directory.close_clean().unwrap());
+    }
+    let is_marker = |path: &PathBuf| path.extension().is_some_and(|it| it == "corrupt");
+    assert!(!names(&path).iter().any(is_marker));
 }
 
 #[test]

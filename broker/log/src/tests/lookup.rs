@@ -248,17 +248,17 @@ fn a_follower_takes_offsets_and_epochs_from_the_batches() {
         bytes.extend_from_slice(&batch);
     }
     let cut = bytes.len() - 1;
-    let info = fixture.log.append_as_follower(NOW, &bytes[..cut]).unwrap();
+    let info = as_follower(&mut fixture.log, &bytes[..cut]).unwrap();
     assert_eq!(
         (info.first_offset, info.last_offset),
         (0, 3),
         "the incomplete batch waits for the next fetch"
     );
     let last = bytes.len() / 3 * 2;
-    fixture.log.append_as_follower(NOW, &bytes[last..]).unwrap();
+    as_follower(&mut fixture.log, &bytes[last..]).unwrap();
     assert_eq!(fixture.log.log_end_offset(), 12);
     assert_eq!(fixture.log.epochs().end_offset_for(3, 12), Some((3, 10)));
-    let again = fixture.log.append_as_follower(NOW, &bytes[last..]);
+    let again = as_follower(&mut fixture.log, &bytes[last..]);
     assert!(matches!(
         again,
         Err(AppendError::OutOfOrder {
@@ -268,10 +268,58 @@ fn a_follower_takes_offsets_and_epochs_from_the_batches() {
     ));
     bytes[HEADER_SIZE_BYTES + 3] ^= 1;
     assert!(matches!(
-        fixture.log.append_as_follower(NOW, &bytes),
+        as_follower(&mut fixture.log, &bytes),
         Err(AppendError::Corrupt(_))
     ));
     assert_eq!(fixture.contents().len(), 6);
+}
+
+#[test]
+fn a_follower_leaves_out_what_was_written_after_the_epoch_that_it_fetched_in() {
+    let fetched = |offset, epoch| {
+        let mut batch = batch(1, 1).to_vec();
+        set_base_offset(&mut batch, offset);
+        set_partition_leader_epoch(&mut batch, epoch);
+        batch
+    };
+    let mut fixture = Fixture::new();
+    (0..10).for_each(|_| _ = fixture.append(1));
+    let (of_now, of_later) = (fetched(10, 5), fetched(11, 6));
+    let bytes = [of_now.clone(), of_later.clone(), fetched(12, 5)].concat();
+    let info = fixture.log.append_as_follower(NOW, &bytes, 5).unwrap().unwrap();
+    assert_eq!(
+        (info.first_offset, info.last_offset, info.size_bytes),
+        (10, 10, of_now.len())
+    );
+    let knows = |log: &Log| {
+        (
+            log.log_end_offset(),
+            log.epochs().latest_epoch(),
+            contents(log).len(),
+        )
+    };
+    assert_eq!(knows(&fixture.log), (11, Some(5), 11));
+    assert_eq!(fixture.log.append_as_follower(NOW, &of_later, 5).unwrap(), None);
+    assert_eq!(knows(&fixture.kill().log), (11, Some(5), 11));
+    fixture
+        .log
+        .append_as_follower(NOW, &of_later, 6)
+        .unwrap()
+        .unwrap();
+    assert_eq!(knows(&fixture.log), (12, Some(6), 12));
+}
+
+#[test]
+fn an_empty_log_does_not_begin_in_a_batch_of_a_later_epoch() {
+    let mut fixture = Fixture::new();
+    fixture.log.truncate_fully_and_start_at(NOW, 105).unwrap();
+    let mut around = batch(1, 10).to_vec();
+    set_base_offset(&mut around, 100);
+    set_partition_leader_epoch(&mut around, 6);
+    fixture.log.append_fetched(NOW, &around, 5).unwrap();
+    assert_eq!(fixture.log.log_end_offset(), 105);
+    fixture.log.append_fetched(NOW, &around, 6).unwrap();
+    assert_eq!(fixture.log.log_end_offset(), 110);
 }
 
 #[test]
@@ -284,7 +332,7 @@ fn offsets_too_far_apart_for_one_segment_roll() {
         set_base_offset(&mut batch, offset);
         bytes.extend_from_slice(&batch);
     }
-    fixture.log.append_as_follower(NOW, &bytes).unwrap();
+    as_follower(&mut fixture.log, &bytes).unwrap();
     assert_eq!(fixture.log.log_end_offset(), far + 2);
     let offsets = |fixture: &Fixture| {
         fixture

@@ -42,7 +42,8 @@ impl Move {
             panic!("it waits")
         };
         if !slice.is_empty() {
-            copy.append_fetched(NOW, &slice.read().unwrap()).unwrap();
+            copy.append_fetched(NOW, &slice.read().unwrap(), i32::MAX)
+                .unwrap();
         }
         !slice.is_empty()
     }
@@ -316,7 +317,7 @@ fn damage_is_not_copied() {
         .unwrap();
     let mut bytes = slice.read().unwrap().to_vec();
     *bytes.last_mut().unwrap() ^= 1;
-    let refused = moved.copy().append_fetched(NOW, &bytes);
+    let refused = moved.copy().append_fetched(NOW, &bytes, i32::MAX);
     assert!(matches!(refused, Err(AppendError::Corrupt(_))), "{refused:?}");
     assert_eq!(moved.copy().log_end_offset(), 0);
 }

@@ -287,10 +287,7 @@ fn a_follower_knows_of_transactions_what_its_leader_knows() {
         .read_plan(0, 1 << 20, i64::MAX, MinOneBatch::Yes)
         .unwrap();
     let mut follower = Fixture::new();
-    follower
-        .log
-        .append_as_follower(NOW, &slice.read().unwrap())
-        .unwrap();
+    as_follower(&mut follower.log, &slice.read().unwrap()).unwrap();
     assert_eq!(follower.log.last_stable_offset(), 0);
     follower.log.set_high_watermark(5);
     assert_eq!(follower.log.last_stable_offset(), 1);

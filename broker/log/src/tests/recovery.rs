@@ -53,7 +53,7 @@ fn an_epoch_whose_write_found_no_room_is_written_with_the_next_checkpoint() {
     let mut fixture = Fixture::new();
     fixture.append_batch(1, batch(NOW.wall_ms, 1));
     fixture.fail_write(1);
-    append_one(&mut fixture.log, 2, &batch(NOW.wall_ms, 1), AppendOrigin::Client).unwrap_err();
+    fixture.append_batch(2, batch(NOW.wall_ms, 1));
     fixture.append_batch(2, batch(NOW.wall_ms, 1));
     fixture.log.checkpoint(NOW).unwrap();
     fixture.directory.flush_index().unwrap();

@@ -170,3 +170,89 @@ fn a_segment_without_timestamps_is_as_old_as_its_file() {
         assert!(fixture.log.retention(NOW).unwrap() > 0);
     }
 }
+
+/// What a log holds, as far as its start tells.
+fn knows(fixture: &Fixture) -> (i64, usize, usize, Vec<(i64, Vec<u8>)>) {
+    let log = &fixture.log;
+    let epochs = log.epochs().entries().len();
+    (log.log_start_offset(), log.segments(), epochs, fixture.contents())
+}
+
+#[test]
+fn retention_makes_room_though_the_index_has_none() {
+    let mut fixture = filled(LogConfig {
+        retention_bytes: 2_500,
+        ..small_segments()
+    });
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    fixture.fail_write(1);
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    fixture.directory.purge_deleted(MUCH_LATER).unwrap();
+    assert_eq!(fixture.segment_files().len(), fixture.log.segments());
+    let known = knows(&fixture);
+    assert_eq!(known.0, fixture.contents()[0].0);
+    let mut killed = fixture.kill();
+    killed.log.set_high_watermark(60);
+    assert_eq!(knows(&killed), known);
+
+    fixture.fail_write(1);
+    let refused = fixture.log.close_clean(NOW).unwrap_err();
+    assert!(refused.is_disk_full(), "{refused}");
+    assert!(
+        !fixture.directory.close_clean().unwrap(),
+        "the index tells of segments that are gone"
+    );
+    let restarted = fixture.restart();
+    assert!(restarted.directory.is_clean_start());
+    assert_eq!(knows(&restarted), known);
+}
+
+#[test]
+fn the_next_retention_tells_the_index_what_it_is_owed() {
+    let mut fixture = filled(LogConfig {
+        retention_bytes: 2_500,
+        ..small_segments()
+    });
+    fixture.fail_write(1);
+    assert!(fixture.log.retention(NOW).unwrap() > 0);
+    let persisted = |fixture: &Fixture| fixture.directory.shared.store.load(&fixture.log.key).unwrap();
+    assert_eq!(persisted(&fixture).log_start_offset, None);
+    assert_eq!(fixture.log.retention(NOW).unwrap(), 0);
+    let persisted = persisted(&fixture);
+    let start = fixture.log.log_start_offset();
+    assert_eq!(persisted.log_start_offset, Some(start));
+    assert!(persisted.footers.iter().all(|(base, _)| *base >= start));
+    assert!(!persisted.footers.is_empty());
+}
+
+#[test]
+fn an_active_segment_that_cannot_be_sealed_does_not_keep_those_before_it() {
+    let mut fixture = filled(small_segments());
+    fixture.log.set_config(LogConfig {
+        retention_ms: 1_000,
+        ..small_segments()
+    });
+    let active = fixture.log.active_segment_base_offset();
+    let later = NOW.plus_ms(5_000);
+    fixture.fail_write(1);
+    assert!(fixture.log.retention(later).unwrap() > 0);
+    assert_eq!(fixture.log.log_start_offset(), active);
+    assert_eq!(fixture.log.retention(later).unwrap(), 1);
+    assert_eq!(fixture.log.log_start_offset(), 60);
+}
+
+#[test]
+fn records_that_cannot_be_deleted_for_want_of_room_are_as_they_were() {
+    let mut fixture = Fixture::new();
+    for epoch in 0..3 {
+        fixture.append_batch(epoch, batch(1_000, 1));
+    }
+    let before = knows(&fixture);
+    fixture.fail_write(1);
+    let refused = fixture.log.delete_records_before(2);
+    assert!(matches!(refused, Err(ReadError::Log(error)) if error.is_disk_full()));
+    assert_eq!(knows(&fixture), before);
+    assert_eq!(fixture.log.delete_records_before(2).unwrap(), 2);
+    assert_eq!(knows(&fixture.kill()), knows(&fixture));
+}

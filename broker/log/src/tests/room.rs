@@ -190,3 +190,63 @@ fn a_repair_leaves_the_reserve_alone() {
     log.set_high_watermark(log.log_end_offset());
     assert!(log.can_repair() && log.begin_repair(NOW).unwrap().is_some());
 }
+
+#[test]
+fn records_are_appended_though_the_index_has_no_room_for_their_epoch() {
+    let mut fixture = Fixture::new();
+    fixture.append(1);
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.fail_write(1);
+    assert_eq!(fixture.append_batch(2, batch(1_000, 1)).first_offset, 1);
+    fixture.append_batch(2, batch(1_000, 1));
+    let epochs = fixture.log.epochs().clone();
+    assert_eq!(epochs.latest().unwrap().start_offset, 1);
+    for fixture in [fixture.kill(), fixture.restart()] {
+        assert_eq!((fixture.log.epochs(), fixture.contents().len()), (&epochs, 3));
+    }
+}
+
+#[test]
+fn entries_that_the_index_has_no_room_for_stay_until_it_has() {
+    let mut fixture = Fixture::with(LogConfig {
+        index_interval_bytes: 1,
+        ..LogConfig::default()
+    });
+    let assert_indexed = |log: &Log, base_offset: i64, until: i64| {
+        for offset in 1..until {
+            let offset = u32::try_from(offset).unwrap();
+            let index = &log.segments[&base_offset].index;
+            let found = index.floor_offset(&log.place(base_offset), offset).unwrap();
+            assert_eq!(found.map(|entry| entry.relative_offset), Some(offset));
+        }
+    };
+    // The first batch of a segment needs no entry.
+    (0..1_024).for_each(|_| _ = fixture.append(1));
+    fixture.fail_write(1);
+    assert_eq!(
+        fixture.append(1).first_offset,
+        1_024,
+        "it is written, and said to be"
+    );
+    assert_indexed(&fixture.log, 0, 1_025);
+    fixture.fail_write(1);
+    (0..255).for_each(|_| _ = fixture.append(1));
+    let is_asked = |fixture: &Fixture| {
+        let store = &fixture.log.directory.store;
+        store.failing_write.load(Ordering::SeqCst) == 0
+    };
+    assert!(!is_asked(&fixture), "the index is not asked with every append");
+    fixture.append(1);
+    assert!(is_asked(&fixture));
+    assert_indexed(&fixture.log, 0, 1_281);
+    (0..300).for_each(|_| _ = fixture.append(1));
+    assert_indexed(&fixture.log, 0, 1_581);
+    fixture.fail_write(1);
+    fixture.log.checkpoint(NOW).unwrap_err();
+    fixture.fail_write(1);
+    fixture.log.roll(NOW).unwrap_err();
+    assert_indexed(&fixture.log, 0, 1_581);
+    fixture.log.roll(NOW).unwrap();
+    let restarted = fixture.restart();
+    assert_indexed(&restarted.log, 0, 1_581);
+}

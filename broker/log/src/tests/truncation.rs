@@ -101,7 +101,7 @@ fn led_in_vain() -> (Fixture, Vec<u8>) {
         batch
     };
     let mut fixture = Fixture::new();
-    fixture.log.append_as_follower(NOW, &fetched(0, 4)).unwrap();
+    as_follower(&mut fixture.log, &fetched(0, 4)).unwrap();
     fixture.log.assign_epoch(5).unwrap();
     (fixture, [fetched(2, 4), fetched(4, 6)].concat())
 }
@@ -115,7 +115,7 @@ fn epochs(log: &Log) -> Vec<(i32, i64)> {
 fn an_epoch_without_records_goes_when_an_older_one_goes_on() {
     let (mut fixture, fetched) = led_in_vain();
     assert_eq!(epochs(&fixture.log), [(4, 0), (5, 2)]);
-    fixture.log.append_as_follower(NOW, &fetched).unwrap();
+    as_follower(&mut fixture.log, &fetched).unwrap();
     assert_eq!(epochs(&fixture.log), [(4, 0), (6, 4)]);
     assert_eq!(epochs(&fixture.kill().log), [(4, 0), (6, 4)]);
 }

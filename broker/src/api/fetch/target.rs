@@ -1,6 +1,6 @@
 //! A partition of a fetch: where it is served, what was found there, and who is told when that changes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use odradek_broker_core::fetch_session::{FetchPartition, SlotId, TopicKey};
 use odradek_common::error::ErrorCode;
@@ -27,7 +27,8 @@ impl Target {
     pub(super) fn new(broker: &Broker, watch: &Arc<Watch>, slot: SlotId, request: &FetchPartition) -> Self {
         let (topic, replica) = resolve(broker, request);
         let replica = replica.map(|replica| Watched {
-            replica,
+            replica: Arc::downgrade(&replica),
+            held: Some(replica),
             watch: watch.clone(),
             slot,
             is_watching: false,
@@ -39,7 +40,7 @@ impl Target {
         }
     }
 
-    /// Finds the replica again, if there was none or if it has left this broker.
+    /// Takes hold of the replica for a round. Finds it again, if there was none or if it has left this broker.
     pub(super) fn refresh(
         &mut self,
         broker: &Broker,
@@ -47,21 +48,29 @@ impl Target {
         slot: SlotId,
         request: &FetchPartition,
     ) {
-        let is_current = self
-            .replica
-            .as_ref()
-            .is_ok_and(|watched| !watched.replica.is_closed());
+        let is_current = self.replica.as_mut().is_ok_and(Watched::hold);
         if !is_current {
             *self = Self::new(broker, watch, slot, request);
         }
     }
 
+    /// The replica, while a round is under way.
+    pub(super) fn hosted(&self) -> Option<&Arc<Replica>> {
+        self.replica.as_ref().ok()?.held.as_ref()
+    }
+
+    /// The round is over: until the next one the replica lives no longer for it.
+    pub(super) fn release(&mut self) {
+        if let Ok(watched) = &mut self.replica {
+            watched.held = None;
+        }
+    }
+
     /// The id to answer with.
     pub(super) fn topic_id(&self, request: &FetchPartition) -> Uuid {
-        match (&request.key.topic, &self.replica) {
-            (TopicKey::Id(id), _) => *id,
-            (TopicKey::Name(_), Ok(watched)) => watched.replica.topic_id,
-            (TopicKey::Name(_), Err(_)) => Uuid::nil(),
+        match &request.key.topic {
+            TopicKey::Id(id) => *id,
+            TopicKey::Name(_) => self.hosted().map_or(Uuid::nil(), |replica| replica.topic_id),
         }
     }
 
@@ -74,10 +83,12 @@ impl Target {
         self.plan = Some(plan);
     }
 
-    /// Nobody waits for it any more: it holds no file and hears of no change. True if it was watched.
+    /// Nobody waits for it any more: it holds neither file nor replica and hears of no change. True if it was watched.
     pub(super) fn give_up(&mut self) -> bool {
         self.plan = None;
-        self.replica.as_mut().is_ok_and(Watched::stop)
+        let was_watched = self.replica.as_mut().is_ok_and(Watched::stop);
+        self.release();
+        was_watched
     }
 
     /// Bytes that were found.
@@ -127,35 +138,50 @@ fn resolve(broker: &Broker, request: &FetchPartition) -> (Option<Arc<str>>, Resu
 }
 
 /// A replica, and the watch that it marks while it is watched.
+///
+/// A session may lie about for as long as the broker runs, and does not keep what was deleted meanwhile: it holds replicas for
+/// a round only.
 pub(super) struct Watched {
-    pub(super) replica: Arc<Replica>,
+    replica: Weak<Replica>,
+    held: Option<Arc<Replica>>,
     watch: Arc<Watch>,
     slot: SlotId,
     is_watching: bool,
 }
 
 impl Watched {
+    /// Takes hold of the replica; false if it has left this broker.
+    fn hold(&mut self) -> bool {
+        if self.held.is_none() {
+            self.held = self.replica.upgrade();
+        }
+        self.held.as_ref().is_some_and(|replica| !replica.is_closed())
+    }
+
     fn read(&mut self, request: ReadRequest, enough_bytes: usize) -> Result<ReadPlan, ErrorCode> {
-        if self.replica.is_offline() {
+        let Some(replica) = &self.held else {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        };
+        if replica.is_offline() {
             return Err(ErrorCode::KafkaStorageError);
         }
         if self.is_watching {
-            return self.replica.read(request);
+            return replica.read(request);
         }
         let watcher = || Watcher {
             watch: self.watch.clone(),
             slot: self.slot,
             isolation: request.isolation,
         };
-        let (plan, watches) = self.replica.read_or_watch(request, enough_bytes, watcher)?;
+        let (plan, watches) = replica.read_or_watch(request, enough_bytes, watcher)?;
         self.is_watching = watches;
         Ok(plan)
     }
 
     fn stop(&mut self) -> bool {
         let was_watching = std::mem::take(&mut self.is_watching);
-        if was_watching {
-            self.replica.unwatch(&self.watch, self.slot);
+        if was_watching && let Some(replica) = self.replica.upgrade() {
+            replica.unwatch(&self.watch, self.slot);
         }
         was_watching
     }

@@ -98,6 +98,23 @@ impl Node {
         directories(&told)[0].id
     }
 
+    /// Removes what is left to a purge in a directory.
+    fn purge(&self, directory: usize) {
+        let now = odradek_common::time::Now {
+            mono_ms: u64::MAX,
+            wall_ms: 0,
+        };
+        let directory = self.directory(directory);
+        directory.logs().unwrap().purge_deleted(now).unwrap();
+    }
+
+    /// How many copies there are in the second directory.
+    fn copies(&self) -> usize {
+        let entries = std::fs::read_dir(self.path(1)).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.ends_with("-future")).count()
+    }
+
     /// Takes turns until the move is over.
     fn finish(&self, replica: &Arc<Replica>) {
         self.advance_until(replica, Turn::Over);
@@ -616,6 +633,60 @@ fn a_failure_of_the_target_cancels_and_one_of_the_source_takes_the_replica_offli
     assert!(replica.is_offline() && !node.directory(1).is_offline());
     assert_eq!(node.replicas.advance_move(&replica), Turn::Over);
     assert!(!replica.is_moving());
+    node.purge(1);
+    assert_eq!(node.copies(), 1, "what may be all that is left");
+
+    // It is not used while the log may come back,
+    let started = node.kill_without(0);
+    assert!(started.get("t", 0).is_none());
+    // the move goes on if it does,
+    let after = node.kill();
+    let back = after.replicas.get("t", 0).unwrap();
+    assert!(lives_in(&back, &after.directory(0)) && back.is_moving());
+    // and it is the partition's log once there is no other.
+    for recorded in [0, 1] {
+        node.record("t", recorded);
+        std::fs::remove_dir_all(node.path(0).join("t-0")).unwrap_or_default();
+        let after = node.kill();
+        let rescued = after.replicas.get("t", 0).unwrap();
+        assert!(lives_in(&rescued, &after.directory(1)) && !rescued.is_moving());
+        assert_eq!(rescued.offsets().log_end, 200);
+        assert_eq!(after.copies(), 0);
+        append_own(&rescued);
+    }
+    node.delete("t");
+    assert_eq!(node.copies(), 0, "it goes with its topic");
+}
+
+#[test]
+fn what_was_copied_stays_if_a_step_finds_that_the_source_cannot_be_read() {
+    let options = LogDirectoryOptions {
+        open_files_max: 1,
+        ..LogDirectoryOptions::default()
+    };
+    let mut node = two_directories_with(&[], options);
+    let replica = node.filled("t", 1);
+    for _ in 0..4 {
+        replica.with(|p| p.log_mut().roll(clock::now()).unwrap());
+        append_own(&replica);
+    }
+    node.alter("t", 1).unwrap();
+    while replica.move_progress().unwrap().log_end_offset == 0 {
+        assert_ne!(node.replicas.advance_move(&replica), Turn::Over);
+    }
+    let copied = replica.move_progress().unwrap().log_end_offset;
+    assert!(copied < 50, "{copied}");
+    // The next segment is a folder, which opens as no file, whoever asks.
+    let segment = node.path(0).join(format!("t-0/{copied:020}.log"));
+    std::fs::remove_file(&segment).unwrap();
+    std::fs::create_dir(&segment).unwrap();
+    let logs = node.directory(0);
+    (0..2).for_each(|_| logs.logs().unwrap().close_unused_files());
+    node.finish(&replica);
+    assert!(replica.is_offline() && !replica.is_moving());
+    assert!(node.directory(0).is_offline() && !node.directory(1).is_offline());
+    node.purge(1);
+    assert_eq!(node.copies(), 1);
 }
 
 #[test]

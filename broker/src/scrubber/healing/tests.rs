@@ -50,7 +50,7 @@ impl Damaged {
         let path = replica.with(|p| {
             let log = p.log_mut();
             for offset in 0..BATCHES {
-                log.append_as_follower(clock::now(), &batch(offset)).unwrap();
+                log.append_as_follower(clock::now(), &batch(offset), 0).unwrap();
             }
             log.roll(clock::now()).unwrap();
             log.set_high_watermark(BATCHES);

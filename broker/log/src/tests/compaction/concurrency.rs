@@ -46,6 +46,23 @@ fn a_pass_overtaken_by_a_truncation_counts_for_nothing() {
 }
 
 #[test]
+fn a_pass_ends_when_the_log_is_not_to_be_compacted_any_more() {
+    let mut fixture = filled(100);
+    let mut seen = 0;
+    let outcome = pass_with(&mut fixture, |log, swap| {
+        seen = swap;
+        if swap == 1 {
+            log.set_config(compacted(1));
+        } else if swap == 2 {
+            log.set_config(small_segments());
+        }
+    });
+    assert!(outcome.is_none());
+    assert_eq!((seen, fixture.log.cleaner_offset()), (2, 0));
+    assert!(!fixture.log.is_being_compacted());
+}
+
+#[test]
 fn a_pass_that_ends_after_a_truncation_does_not_move_the_cleaner_offset() {
     let mut fixture = filled(100);
     let compacted = pass_with(&mut fixture, |_, _| {}).unwrap();

@@ -420,6 +420,18 @@ fn a_repair_that_begins_while_a_pass_writes_keeps_its_file() {
 }
 
 #[test]
+fn a_repair_goes_on_when_the_log_is_not_to_be_compacted_any_more() {
+    let mut fixture = Fixture::with(config());
+    fill(&mut fixture, "key", 30);
+    let damaged = second(&fixture).0;
+    flip(&fixture, damaged, HEADER_SIZE_BYTES as u64);
+    scrub(&mut fixture.log);
+    let begun = fixture.log.begin_repair(NOW).unwrap().unwrap();
+    fixture.log.set_config(small_segments());
+    assert!(!begun.is_overtaken());
+}
+
+#[test]
 fn no_pass_begins_while_a_segment_is_damaged_wherever_it_is() {
     let config = LogConfig {
         min_compaction_lag_ms: 1,
@@ -526,7 +538,7 @@ fn what_was_fetched_from_a_compacted_replica_is_replaced_too() {
         let slice = ahead.log.read_plan(offset, 300, i64::MAX, MinOneBatch::Yes);
         fetched
             .log
-            .append_fetched(NOW, &slice.unwrap().read().unwrap())
+            .append_fetched(NOW, &slice.unwrap().read().unwrap(), i32::MAX)
             .unwrap();
         offset = fetched.log.log_end_offset();
         if fetched.log.segments() > 2 {
