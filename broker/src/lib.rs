@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod logging;
 pub mod lost_leaders;
 pub mod maintenance;
+pub mod memory;
 pub mod metadata;
 pub mod metrics;
 pub mod mover;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use odradek_broker::{logging, server};
+use odradek_broker::{logging, memory, server};
 use odradek_cli::ServerArguments;
 use odradek_config::ServerConfig;
 
@@ -14,9 +14,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(arguments: ServerArguments) -> ExitCode {
-    // What is allocated lies far apart: huge pages hold next to nothing, and the kernel makes more of them whenever it has time, so
-    // that a process that does nothing new grows. An old kernel that knows no such wish costs memory alone.
-    _ = rustix::thread::disable_transparent_huge_pages(true);
+    memory::settle();
     let variable = |name| std::env::var(name).ok();
     let logging = logging::start(
         variable(logging::LEVEL_VARIABLE).as_deref(),

@@ -12,6 +12,7 @@ use odradek_config::ServerConfig;
 use crate::background::Worker;
 use crate::broker::Broker;
 use crate::clock;
+use crate::memory;
 use crate::replica::Replica;
 use crate::replicas::{Replicas, error_chain};
 use crate::vital;
@@ -212,6 +213,7 @@ impl Chores {
                     self.broker.replicas.directory_failed(directory, &error);
                 }
             }
+            memory::trim();
         }
     }
 

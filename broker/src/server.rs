@@ -18,7 +18,9 @@ use odradek_config::ServerConfig;
 use odradek_controller::client::OtherCluster;
 use odradek_controller::meta_properties;
 use odradek_net::budget::MemoryBudget;
-use odradek_net::listener::{BoundListener, ConnectionQuotas, Listener, ListenerContext, ListenerSettings};
+use odradek_net::listener::{
+    BACKLOG, BoundListener, ConnectionQuotas, Listener, ListenerContext, ListenerSettings,
+};
 use odradek_net::service::Service;
 use odradek_net::worker::WorkerPool;
 use slog::Logger;
@@ -279,7 +281,7 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<(String, BoundListener)>, Serve
     for listener in &config.listeners.listeners {
         let socket = &config.socket;
         let settings = ListenerSettings {
-            backlog: i32::try_from(socket.listen_backlog).unwrap_or(i32::MAX),
+            backlog: backlog(config),
             request_max_bytes: usize::try_from(socket.request_bytes_max).unwrap_or(usize::MAX),
             max_idle: u64::try_from(socket.connections_max_idle_ms)
                 .ok()
@@ -298,6 +300,15 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<(String, BoundListener)>, Serve
         bound.push((listener.name.clone(), opened));
     }
     Ok(bound)
+}
+
+/// As many as the system allows, unless somebody wants another number.
+fn backlog(config: &ServerConfig) -> i32 {
+    if config.was_set("socket.listen.backlog.size") {
+        i32::try_from(config.socket.listen_backlog).unwrap_or(i32::MAX)
+    } else {
+        BACKLOG
+    }
 }
 
 /// A size that nobody has set is left to the system: it begins with about as much, and grows with what a connection moves.
@@ -364,6 +375,18 @@ mod tests {
         };
         let limit = Duration::from_secs(20);
         tokio::time::timeout(limit, used).await.expect("the bytes arrive");
+    }
+
+    #[test]
+    fn a_backlog_is_what_somebody_set_or_what_the_system_allows() {
+        let with = |overrides: &[(String, String)]| {
+            let (config, _) = ServerConfig::load(None, std::iter::empty(), overrides).unwrap();
+            backlog(&config)
+        };
+        let set = |value: &str| [("socket.listen.backlog.size".to_owned(), value.to_owned())];
+        assert_eq!(with(&[]), 4096);
+        assert_eq!(with(&set("50")), 50);
+        assert_eq!(with(&set("7")), 7);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ pub(crate) mod active;
 pub(crate) mod command;
 pub(crate) mod turn;
 pub(crate) mod voters;
+mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -139,19 +140,7 @@ impl ControllerNode {
     }
 
     fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-        {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                self.shared
-                    .ended
-                    .send_replace(Some(Err(format!("no runtime for the controller: {error}"))));
-                return;
-            }
-        };
-        let result = runtime.block_on(self.drive(&mut commands));
+        let result = self.drive(&mut commands);
         self.abandon();
         if let Err(failure) = &result {
             error!(self.logger, "the controller stops: {failure}"; "cause" => ?std::error::Error::source(failure));
@@ -164,12 +153,12 @@ impl ControllerNode {
             .send_replace(Some(result.map_err(|failure| failure.to_string())));
     }
 
-    async fn drive(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), NodeError> {
+    fn drive(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), NodeError> {
         let mut batch = Vec::new();
         self.turn(&mut batch)?;
         loop {
-            let received = tokio::time::timeout(self.tick, commands.recv_many(&mut batch, TURN_COMMANDS_MAX));
-            if matches!(received.await, Ok(0)) {
+            let received = commands.recv_many(&mut batch, TURN_COMMANDS_MAX);
+            if wait::for_at_most(self.rest(), received) == Some(0) {
                 return Ok(());
             }
             self.turn(&mut batch)?;
@@ -178,6 +167,19 @@ impl ControllerNode {
                 return Ok(());
             }
         }
+    }
+
+    /// How long nothing is to be done unless something comes. Others count on this node's messages at every tick.
+    fn rest(&self) -> Duration {
+        let Some(active) = self.active.as_ref().filter(|_| self.quorum.leads_alone()) else {
+            return self.tick;
+        };
+        if self.stopping.is_some() || !active.is_idle() || !self.joining.is_empty() {
+            return self.tick;
+        }
+        let due = self.controller.next_deadline(&active.latest);
+        let due = due.unwrap_or(u64::MAX).min(self.suspects_due_ms);
+        Duration::from_millis(due.saturating_sub(self.now().mono_ms)).max(self.tick)
     }
 
     /// Whether a stopping node may go: it does not lead, or nobody takes over in time.

@@ -20,7 +20,7 @@ use odradek_common::records::compression::Compression;
 use odradek_common::records::validate::{ProduceRules, ProducedBatch, Refusal, recompress, validate_produce};
 use odradek_common::time::Now;
 use odradek_config::TopicConfig;
-use odradek_net::service::{Reply, RequestFrame, Response, ResponseFrame};
+use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire;
 use smallvec::SmallVec;
 
@@ -510,7 +510,7 @@ impl Production {
         let bytes = self
             .answer
             .encode(call.api_version, call.correlation_id, &endpoints);
-        Response::Frame(ResponseFrame::new(vec![bytes.into()]))
+        Response::Frame(bytes.into())
     }
 }
 

@@ -57,14 +57,15 @@ pub fn start(
     files: &NodeFiles,
     ended: impl FnOnce(io::Result<ExitStatus>) + Send + 'static,
 ) -> Outcome<Pid> {
-    let command = command(program, files, Life::OfParent)?;
-    let mut child = tokio::process::Command::from(command)
+    let mut command = command(program, files, Life::OfParent)?;
+    let mut child = command
         .spawn()
         .map_err(CommandError::io(format!("cannot start {}", program.display())))?;
-    let number = child.id().expect("it has not been waited for");
+    let number = child.id();
     processes::write_pid(&files.pid, number)
         .map_err(CommandError::io(format!("cannot write {}", files.pid.display())))?;
-    tokio::spawn(async move { ended(child.wait().await) });
+    // A thread rather than tokio's processes: with those, every wait of every runtime in this binary looks for lost children.
+    std::thread::spawn(move || ended(child.wait()));
     Ok(Pid::from_raw(number.cast_signed()).expect("a child's number is positive"))
 }
 

@@ -74,10 +74,8 @@ impl Supervisor {
     pub fn start(&mut self, id: i32, program: &Path) -> Outcome {
         let events = self.events.clone();
         let ended = move |status| {
-            tokio::spawn(async move {
-                // Nobody listens any more when the cluster has ended.
-                let _ = events.send(Event::Ended { id, status }).await;
-            });
+            // Nobody listens any more when the cluster has ended.
+            let _ = events.blocking_send(Event::Ended { id, status });
         };
         let running = child::start(program, &self.layout.node(id), ended)?;
         self.nodes.insert(

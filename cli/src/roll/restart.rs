@@ -212,17 +212,20 @@ async fn run_command(
     deadline: Instant,
     step: &dyn Fn(&str),
 ) -> Outcome {
-    let mut shell = tokio::process::Command::new("sh");
+    let mut shell = std::process::Command::new("sh");
     shell
         .args(["-c", command])
         .env("ODRADEK_NODE_ID", node.to_string());
     shell.env("ODRADEK_NODE_ADDRESS", address.unwrap_or_default());
-    let ended = tokio::time::timeout_at(deadline, shell.status());
-    let status = ended
+    let (tell, ended) = tokio::sync::oneshot::channel();
+    // Nobody hears of one that ends too late.
+    std::thread::spawn(move || tell.send(shell.status()));
+    let status = tokio::time::timeout_at(deadline, ended)
         .await
         .map_err(|_| {
             CommandError::refused(format!("the restart command for node {node} did not end in time"))
         })?
+        .expect("the thread tells before it ends")
         .map_err(CommandError::io("cannot run the restart command"))?;
     if !status.success() {
         return Err(CommandError::refused(format!(

@@ -7,18 +7,22 @@ mod bind;
 mod quotas;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream};
 use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::poll_fn;
 use odradek_common::metadata::SecurityProtocol;
+use rustix::net::SocketFlags;
 use slog::{Logger, debug, info, warn};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -36,8 +40,9 @@ pub use self::quotas::ConnectionQuotas;
 pub const REQUEST_MAX_BYTES: usize = 100 << 20;
 /// Kafka's default of `connections.max.idle.ms`.
 pub const MAX_IDLE: Duration = Duration::from_secs(600);
-/// Kafka's default of `socket.listen.backlog.size`.
-pub const BACKLOG: i32 = 50;
+/// Clients that wait to be accepted, unless `socket.listen.backlog.size` says otherwise: as many as Linux lets by default
+/// (net.core.somaxconn). A thousand that come back at once find room; beyond it each tries again after a second.
+pub const BACKLOG: i32 = 4096;
 /// The default of the memory budget for received requests.
 pub const REQUEST_MEMORY_BYTES: usize = 256 << 20;
 /// How long the accept loop rests when the system has no descriptors left.
@@ -77,7 +82,7 @@ pub struct ListenerSettings {
 }
 
 impl ListenerSettings {
-    /// A plaintext listener with Kafka's defaults.
+    /// A plaintext listener with Kafka's defaults, but for its backlog.
     #[must_use]
     pub fn new(name: &str, host: &str, port: u16) -> Self {
         Self {
@@ -188,6 +193,7 @@ impl BoundListener {
             quotas: Arc::clone(&context.quotas),
             descriptors_max: context.descriptors_max,
             connections: AtomicUsize::new(0),
+            stops: AtomicBool::new(false),
             log_limit: LogLimit::default(),
         });
         info!(shared.logger, "listening"; "address" => %self.local_addr);
@@ -210,6 +216,13 @@ pub struct Listener {
     gone: tokio::sync::Mutex<mpsc::Receiver<()>>,
 }
 
+/// Dropped without a stop: nobody waits for answers.
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.shared.stops.store(true, Ordering::Release);
+    }
+}
+
 impl Listener {
     /// The address with the port the system chose.
     #[must_use]
@@ -225,6 +238,7 @@ impl Listener {
 
     /// Stops accepting, lets requests in work answer for at most `grace`, closes every connection and waits until they are gone.
     pub async fn stop(&self, grace: Duration) {
+        self.shared.stops.store(true, Ordering::Release);
         self.stop.send_replace(Some(Instant::now() + grace));
         // Every task of this listener holds a sender; nobody sends.
         let ended = self.gone.lock().await.recv().await;
@@ -244,13 +258,15 @@ struct Shared {
     /// If this listener has a limit beside those of the node.
     own_quotas: Option<Arc<ConnectionQuotas>>,
     connections: AtomicUsize,
+    /// Set before connections are told to stop: a turn looks at this, which is cheaper than to ask the channel each time.
+    stops: AtomicBool,
     log_limit: LogLimit,
 }
 
 impl Shared {
     /// Turns away clients that would take the descriptors that logs need. The system gives out the lowest number that is free, so
     /// as many are in use.
-    fn spares(&self, stream: &TcpStream, peer: SocketAddr) -> bool {
+    fn spares(&self, stream: &StdTcpStream, peer: SocketAddr) -> bool {
         let descriptor = u64::try_from(stream.as_raw_fd()).unwrap_or(0);
         if self.settings.is_for_nodes || descriptor < self.descriptors_max {
             return true;
@@ -277,7 +293,9 @@ async fn accept_loop(
     mut stop: watch::Receiver<Option<Instant>>,
     alive: mpsc::Sender<()>,
 ) {
-    let listener = match TcpListener::from_std(socket) {
+    // SAFETY: a listening socket gives the same descriptor until it is dropped, which nobody does before the poller lets go of it.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    let listener = match watched {
         Ok(listener) => listener,
         Err(error) => {
             slog::error!(shared.logger, "cannot watch the listening socket"; "error" => %error);
@@ -309,26 +327,38 @@ async fn accept_loop(
     }
 }
 
-fn shared_addr(listener: &TcpListener) -> SocketAddr {
+fn shared_addr(listener: &AsyncFd<StdTcpListener>) -> SocketAddr {
     listener
+        .get_ref()
         .local_addr()
         .unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
 }
 
-/// `max.connections` holds new clients in the backlog; the per-address limit turns them away.
-async fn accept(shared: &Shared, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+/// `max.connections` holds new clients in the backlog; the per-address limit turns them away. What is accepted is watched by no
+/// poller yet, for it may be handed to another worker.
+async fn accept(
+    shared: &Shared,
+    listener: &AsyncFd<StdTcpListener>,
+) -> io::Result<(StdTcpStream, SocketAddr)> {
     if let Some(own) = &shared.own_quotas {
         own.wait_for_room().await;
     }
     if !shared.settings.is_for_nodes {
         shared.quotas.wait_for_room().await;
     }
-    listener.accept().await
+    let accepted = listener.async_io(Interest::READABLE, |socket| {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        Ok(rustix::net::acceptfrom_with(socket, flags)?)
+    });
+    let (stream, peer) = accepted.await?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let peer = peer.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+    Ok((stream.into(), peer))
 }
 
 fn admit(
     shared: &Arc<Shared>,
-    stream: TcpStream,
+    stream: StdTcpStream,
     peer: SocketAddr,
     stop: &watch::Receiver<Option<Instant>>,
     alive: &mpsc::Sender<()>,
@@ -353,14 +383,6 @@ fn admit(
                     refused.max
                 ),
             );
-            return;
-        }
-    };
-    // Taken off this worker's poller: it may be handed to another worker.
-    let stream = match stream.into_std() {
-        Ok(stream) => stream,
-        Err(error) => {
-            debug!(shared.logger, "connection lost while being accepted"; "client" => %peer, "error" => %error);
             return;
         }
     };
@@ -417,25 +439,25 @@ async fn serve(open: Open, connection: Unplugged, worker: usize, mut stop: watch
             return;
         }
     };
-    let mut stopping = false;
-    let end = loop {
-        // A stop that came before this task ran must be seen too.
-        if let (Some(deadline), false) = (*stop.borrow_and_update(), stopping) {
-            stopping = true;
-            connection.drain(deadline);
-        }
-        // The stop comes first: once it is known, no further request starts.
-        tokio::select! {
-            biased;
-            changed = stop.changed(), if !stopping => {
-                if changed.is_err() {
-                    // The listener was dropped without a stop: nobody waits for answers.
-                    stopping = true;
-                    connection.drain(Instant::now());
-                }
+    let end = {
+        let mut told = pin!(told_to_stop(&mut stop));
+        let mut listens = true;
+        let mut is_first_turn = true;
+        poll_fn(|cx| {
+            // Asked once, the channel wakes this task when there is news. A stop comes first: once it is known, no further request
+            // starts.
+            let asks = is_first_turn || open.shared.stops.load(Ordering::Acquire);
+            is_first_turn = false;
+            if listens
+                && asks
+                && let Poll::Ready(deadline) = told.as_mut().poll(cx)
+            {
+                listens = false;
+                connection.drain(deadline);
             }
-            end = poll_fn(|cx| poll_turn(&mut connection, &open.seat, worker, cx)) => break end,
-        }
+            poll_turn(&mut connection, &open.seat, worker, cx)
+        })
+        .await
     };
     match end {
         End::Closed(reason) => report(&open, &reason),
@@ -443,6 +465,18 @@ async fn serve(open: Open, connection: Unplugged, worker: usize, mut stop: watch
             Ok(connection) => serve_on(&Arc::clone(&open.shared.workers), open, connection, stop),
             Err(error) => report(&open, &CloseReason::Io(error)),
         },
+    }
+}
+
+/// Until when answers may leave, once the listener stops; at once if it was dropped without a stop, for nobody waits for them then.
+async fn told_to_stop(stop: &mut watch::Receiver<Option<Instant>>) -> Instant {
+    loop {
+        if let Some(deadline) = *stop.borrow_and_update() {
+            return deadline;
+        }
+        if stop.changed().await.is_err() {
+            return Instant::now();
+        }
     }
 }
 

@@ -93,7 +93,11 @@ fn poll_send(
         SendFlags::NOSIGNAL
     };
     poll_writable(stream, cx, || {
-        let sent = rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), flags);
+        // One piece needs no list of them.
+        let sent = match slices {
+            [only] => rustix::net::send(stream, only, flags),
+            _ => rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), flags),
+        };
         Ok(sent?)
     })
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use kafka_protocol::protocol::StrBytes;
 use odradek_common::metadata::SecurityProtocol;
 use parking_lot::RwLock;
+use smallvec::{SmallVec, smallvec};
 
 use crate::budget::Lease;
 use crate::sendfile::FileRange;
@@ -152,11 +153,23 @@ impl From<Bytes> for Segment {
     }
 }
 
+/// The pieces of a response; one needs no allocation.
+pub type Segments = SmallVec<[Segment; 1]>;
+
+impl From<Bytes> for ResponseFrame {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            segments: smallvec![bytes.into()],
+            throttle_ms: 0,
+        }
+    }
+}
+
 /// A response's bytes, header included, without the four bytes of length that the connection puts before it.
 #[derive(Debug, Default)]
 pub struct ResponseFrame {
     /// The bytes in order; large record sets stay in segments of their own, so that nobody copies them.
-    pub segments: Vec<Segment>,
+    pub segments: Segments,
     /// The connection is muted for so long after the response has been queued (KIP-219); 0 = not at all.
     pub throttle_ms: u32,
 }
@@ -164,9 +177,9 @@ pub struct ResponseFrame {
 impl ResponseFrame {
     /// A frame of these segments without throttling.
     #[must_use]
-    pub fn new(segments: Vec<Segment>) -> Self {
+    pub fn new(segments: impl Into<Segments>) -> Self {
         Self {
-            segments,
+            segments: segments.into(),
             throttle_ms: 0,
         }
     }

@@ -115,7 +115,7 @@ pub fn encode_response<R: Encodable + HeaderVersion>(
     response
         .encode(&mut bytes, api_version)
         .map_err(|error| failed(error.to_string()))?;
-    Ok(ResponseFrame::new(vec![bytes.freeze().into()]))
+    Ok(bytes.freeze().into())
 }
 
 /// The response to a request of a private API, around an opaque body.

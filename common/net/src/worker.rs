@@ -9,13 +9,13 @@ mod seats;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::time::MissedTickBehavior;
 
 use self::balance::Balance;
 pub(crate) use self::seats::Seat;
@@ -25,8 +25,12 @@ use self::seats::Seats;
 const BLOCKING_THREADS_PER_WORKER: usize = 16;
 /// How often the workers' load is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Looks between two agings of what connections did.
-const LOOKS_PER_AGING: u32 = 10;
+/// The same while one worker serves and has less to do than [`CALM`].
+const LOOK_EVERY_CALM: Duration = Duration::from_millis(500);
+/// So much of one worker's time.
+const CALM: f64 = 0.3;
+/// Between two agings of what connections did.
+const AGE_EVERY: Duration = Duration::from_secs(1);
 /// Below this part of one worker's time, nothing is learnt about connections.
 const RESTING: f64 = 0.05;
 /// How long a stop waits for blocking work that was already begun.
@@ -38,6 +42,14 @@ pub struct WorkerPool {
     workers: Vec<Worker>,
     seats: Arc<Seats>,
     threads: Mutex<Vec<Running>>,
+    balancing: Mutex<Option<Balancing>>,
+}
+
+/// The thread that balances; it ends when nobody holds the sender.
+#[derive(Debug)]
+struct Balancing {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -59,8 +71,14 @@ impl WorkerPool {
     pub fn start(count: usize, name: &str) -> io::Result<Self> {
         let pool = Self::start_unbalanced(count, name)?;
         if pool.len() > 1 {
-            let handles = pool.workers.iter().map(|worker| worker.handle.clone());
-            pool.spawn_on(0, balance_load(handles.collect(), Arc::clone(&pool.seats)));
+            let handles: Vec<Handle> = pool.workers.iter().map(|worker| worker.handle.clone()).collect();
+            let seats = Arc::clone(&pool.seats);
+            let (stop, stopped) = mpsc::channel();
+            // No task of a worker: its timer would make every wait of that worker one with an end.
+            let thread = std::thread::Builder::new()
+                .name(format!("{name}-balance"))
+                .spawn(move || balance_load(&handles, &seats, &stopped))?;
+            *pool.balancing.lock() = Some(Balancing { stop, thread });
         }
         Ok(pool)
     }
@@ -91,6 +109,7 @@ impl WorkerPool {
             seats: Arc::new(Seats::new(workers.len())),
             workers,
             threads: Mutex::new(threads),
+            balancing: Mutex::new(None),
         })
     }
 
@@ -141,6 +160,11 @@ impl WorkerPool {
 
     /// Drops every task and joins the threads. Must not be called on a worker. A second call does nothing.
     pub fn stop(&self) {
+        let balancing = self.balancing.lock().take();
+        if let Some(Balancing { stop, thread }) = balancing {
+            drop(stop);
+            let _ = thread.join();
+        }
         let threads = std::mem::take(&mut *self.threads.lock());
         let (stops, joins): (Vec<_>, Vec<_>) = threads.into_iter().map(|it| (it.stop, it.thread)).unzip();
         for stop in stops {
@@ -153,17 +177,15 @@ impl WorkerPool {
     }
 }
 
-/// Has as many workers serve as the load needs.
-async fn balance_load(workers: Vec<Handle>, seats: Arc<Seats>) {
+/// Has as many workers serve as the load needs, until it is told to stop.
+fn balance_load(workers: &[Handle], seats: &Seats, stop: &mpsc::Receiver<()>) {
     let mut balance = Balance::new(workers.len());
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let busy_time = |worker: &Handle| worker.metrics().worker_total_busy_duration(0);
     let mut before: Vec<Duration> = workers.iter().map(busy_time).collect();
     let mut looked = Instant::now();
-    let mut looks = 0;
-    loop {
-        ticks.tick().await;
+    let mut aged = looked;
+    let mut pause = LOOK_EVERY;
+    while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let passed = std::mem::replace(&mut looked, Instant::now())
             .elapsed()
             .as_secs_f64();
@@ -177,10 +199,14 @@ async fn balance_load(workers: Vec<Handle>, seats: Arc<Seats>) {
         if balance.look(&busy) {
             seats.spread(balance.serving());
         }
-        looks += 1;
-        if looks % LOOKS_PER_AGING == 0 && busy.iter().sum::<f64>() > RESTING {
+        let total: f64 = busy.iter().sum();
+        if looked.duration_since(aged) >= AGE_EVERY && total > RESTING {
+            aged = looked;
             seats.age();
         }
+        // One worker with room to spare needs no help within the next moment.
+        let is_calm = balance.serving() == 1 && total < CALM;
+        pause = if is_calm { LOOK_EVERY_CALM } else { LOOK_EVERY };
     }
 }
 

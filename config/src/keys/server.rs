@@ -39,7 +39,8 @@ keys! { SERVER: Broker;
     "socket.receive.buffer.bytes": Int = "102400", Any, ReadOnly, Used;
     /// Largest request that is read from a connection; a larger one closes the connection.
     "socket.request.max.bytes": Int = "104857600", AtLeast(1), ReadOnly, Used;
-    /// How many connections may wait to be accepted on a listener.
+    /// How many connections may wait to be accepted on a listener. Unless it is set, as many as the system allows
+    /// (net.core.somaxconn, at most 4096), so that all clients may come back at once.
     "socket.listen.backlog.size": Int = "50", AtLeast(1), ReadOnly, Used;
     /// A connection without traffic for this long is closed.
     "connections.max.idle.ms": Long = "600000", Any, ReadOnly, Used;

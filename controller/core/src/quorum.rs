@@ -129,6 +129,8 @@ pub struct Quorum {
     /// When the last one was taken, or this node started.
     snapshot_taken_ms: Option<u64>,
     bytes_since_snapshot: u64,
+    /// Bytes of the last one that was taken or restored.
+    snapshot_bytes: u64,
     snapshot_wanted: bool,
     snapshot_unsaved: Option<StoredSnapshot>,
     snapshot_offered_ms: u64,
@@ -205,6 +207,7 @@ impl Quorum {
             snapshot_index: applied.0,
             snapshot_taken_ms: None,
             bytes_since_snapshot: 0,
+            snapshot_bytes: restored.snapshot.as_ref().map_or(0, |it| it.data.len() as u64),
             snapshot_wanted: false,
             snapshot_unsaved: None,
             snapshot_offered_ms: 0,
@@ -304,6 +307,14 @@ impl Quorum {
     #[must_use]
     pub fn leads_with_all_applied(&self) -> bool {
         self.node.raft.state == StateRole::Leader && self.applied_term == self.node.raft.term
+    }
+
+    /// Whether this node leads nobody but itself: then nothing waits for the passing of time.
+    #[must_use]
+    pub fn leads_alone(&self) -> bool {
+        let raft = &self.node.raft;
+        let alone = self.conf.voters.len() == 1 && self.conf.learners.is_empty();
+        alone && self.conf.voters_outgoing.is_empty() && raft.state == StateRole::Leader
     }
 
     /// The last entry of the log, committed or not.
@@ -559,6 +570,7 @@ impl Quorum {
         }
         self.snapshot_wanted = false;
         self.snapshot_taken_ms = Some(now.mono_ms);
+        self.snapshot_bytes = data.len() as u64;
         let stored = StoredSnapshot {
             index,
             term: self.applied_term,

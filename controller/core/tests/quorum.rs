@@ -543,6 +543,41 @@ fn one_seed_is_one_history() {
     }
 }
 
+/// The log in memory is bounded by what a snapshot takes, long before the limits of the configuration.
+#[test]
+fn a_log_that_outweighs_its_snapshot_is_cut() {
+    let (mut quorum, _) = sole_voter();
+    let now = Now::new(1_000, 1);
+    let mut most_bytes = 0;
+    let mut cut_at = Vec::new();
+    let mut state = Bytes::from(vec![0; 100]);
+    for number in 0..12_000 {
+        quorum.propose(Bytes::from(vec![7; 1_000])).expect("it leads");
+        let mut effects = quorum.handle(now, QuorumInput::Tick);
+        loop {
+            if let Some(persist) = effects.persist.take() {
+                let number = persist.number;
+                effects = quorum.handle(now, QuorumInput::Persisted { number });
+            } else if effects.snapshot_wanted {
+                cut_at.push(number);
+                let (index, data) = (quorum.view().applied, state.clone());
+                effects = quorum.handle(now, QuorumInput::Snapshot { index, data });
+                // From here on the state is as large as four thousand entries.
+                state = Bytes::from(vec![0; 4 << 20]);
+            } else {
+                break;
+            }
+        }
+        most_bytes = most_bytes.max(quorum.log_bytes());
+    }
+    assert!((900..1_100).contains(&cut_at[0]), "a small one soon: {cut_at:?}");
+    assert!(
+        cut_at[2] - cut_at[1] > 7_000,
+        "a large one is worth as much: {cut_at:?}"
+    );
+    assert!(most_bytes < 12 << 20, "{most_bytes}");
+}
+
 #[test]
 fn entries_get_into_a_snapshot_after_some_time_however_few_they_are() {
     let (mut quorum, _) = sole_voter();

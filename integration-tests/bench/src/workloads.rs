@@ -7,6 +7,7 @@ pub mod against_plain;
 pub mod catch_up;
 pub mod command_line;
 pub mod compaction;
+pub mod connections;
 pub mod first_ack;
 pub mod many;
 pub mod start;
@@ -22,6 +23,7 @@ use crate::machine;
 use crate::metric::{Figures, Metric};
 use crate::scale::Scale;
 use crate::systems::{Cluster, Programs, System};
+use crate::workloads::connections::Opening;
 use crate::workloads::topics::Topic;
 use crate::workloads::transactions::TransactionLoad;
 
@@ -75,16 +77,16 @@ pub enum Plan {
     ProduceAndConsume(Topic, ProduceLoad, ConsumeLoad),
     /// A consumer reads so many bytes from memory.
     CatchUp(u64),
-    /// A consumer reads so many bytes from the disk while others produce.
-    ColdCatchUp(u64, ProduceLoad),
+    /// A consumer reads so many bytes from the disk, as fast as it can or at most at a rate, while others produce.
+    ColdCatchUp(u64, Option<f64>, ProduceLoad),
     /// So many topics are created one after another.
     TopicsInTurn(u64),
     /// A topic of so many partitions is created, and survives a restart.
     Partitions(i32),
     /// Producers over few and over many partitions.
     ThroughputOver(i32, i32, ProduceLoad),
-    /// So many connections are opened.
-    Connections(u64),
+    /// So many connections are opened, all at once or in turn.
+    Connections(Opening, u64),
     /// So many connections are held and do nothing.
     IdleConnections(u64),
     /// Topics are listed so many times.
@@ -148,7 +150,7 @@ impl Workload {
         let (Plan::Produce(_, load)
         | Plan::ProduceLong(_, load)
         | Plan::ProduceAndConsume(_, load, _)
-        | Plan::ColdCatchUp(_, load)) = &self.plan
+        | Plan::ColdCatchUp(_, _, load)) = &self.plan
         else {
             return false;
         };
@@ -190,14 +192,16 @@ impl Workload {
                 Ok(under_load(cluster, row, &topic, produce, Some(consume), scale)?.delivery_figures())
             }
             Plan::CatchUp(bytes) => catch_up::warm(cluster, row, bytes, scale),
-            Plan::ColdCatchUp(bytes, produce) => catch_up::cold(cluster, row, bytes, produce, scale),
+            Plan::ColdCatchUp(bytes, rate, produce) => {
+                catch_up::cold(cluster, row, bytes, rate, produce, scale)
+            }
             Plan::TopicsInTurn(count) => many::topics_in_turn(cluster, row, count, scale),
             Plan::Partitions(count) => many::partitions(cluster, row, count, scale),
             Plan::ThroughputOver(few, many, produce) => {
                 many::throughput(cluster, row, (few, many), produce, scale)
             }
-            Plan::Connections(count) => many::connections(cluster, count, scale),
-            Plan::IdleConnections(count) => many::idle_connections(cluster, count, scale),
+            Plan::Connections(opening, count) => connections::opened(cluster, opening, count, scale),
+            Plan::IdleConnections(count) => connections::idle(cluster, count, scale),
             Plan::ListTopics(count) => command_line::list_topics(cluster, programs, row, count, scale),
             Plan::EmptyStart => start::empty(cluster),
             Plan::Idle(produce) => start::idle(cluster, row, produce, scale),

@@ -3,6 +3,8 @@
 //! Encoded by hand because every request needs one: kafka-protocol's structs cost several allocations. A test holds the
 //! bytes against kafka-protocol's for every version.
 
+use std::cell::RefCell;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use odradek_common::error::ErrorCode;
 use odradek_common::ids::NodeId;
@@ -18,6 +20,14 @@ const LOG_START_SINCE: i16 = 5;
 const RECORD_ERRORS_SINCE: i16 = 8;
 /// First version with `current_leader` and `node_endpoints` (KIP-951).
 pub(super) const LEADER_HINTS_SINCE: i16 = 10;
+
+/// Answers are cut from blocks of this size.
+const BLOCK_BYTES: usize = 4 << 10;
+
+thread_local! {
+    /// Where the next answer of this thread goes; used again when all that were cut from it have left.
+    static BLOCK: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
 
 /// Names up to this length need no allocation.
 const NAME_INLINE_BYTES: usize = 48;
@@ -104,10 +114,23 @@ impl ProduceAnswer {
     /// The response with its header.
     pub(super) fn encode(&self, version: i16, correlation_id: i32, endpoints: &[Endpoint]) -> Bytes {
         let partitions: usize = self.topics.iter().map(|topic| topic.partitions.len()).sum();
-        let mut writer = Writer {
-            bytes: BytesMut::with_capacity(64 + 64 * self.topics.len() + 48 * partitions),
-            flexible: version >= FLEXIBLE_SINCE,
-        };
+        let usual_bytes = 64 + 64 * self.topics.len() + 48 * partitions;
+        BLOCK.with_borrow_mut(|block| {
+            if block.capacity() < usual_bytes {
+                block.reserve(usual_bytes.max(BLOCK_BYTES));
+            }
+            let mut writer = Writer {
+                bytes: std::mem::take(block),
+                flexible: version >= FLEXIBLE_SINCE,
+            };
+            self.write(&mut writer, version, correlation_id, endpoints);
+            let answer = writer.bytes.split().freeze();
+            *block = writer.bytes;
+            answer
+        })
+    }
+
+    fn write(&self, writer: &mut Writer, version: i16, correlation_id: i32, endpoints: &[Endpoint]) {
         put_response_header(&mut writer.bytes, i16::from(writer.flexible), correlation_id);
         writer.length(self.topics.len());
         for topic in &self.topics {
@@ -137,7 +160,6 @@ impl ProduceAnswer {
         } else {
             writer.no_tagged_fields();
         }
-        writer.bytes.freeze()
     }
 }
 

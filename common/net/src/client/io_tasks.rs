@@ -46,7 +46,7 @@ async fn write_all(half: &mut OwnedWriteHalf, queue: &mut mpsc::Receiver<Vec<Byt
             return "the client was dropped".to_owned();
         }
         for frame in batch.drain(..) {
-            transmit.push_frame(frame.into_iter().map(Segment::Bytes));
+            transmit.push_frame(frame.into_iter().map(Segment::Bytes).collect());
         }
         while !transmit.is_empty() {
             if let Err(error) = poll_fn(|cx| transmit.poll_write(half, cx)).await {

@@ -1,6 +1,6 @@
 //! Bytes on their way out: whole responses in order, written many at a time, and parts of files between them.
 //!
-//! Promises to copy no segment and never to wait for a disk on the connection's thread: what is not in memory is read by
+//! Promises to copy nothing but small frames and never to wait for a disk on the connection's thread: what is not in memory is read by
 //! others, one slice at a time, and sent when it is there. Does not bound itself; the connection starts no request while too
 //! much is queued.
 
@@ -10,14 +10,21 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use crate::residency::{is_resident, read_ahead};
 use crate::sendfile::Outlet;
-use crate::service::Segment;
+use crate::service::{Segment, Segments};
 
-/// Segments handed to the kernel in one call.
+/// Segments handed to the kernel in one call, beside small frames.
 const SEGMENTS_PER_WRITE: usize = 64;
+/// So many need no allocation.
+const SEGMENTS_INLINE: usize = 8;
+/// Frames up to this size are copied behind one another, so that many leave as one piece.
+const COPIED_FRAME_BYTES_MAX: usize = 512;
+/// So much room for copies is kept while there are none.
+const COPIES_BYTES_KEPT: usize = 1 << 10;
 /// Length prefixes are cut from blocks of this size.
 const PREFIX_BLOCK_BYTES: usize = 512;
 /// The most of a file that is looked for in memory, read from disk and sent at once: a turn of a consumer that catches up.
@@ -29,6 +36,10 @@ type ColdRead = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 #[derive(Default)]
 pub(crate) struct TransmitQueue {
     segments: VecDeque<Segment>,
+    /// Small frames behind the segments, with their lengths.
+    copies: Vec<u8>,
+    /// Bytes of `copies` that have left.
+    copies_sent: usize,
     bytes: usize,
     prefixes: BytesMut,
     /// Bytes at the beginning of the first segment that is a part of a file which were found in memory.
@@ -39,7 +50,26 @@ pub(crate) struct TransmitQueue {
 
 impl TransmitQueue {
     /// Queues a frame behind its length.
-    pub(crate) fn push_frame(&mut self, segments: impl IntoIterator<Item = Segment>) {
+    pub(crate) fn push_frame(&mut self, frame: Segments) {
+        match &frame[..] {
+            [Segment::Bytes(bytes)] if bytes.len() <= COPIED_FRAME_BYTES_MAX => self.push_copy(bytes),
+            _ => self.push_segments(frame),
+        }
+    }
+
+    fn push_copy(&mut self, bytes: &[u8]) {
+        let declared = i32::try_from(bytes.len()).expect("a small frame");
+        self.copies.extend_from_slice(&declared.to_be_bytes());
+        self.copies.extend_from_slice(bytes);
+        self.bytes += size_of::<i32>() + bytes.len();
+    }
+
+    fn push_segments(&mut self, segments: Segments) {
+        if !self.copies.is_empty() {
+            let mut copies = Bytes::from(std::mem::take(&mut self.copies));
+            copies.advance(std::mem::take(&mut self.copies_sent));
+            self.segments.push_back(copies.into());
+        }
         let prefix_at = self.segments.len();
         let segments = segments.into_iter().filter(|segment| !segment.is_empty());
         self.segments.push_back(Segment::EMPTY);
@@ -62,7 +92,7 @@ impl TransmitQueue {
 
     /// Whether everything has left.
     pub(crate) fn is_empty(&self) -> bool {
-        self.segments.is_empty()
+        self.segments.is_empty() && self.copies.is_empty()
     }
 
     /// Writes once; 0 when there is nothing to write.
@@ -72,7 +102,8 @@ impl TransmitQueue {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let written = match self.segments.front() {
-            None => return Poll::Ready(Ok(0)),
+            None if self.copies.is_empty() => return Poll::Ready(Ok(0)),
+            None => ready!(outlet.poll_send(cx, &[IoSlice::new(&self.copies[self.copies_sent..])], false))?,
             Some(Segment::Bytes(_)) => ready!(self.poll_send_bytes(outlet, cx))?,
             Some(Segment::File(_)) => ready!(self.poll_send_file(outlet, cx))?,
         };
@@ -88,28 +119,33 @@ impl TransmitQueue {
         outlet: &mut T,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); SEGMENTS_PER_WRITE];
-        let mut count = 0;
+        let mut slices: SmallVec<[IoSlice<'_>; SEGMENTS_INLINE]> = SmallVec::new();
         self.warm_bytes = 0;
+        let mut is_all = true;
         for segment in &self.segments {
             match segment {
-                Segment::Bytes(bytes) if count < SEGMENTS_PER_WRITE => {
-                    slices[count] = IoSlice::new(bytes);
-                    count += 1;
+                Segment::Bytes(bytes) if slices.len() < SEGMENTS_PER_WRITE => {
+                    slices.push(IoSlice::new(bytes))
                 }
-                Segment::Bytes(_) => break,
+                Segment::Bytes(_) => is_all = false,
                 Segment::File(range) => {
                     let slice = range.head(FILE_SLICE_BYTES);
                     if is_resident(&slice) {
                         self.warm_bytes = slice.length;
                     }
-                    break;
+                    is_all = false;
                 }
             }
+            if !is_all {
+                break;
+            }
+        }
+        if is_all && !self.copies.is_empty() {
+            slices.push(IoSlice::new(&self.copies[self.copies_sent..]));
         }
         // A header that waited for the disk would only arrive late.
         let more = self.warm_bytes > 0;
-        let sent = outlet.poll_send(cx, &slices[..count], more);
+        let sent = outlet.poll_send(cx, &slices, more);
         if sent.is_pending() {
             self.warm_bytes = 0;
         }
@@ -152,10 +188,10 @@ impl TransmitQueue {
     fn advance(&mut self, mut written: usize) {
         self.bytes -= written;
         while written > 0 {
-            let segment = self
-                .segments
-                .front_mut()
-                .expect("no more is written than was queued");
+            let Some(segment) = self.segments.front_mut() else {
+                self.advance_copies(written);
+                return;
+            };
             let here = written.min(segment.len());
             match segment {
                 Segment::Bytes(bytes) => bytes.advance(here),
@@ -168,6 +204,16 @@ impl TransmitQueue {
             if segment.is_empty() {
                 self.segments.pop_front();
             }
+        }
+    }
+
+    fn advance_copies(&mut self, written: usize) {
+        self.copies_sent += written;
+        debug_assert!(self.copies_sent <= self.copies.len());
+        if self.copies_sent == self.copies.len() {
+            self.copies.clear();
+            self.copies.shrink_to(COPIES_BYTES_KEPT);
+            self.copies_sent = 0;
         }
     }
 }

@@ -339,3 +339,15 @@ fn every_answer_arrives_once_and_in_order_while_connections_move() {
         "nothing is held for connections that are gone"
     );
 }
+
+/// All clients of a broker that comes back find room, though it accepts none of them yet.
+#[test]
+fn a_thousand_clients_wait_in_the_backlog() {
+    let bound = BoundListener::bind(ListenerSettings::new("PLAINTEXT", "127.0.0.1", 0)).unwrap();
+    let address = bound.local_addr();
+    let mut clients = Vec::new();
+    for number in 0..1_000 {
+        let client = StdTcpStream::connect_timeout(&address, LIMIT);
+        clients.push(client.unwrap_or_else(|error| panic!("client {number}: {error}")));
+    }
+}

@@ -101,6 +101,8 @@ impl LogCache {
             self.bytes -= size_of_entry(&entry);
             self.truncated = (entry.index, entry.term);
         }
+        // A burst's room is given back.
+        self.entries.shrink_to(2 * self.entries.len());
     }
 
     pub(super) fn term_at(&self, index: u64) -> Option<u64> {
@@ -132,7 +134,8 @@ fn size_of_entry(entry: &Entry) -> usize {
     entry.data.len() + entry.context.len() + ENTRY_OVERHEAD_BYTES
 }
 
-const ENTRY_OVERHEAD_BYTES: usize = std::mem::size_of::<Entry>();
+/// What an entry takes beside its data.
+pub(super) const ENTRY_OVERHEAD_BYTES: usize = std::mem::size_of::<Entry>();
 
 fn is_member(conf: &ConfState, node: u64) -> bool {
     conf.voters.contains(&node) || conf.learners.contains(&node) || conf.voters_outgoing.contains(&node)

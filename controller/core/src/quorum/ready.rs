@@ -10,7 +10,10 @@ use raft::eraftpb::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageT
 use super::effects::{
     CommittedEntry, Outgoing, Persist, QuorumEffects, RestoredSnapshot, StoredEntry, StoredSnapshot,
 };
-use super::{Persisting, Quorum, to_bytes, wire};
+use super::{Persisting, Quorum, cache, to_bytes, wire};
+
+/// However small the snapshot, so much of the log is held before another is taken.
+const HELD_BYTES_MIN: u64 = 1 << 20;
 
 impl Quorum {
     pub(super) fn gather(&mut self, effects: &mut QuorumEffects) {
@@ -105,6 +108,7 @@ impl Quorum {
         self.applied = metadata.index;
         self.applied_term = metadata.term;
         self.snapshot_index = metadata.index;
+        self.snapshot_bytes = snapshot.data.len() as u64;
         self.bytes_since_snapshot = 0;
         self.snapshot_unsaved = None;
         self.conf = metadata.get_conf_state().clone();
@@ -233,7 +237,10 @@ impl Quorum {
         let entries = self.applied.saturating_sub(self.snapshot_index);
         let now_ms = self.clock_ms.unwrap_or(0);
         let since_ms = *self.snapshot_taken_ms.get_or_insert(now_ms);
-        let due = entries >= self.config.snapshot_after_entries
+        // The entries since then are in memory and take more of it than a new snapshot would take of the disk.
+        let held_bytes = self.bytes_since_snapshot + entries * cache::ENTRY_OVERHEAD_BYTES as u64;
+        let due = held_bytes >= HELD_BYTES_MIN.max(2 * self.snapshot_bytes)
+            || entries >= self.config.snapshot_after_entries
             || self.bytes_since_snapshot >= self.config.snapshot_after_bytes
             || now_ms.saturating_sub(since_ms) >= self.config.snapshot_after_ms;
         if self.node.store().take_snapshot_wanted() || (due && entries > 0) {

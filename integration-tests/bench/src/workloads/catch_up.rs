@@ -24,12 +24,11 @@ const FETCH: FetchSettings = FetchSettings {
     partition_max_bytes: 4 << 20,
     read_committed: false,
 };
-/// What a consumer takes from the disk beside producers, if the system and the disk give as much.
-const COLD_BYTES_PER_SECOND: f64 = 400e6;
 /// Bytes of a small run.
 const LEAST_BYTES: u64 = 1 << 20;
 
 /// One partition that has something to read.
+#[derive(Debug)]
 struct Backlog {
     name: String,
     target: Target,
@@ -89,7 +88,8 @@ pub fn warm(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -> Result<F
     Ok(figures)
 }
 
-/// Produces while a consumer reads what is on the disk only; latencies are the producer's, the throughput is the reader's.
+/// Produces while a consumer reads what is on the disk only, as fast as it can or at most at a rate; latencies are the producer's,
+/// the throughput is the reader's.
 ///
 /// # Errors
 /// Records are missing or a connection failed.
@@ -97,34 +97,42 @@ pub fn cold(
     cluster: &Cluster,
     row: &str,
     bytes: u64,
+    bytes_per_second: Option<f64>,
     produce: ProduceLoad,
     scale: &Scale,
 ) -> Result<Figures> {
     let backlog = Backlog::create(cluster, row, bytes, scale)?;
+    let reader = Reader {
+        backlog: &backlog,
+        bytes_per_second,
+    };
     let produce = ProduceLoad {
         records_per_second: produce.records_per_second.map(|rate| scale.rate(rate)),
         ..produce
     };
     warm_up::once(cluster, scale, |seconds| {
-        beside(cluster, row, &backlog, produce, (0.0, seconds)).map(drop)
+        beside(cluster, row, reader, produce, (0.0, seconds)).map(drop)
     })?;
-    let figures = beside(
-        cluster,
-        row,
-        &backlog,
-        produce,
-        (scale.warm_seconds, scale.seconds),
-    )?;
+    let figures = beside(cluster, row, reader, produce, (scale.warm_seconds, scale.seconds))?;
     topics::delete(cluster, &backlog.name)?;
     Ok(figures)
 }
 
-/// Produces to a new topic while the backlog is read from the disk, at the same rate from every system: one that reads more
-/// disturbs its producers more.
+/// A consumer of what is on the disk.
+#[derive(Debug, Clone, Copy)]
+struct Reader<'a> {
+    backlog: &'a Backlog,
+    bytes_per_second: Option<f64>,
+}
+
+/// Produces to a new topic while the backlog is read from the disk.
 fn beside(
     cluster: &Cluster,
     row: &str,
-    backlog: &Backlog,
+    Reader {
+        backlog,
+        bytes_per_second,
+    }: Reader<'_>,
     produce: ProduceLoad,
     (warm_seconds, seconds): (f64, f64),
 ) -> Result<Figures> {
@@ -142,11 +150,11 @@ fn beside(
     let window = prepared.window(start);
     let (measured, read) = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
+            // Dropping gigabytes takes a part of a second, and whoever reads again does it again.
+            page_cache::drop_folder(&folder)?;
             // The producer's warm-up has the disk for itself.
             clock::sleep_until(window.from);
-            backlog.read(window, Some(COLD_BYTES_PER_SECOND), || {
-                page_cache::drop_folder(&folder)
-            })
+            backlog.read(window, bytes_per_second, || page_cache::drop_folder(&folder))
         });
         let measured = prepared.run(start, &cluster.pids());
         (measured, reader.join())

@@ -1,9 +1,6 @@
-//! Many of something: topics made one after another, thousands of partitions, a thousand connections.
+//! Many of something: topics made one after another, thousands of partitions.
 
-use std::net::SocketAddr;
-
-use anyhow::{Context, Result, anyhow, ensure};
-use kafka_protocol::messages::ApiVersionsRequest;
+use anyhow::{Context, Result};
 
 use crate::admin::{self, Admin, NewTopic};
 use crate::clock::{self, SECOND};
@@ -11,17 +8,12 @@ use crate::latency::Latencies;
 use crate::load::ProduceLoad;
 use crate::metric::{Figures, Metric};
 use crate::proc;
-use crate::protocol::text;
 use crate::scale::Scale;
 use crate::systems::Cluster;
 use crate::workloads::topics::{self, Topic};
 use crate::workloads::{first_ack, under_load, warm_up};
 
-/// Threads that open connections, each one after another.
-const OPENING_THREADS: u64 = 32;
-/// The version of ApiVersions that is asked for.
-const API_VERSIONS: i16 = 3;
-/// Topics, partitions or connections of a small run.
+/// Topics or partitions of a small run.
 const LEAST: u64 = 10;
 
 /// Creates topics of one partition, one after another.
@@ -115,88 +107,4 @@ pub fn throughput(
     let share = of_many.context("a throughput over many")? / of_few.context("a throughput over few")?;
     figures.set(Metric::Share, 100.0 * share);
     Ok(figures)
-}
-
-/// Opens so many connections as fast as they are answered, closes them, and again for as long as a window lasts. Only the opening counts.
-///
-/// Every system has some of it before: the kernel, too, opens its first thousand sockets slowly.
-///
-/// # Errors
-/// A connection was refused or not answered.
-pub fn connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
-    let count = scale.count(count, LEAST);
-    let open = || open_all(cluster.address(), count).map(|opened| opened.len());
-    warm_up::repeat(cluster, scale, || open().map(drop))?;
-    let begins = clock::now() + clock::seconds(scale.warm_seconds);
-    while clock::now() < begins {
-        open()?;
-    }
-    let (mut opened, mut nanos) = (0, 0);
-    let ends = clock::now() + clock::seconds(scale.seconds);
-    while opened == 0 || clock::now() < ends {
-        let began = clock::now();
-        let connections = open_all(cluster.address(), count)?;
-        nanos += clock::now() - began;
-        opened += connections.len();
-    }
-    let mut figures = Figures::default();
-    figures.set(Metric::Connections, opened as f64 * SECOND as f64 / nanos as f64);
-    Ok(figures)
-}
-
-/// Holds connections on which nothing happens: what they cost.
-///
-/// # Errors
-/// One was refused, not answered, or closed.
-pub fn idle_connections(cluster: &Cluster, count: u64, scale: &Scale) -> Result<Figures> {
-    let count = scale.count(count, LEAST);
-    warm_up::repeat(cluster, scale, || open_all(cluster.address(), count).map(drop))?;
-    let mut opened = open_all(cluster.address(), count)?;
-    let from = clock::now() + clock::seconds(scale.warm_seconds);
-    let to = from + clock::seconds(scale.seconds);
-    let usage = proc::watch(cluster.pids(), from, to);
-    clock::sleep_until(to + SECOND / 20);
-    let mut figures = Figures::default();
-    usage.finish()?.add_to(&mut figures);
-    for connection in &mut opened {
-        ask_versions(connection)?;
-    }
-    Ok(figures)
-}
-
-fn open_all(address: SocketAddr, count: u64) -> Result<Vec<Admin>> {
-    let each = count.div_ceil(OPENING_THREADS);
-    let opened = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..OPENING_THREADS)
-            .map(|_| scope.spawn(move || open(address, each)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().map_err(|_| anyhow!("an opening thread panicked"))?)
-            .collect::<Result<Vec<_>>>()
-    })?;
-    Ok(opened.into_iter().flatten().collect())
-}
-
-fn open(address: SocketAddr, count: u64) -> Result<Vec<Admin>> {
-    (0..count)
-        .map(|_| {
-            let mut connection = Admin::open(address)?;
-            ask_versions(&mut connection)?;
-            Ok(connection)
-        })
-        .collect()
-}
-
-fn ask_versions(connection: &mut Admin) -> Result<()> {
-    let request = ApiVersionsRequest::default()
-        .with_client_software_name(text("odradek-bench"))
-        .with_client_software_version(text("1"));
-    let versions = connection.ask(API_VERSIONS, &request)?;
-    ensure!(
-        versions.error_code == 0,
-        "ApiVersions: error {}",
-        versions.error_code
-    );
-    Ok(())
 }

@@ -6,6 +6,7 @@ use crate::batches::{BatchShape, Values};
 use crate::load::{ConsumeLoad, ProduceLoad};
 use crate::metric::Metric::{self, *};
 use crate::protocol::fetch::FetchSettings;
+use crate::workloads::connections::Opening;
 use crate::workloads::topics::Topic;
 use crate::workloads::transactions::TransactionLoad;
 use crate::workloads::{Bound, Group, Level, Limit, Plan, Sharing, Workload};
@@ -470,10 +471,17 @@ const READ: &[Workload] = &[
     },
     Workload {
         row: "14c",
-        title: "producing 20,000 records/s of 1 KB while a consumer reads 4 GiB from the disk, 400 MB/s at most (throughput: the reader's)",
-        plan: Plan::ColdCatchUp(4 << 30, at(20_000.0, load(DEFAULT_1K, 2, 5))),
+        title: "producing 20,000 records/s of 1 KB while a consumer reads 4 GiB from the disk as fast as it can (throughput: the reader's)",
+        plan: Plan::ColdCatchUp(4 << 30, None, at(20_000.0, load(DEFAULT_1K, 2, 5))),
         shown: &[P99, P50, P999, Max, Throughput, CpuShare, RssPeak],
         bounds: &[must_be_less(P99, 5.0)],
+    },
+    Workload {
+        row: "14d",
+        title: "the same, the reader held to 400 MB/s",
+        plan: Plan::ColdCatchUp(4 << 30, Some(400e6), at(20_000.0, load(DEFAULT_1K, 2, 5))),
+        shown: &[P99, P50, P999, Max, Throughput, CpuShare, RssPeak],
+        bounds: &[],
     },
 ];
 
@@ -640,10 +648,17 @@ const MANY: &[Workload] = &[
     },
     Workload {
         row: "20",
-        title: "1,000 connections opened by 32 threads, each asked for its API versions",
-        plan: Plan::Connections(1_000),
+        title: "1,000 connections opened all at once, each asked for its API versions",
+        plan: Plan::Connections(Opening::AtOnce, 1_000),
         shown: &[Connections],
         bounds: &[must_be_more(Connections, 2.0)],
+    },
+    Workload {
+        row: "20c",
+        title: "1,000 connections opened by 32 threads in turn, each asked for its API versions",
+        plan: Plan::Connections(Opening::InTurn, 1_000),
+        shown: &[Connections],
+        bounds: &[],
     },
     Workload {
         row: "20b",
