@@ -1,7 +1,8 @@
 //! What the process asks of its allocators, so that memory follows what is in use and does not grow with time.
 //!
-//! Rust allocates by mimalloc. RocksDB, which is C++, allocates by the C library, whose habits suit programs that allocate much in
-//! many threads; RocksDB allocates little, in large pieces, in whatever thread happens to write, and frees them in another one.
+//! Rust allocates by mimalloc. RocksDB and the codecs of batches, which are C and C++, allocate by the C library, whose habits suit
+//! programs that allocate much in many threads. RocksDB allocates little, in large pieces, in whatever thread happens to write,
+//! and frees them in another one. (A batch that is compressed anew has its codec's memory mapped for it alone.)
 
 /// Freed pieces of at least this size go back to the system at once; RocksDB's are of 64 KiB and more.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

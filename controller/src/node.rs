@@ -169,7 +169,8 @@ impl ControllerNode {
         }
     }
 
-    /// How long nothing is to be done unless something comes. Others count on this node's messages at every tick.
+    /// How long nothing is to be done unless something comes. Others count on this node's messages at every tick, and a pause of a
+    /// third of the session timeout counts as a standstill of this process, which lengthens sessions.
     fn rest(&self) -> Duration {
         let Some(active) = self.active.as_ref().filter(|_| self.quorum.leads_alone()) else {
             return self.tick;
@@ -179,7 +180,9 @@ impl ControllerNode {
         }
         let due = self.controller.next_deadline(&active.latest);
         let due = due.unwrap_or(u64::MAX).min(self.suspects_due_ms);
-        Duration::from_millis(due.saturating_sub(self.now().mono_ms)).max(self.tick)
+        let most_ms = self.controller.settings().broker_session_timeout_ms / 4;
+        let rest_ms = due.saturating_sub(self.now().mono_ms).min(most_ms);
+        Duration::from_millis(rest_ms).max(self.tick)
     }
 
     /// Whether a stopping node may go: it does not lead, or nobody takes over in time.

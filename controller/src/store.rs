@@ -153,6 +153,7 @@ impl QuorumStore {
             state: RestoredState {
                 hard_state,
                 snapshot: bare,
+                snapshot_bytes: snapshot.as_ref().map_or(0, |it| it.data.len() as u64),
                 entries,
             },
             snapshot,

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use odradek_broker_core::aborted::AbortedTransaction;
 use odradek_broker_core::producer_state::ProducerStates;
@@ -109,6 +109,7 @@ impl Log {
         }
         self.pass.overtake();
         self.pass = PassFlag::default();
+        self.running_pass = Weak::new();
         let sources: Vec<Source> = self
             .segments
             .range(start..end)

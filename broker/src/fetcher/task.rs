@@ -314,15 +314,23 @@ impl Fetcher {
             self.session.forget(key);
             return;
         }
-        let (position, is_durable) = followed.replica.with(|p| {
+        let found = followed.replica.with(|p| {
+            // The metadata has moved on: the next assignment says what becomes of it.
+            if !p.follows(self.leader, followed.leader_epoch) {
+                return None;
+            }
             let position = Position {
                 leader_epoch: followed.leader_epoch,
                 fetch_offset: p.log().log_end_offset(),
                 last_epoch: last_epoch(p.log()),
                 log_start_offset: p.log().log_start_offset(),
             };
-            (position, p.log().durable_end_offset() >= position.fetch_offset)
+            Some((position, p.log().durable_end_offset() >= position.fetch_offset))
         });
+        let Some((position, is_durable)) = found else {
+            self.session.forget(key);
+            return;
+        };
         let flushed = if is_durable {
             None
         } else {

@@ -148,12 +148,12 @@ impl Replica {
         let mut moving = self.moving.lock();
         let lives_there = Arc::ptr_eq(&self.directory(), to);
         let is_advanced = match &*moving {
-            Moving::Copying(future) if Arc::ptr_eq(&future.directory, to) && !future.has_failed => {
-                return Ok(MoveBegun::UnderWay);
-            }
+            // Whoever saw it fail is about to end it.
+            Moving::Copying(future) if future.has_failed => return Ok(MoveBegun::TooEarly),
+            Moving::Copying(future) if Arc::ptr_eq(&future.directory, to) => return Ok(MoveBegun::UnderWay),
             Moving::Settling if !lives_there => return Ok(MoveBegun::TooEarly),
             Moving::Settling => return Ok(MoveBegun::NotNeeded),
-            Moving::Copying(future) => !future.awaits_record && !future.has_failed,
+            Moving::Copying(future) => !future.awaits_record,
             Moving::No => false,
         };
         self.discard_copy(&mut moving)?;
@@ -286,8 +286,12 @@ impl Replica {
         let Moving::Copying(future) = &mut *moving else {
             return MoveStep::Ended(None);
         };
-        if self.is_offline() || future.directory.is_offline() || future.has_failed {
+        if self.is_offline() || future.directory.is_offline() {
             return MoveStep::Ended(self.end_copy(&mut moving).err());
+        }
+        if future.has_failed {
+            // Whoever saw it fail ends it, once it is known which of the two logs did.
+            return MoveStep::Ended(None);
         }
         let to = future.directory.clone();
         // A panic leaves neither the copy nor its thread behind.

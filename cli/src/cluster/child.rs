@@ -62,8 +62,15 @@ pub fn start(
         .spawn()
         .map_err(CommandError::io(format!("cannot start {}", program.display())))?;
     let number = child.id();
-    processes::write_pid(&files.pid, number)
-        .map_err(CommandError::io(format!("cannot write {}", files.pid.display())))?;
+    let written = processes::write_pid(&files.pid, number);
+    if let Err(error) = written {
+        // Nobody would know of it.
+        _ = child.kill();
+        _ = child.wait();
+        return Err(CommandError::io(format!("cannot write {}", files.pid.display()))(
+            error,
+        ));
+    }
     // A thread rather than tokio's processes: with those, every wait of every runtime in this binary looks for lost children.
     std::thread::spawn(move || ended(child.wait()));
     Ok(Pid::from_raw(number.cast_signed()).expect("a child's number is positive"))

@@ -30,7 +30,8 @@ keys! { QUORUM: Broker;
     "controller.quorum.fetch.snapshot.max.bytes": Int = "1048576", AtLeast(1), ReadOnly, SNAPSHOT;
     /// Directory of the metadata quorum; without it the first directory of log.dirs.
     "metadata.log.dir": String = -, Any, ReadOnly, Used;
-    /// A snapshot of the metadata is taken after this many bytes of records.
+    /// A snapshot of the metadata is taken after this many bytes of records at the latest; before that, once they take twice as much
+    /// memory as the last snapshot has bytes, and a MiB at least.
     "metadata.log.max.record.bytes.between.snapshots": Long = "20971520", AtLeast(1), ReadOnly, Used;
     /// A snapshot of the metadata is taken at least this often while records arrive; 0 switches it off.
     "metadata.log.max.snapshot.interval.ms": Long = "3600000", AtLeast(0), ReadOnly, Used;

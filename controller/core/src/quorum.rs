@@ -207,7 +207,7 @@ impl Quorum {
             snapshot_index: applied.0,
             snapshot_taken_ms: None,
             bytes_since_snapshot: 0,
-            snapshot_bytes: restored.snapshot.as_ref().map_or(0, |it| it.data.len() as u64),
+            snapshot_bytes: restored.snapshot_bytes,
             snapshot_wanted: false,
             snapshot_unsaved: None,
             snapshot_offered_ms: 0,
@@ -309,7 +309,7 @@ impl Quorum {
         self.node.raft.state == StateRole::Leader && self.applied_term == self.node.raft.term
     }
 
-    /// Whether this node leads nobody but itself: then nothing waits for the passing of time.
+    /// Whether this node leads nobody but itself: then nobody waits for its messages.
     #[must_use]
     pub fn leads_alone(&self) -> bool {
         let raft = &self.node.raft;
@@ -577,7 +577,7 @@ impl Quorum {
             conf_state: to_bytes(&self.conf),
             data: data.clone(),
         };
-        if self.node.raft.state == StateRole::Leader {
+        if self.node.raft.state == StateRole::Leader && !self.leads_alone() {
             let mut snapshot = Snapshot {
                 data: data.to_vec(),
                 ..Snapshot::default()

@@ -115,19 +115,25 @@ impl ProduceAnswer {
     pub(super) fn encode(&self, version: i16, correlation_id: i32, endpoints: &[Endpoint]) -> Bytes {
         let partitions: usize = self.topics.iter().map(|topic| topic.partitions.len()).sum();
         let usual_bytes = 64 + 64 * self.topics.len() + 48 * partitions;
-        BLOCK.with_borrow_mut(|block| {
-            if block.capacity() < usual_bytes {
-                block.reserve(usual_bytes.max(BLOCK_BYTES));
-            }
-            let mut writer = Writer {
-                bytes: std::mem::take(block),
-                flexible: version >= FLEXIBLE_SINCE,
-            };
-            self.write(&mut writer, version, correlation_id, endpoints);
-            let answer = writer.bytes.split().freeze();
-            *block = writer.bytes;
-            answer
-        })
+        let mut bytes = if usual_bytes <= BLOCK_BYTES {
+            BLOCK.take()
+        } else {
+            BytesMut::new()
+        };
+        if bytes.capacity() < usual_bytes {
+            bytes.reserve(usual_bytes.max(BLOCK_BYTES));
+        }
+        let mut writer = Writer {
+            bytes,
+            flexible: version >= FLEXIBLE_SINCE,
+        };
+        self.write(&mut writer, version, correlation_id, endpoints);
+        let answer = writer.bytes.split().freeze();
+        // What a large answer needed is not kept.
+        if answer.len() <= BLOCK_BYTES && usual_bytes <= BLOCK_BYTES {
+            BLOCK.set(writer.bytes);
+        }
+        answer
     }
 
     fn write(&self, writer: &mut Writer, version: i16, correlation_id: i32, endpoints: &[Endpoint]) {

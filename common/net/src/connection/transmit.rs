@@ -214,6 +214,53 @@ impl TransmitQueue {
             self.copies.clear();
             self.copies.shrink_to(COPIES_BYTES_KEPT);
             self.copies_sent = 0;
+        } else if self.copies_sent >= COPIES_BYTES_KEPT.max(self.copies.len() / 2) {
+            // A peer that reads more slowly than it asks leaves something to be sent for as long as it lives.
+            self.copies.drain(..self.copies_sent);
+            self.copies_sent = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::poll_fn;
+
+    use super::*;
+    use crate::sendfile::FileRange;
+
+    /// Takes so many bytes at a time.
+    struct Slow(usize);
+
+    impl Outlet for Slow {
+        fn poll_send(
+            &mut self,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+            _: bool,
+        ) -> Poll<io::Result<usize>> {
+            let offered = slices.iter().map(|slice| slice.len()).sum::<usize>();
+            Poll::Ready(Ok(offered.min(self.0)))
+        }
+
+        fn poll_send_file(&mut self, _: &mut Context<'_>, _: &FileRange) -> Poll<io::Result<usize>> {
+            unreachable!("no part of a file is queued")
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_left_takes_no_memory_though_something_always_waits() {
+        let mut queue = TransmitQueue::default();
+        let frame = || smallvec::smallvec![Segment::Bytes(Bytes::from(vec![7; 100]))];
+        for _ in 0..20 {
+            queue.push_frame(frame());
+        }
+        for _ in 0..10_000 {
+            queue.push_frame(frame());
+            let sent = poll_fn(|cx| queue.poll_write(&mut Slow(104), cx)).await.unwrap();
+            assert_eq!(sent, 104);
+        }
+        assert_eq!(queue.bytes(), 20 * 104);
+        assert!(queue.copies.capacity() < 16 << 10, "{}", queue.copies.capacity());
     }
 }

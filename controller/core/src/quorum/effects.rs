@@ -162,6 +162,8 @@ pub struct RestoredState {
     pub hard_state: Option<Bytes>,
     /// The snapshot; a node without one waits to be let into a quorum. `data` is not needed here.
     pub snapshot: Option<StoredSnapshot>,
+    /// How large its `data` is.
+    pub snapshot_bytes: u64,
     /// The entries, in order and without gaps.
     pub entries: Vec<Bytes>,
 }

@@ -56,11 +56,18 @@ pub fn opened(cluster: &Cluster, opening: Opening, count: u64, scale: &Scale) ->
     let count = scale.count(count, LEAST);
     let open = || {
         let began = clock::now();
-        let opened = match opening {
-            Opening::AtOnce => open_at_once(cluster.address(), count)?.len(),
-            Opening::InTurn => open_in_turn(cluster.address(), count)?.len(),
+        // Closing them is another thing.
+        let (opened, ended) = match opening {
+            Opening::AtOnce => {
+                let clients = open_at_once(cluster.address(), count)?;
+                (clients.len(), clock::now())
+            }
+            Opening::InTurn => {
+                let clients = open_in_turn(cluster.address(), count)?;
+                (clients.len(), clock::now())
+            }
         };
-        anyhow::Ok((opened, clock::now() - began))
+        anyhow::Ok((opened, ended - began))
     };
     warm_up::repeat(cluster, scale, || open().map(drop))?;
     let begins = clock::now() + clock::seconds(scale.warm_seconds);
@@ -235,6 +242,9 @@ impl Client {
 
     /// Does what it can; true when that was the last of it.
     fn advance(&mut self, flags: epoll::EventFlags, request: &[u8]) -> Result<bool> {
+        if self.is_answered {
+            return Ok(false);
+        }
         if let Some(error) = self.stream.take_error()? {
             return Err(error).context("a client's connection");
         }
@@ -243,7 +253,7 @@ impl Client {
             ensure!(written == request.len(), "a new socket does not take a request");
             self.has_asked = true;
         }
-        if self.is_answered || !flags.contains(epoll::EventFlags::IN) {
+        if !flags.contains(epoll::EventFlags::IN) {
             return Ok(false);
         }
         self.is_answered = self.read()?;

@@ -64,6 +64,7 @@ impl QuorumDisk {
         RestoredState {
             hard_state: self.hard_state.clone(),
             snapshot: self.snapshot.clone(),
+            snapshot_bytes: self.snapshot.as_ref().map_or(0, |it| it.data.len() as u64),
             entries: self.entries.values().cloned().collect(),
         }
     }
