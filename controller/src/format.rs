@@ -14,7 +14,7 @@ use odradek_common::metadata::{Record, proto};
 use odradek_controller_core::quorum::Quorum;
 use uuid::Uuid;
 
-use crate::meta_properties::{MetaProperties, MetaPropertiesError, random_uuid, uuid_to_base64};
+use crate::meta_properties::{self, MetaProperties, MetaPropertiesError, random_uuid, uuid_to_base64};
 use crate::store::{QuorumStore, StoreError};
 
 /// Why a node cannot start on its directories, or they cannot be formatted.
@@ -288,15 +288,57 @@ pub fn prepare(rules: &StartRules<'_>) -> Result<Start, FormatError> {
         }
     }
     match known {
+        Some((_, known)) if is_half_formatted(rules, &unformatted)? => {
+            make(unformatted)?;
+            begin(&StartRules {
+                cluster_id: Some(&known.cluster_id),
+                ..*rules
+            })
+        }
         Some((formatted, known)) => resume(rules, formatted, &known, unformatted),
         None => {
-            for directory in unformatted {
-                fs::create_dir_all(&directory)
-                    .map_err(|source| FormatError::Directory { directory, source })?;
-            }
+            make(unformatted)?;
             begin(rules)
         }
     }
+}
+
+fn make(missing: Vec<PathBuf>) -> Result<(), FormatError> {
+    for directory in missing {
+        fs::create_dir_all(&directory).map_err(|source| FormatError::Directory { directory, source })?;
+    }
+    Ok(())
+}
+
+/// Whether a first start ended before it had formatted all: the metadata directory is the last, and nothing was ever kept in the
+/// others.
+fn is_half_formatted(rules: &StartRules<'_>, unformatted: &[PathBuf]) -> Result<bool, FormatError> {
+    if !unformatted
+        .iter()
+        .any(|directory| directory == rules.metadata_log_dir)
+    {
+        return Ok(false);
+    }
+    for directory in directories(rules.log_dirs, rules.metadata_log_dir) {
+        if !unformatted.contains(&directory) && !is_unused(&directory)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_unused(directory: &Path) -> Result<bool, FormatError> {
+    let failed = |source| FormatError::Directory {
+        directory: directory.to_path_buf(),
+        source,
+    };
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        if name != "lost+found" && !name.to_string_lossy().starts_with(meta_properties::FILE) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn resume(
@@ -437,6 +479,41 @@ mod tests {
                 .directory_id,
             first.directory_id
         );
+    }
+
+    #[test]
+    fn a_first_format_that_was_interrupted_is_gone_on_with() {
+        let voters = [voter(1)];
+        for controller in [true, false] {
+            let root = tempfile::tempdir().expect("a directory");
+            let dirs = ["a", "b", "c"].map(|name| root.path().join(name));
+            let rules = StartRules {
+                controller,
+                cluster_id: Some("MkU3OEVBNTcwNTJENDM2Qg"),
+                ..rules(&dirs, &voters)
+            };
+            let Start::Ready(_) = prepare(&rules).expect("formats") else {
+                panic!("the cluster's id is known");
+            };
+            let kept = MetaProperties::read(&dirs[1]).expect("reads");
+            // It was killed before the last two.
+            fs::remove_dir_all(&dirs[0]).expect("removes");
+            fs::remove_dir_all(&dirs[2]).expect("removes");
+            let again = StartRules {
+                cluster_id: None,
+                ..rules
+            };
+            let Start::Ready(own) = prepare(&again).expect("goes on") else {
+                panic!("the cluster's id is that of the directory");
+            };
+            assert_eq!(own.cluster_id, "MkU3OEVBNTcwNTJENDM2Qg");
+            assert_eq!(MetaProperties::read(&dirs[1]).expect("reads"), kept);
+            assert!(MetaProperties::read(&dirs[2]).expect("reads").is_some());
+            // Once something was kept in one, a missing directory is a missing disk.
+            fs::create_dir(dirs[1].join("t-0")).expect("makes");
+            fs::remove_dir_all(&dirs[0]).expect("removes");
+            prepare(&again).expect_err("an operator decides");
+        }
     }
 
     #[test]

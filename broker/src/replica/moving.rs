@@ -113,6 +113,9 @@ pub enum MoveError {
     /// A log, or its directory, failed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The copy is broken; the log that it follows is not.
+    #[error("the copy failed")]
+    Copy(#[source] LogError),
     /// What was read of the log is damaged, so that it cannot be copied.
     #[error("the records at offset {offset} cannot be copied: {detail}")]
     Damaged {
@@ -319,13 +322,13 @@ impl Replica {
         };
         future.unflushed_bytes += copied;
         if future.unflushed_bytes >= UNFLUSHED_BYTES_MAX {
-            future.flush()?;
+            future.flush().map_err(of_copy)?;
         }
         if copied > 0 && future.log.log_end_offset() < log_end_offset {
             return Ok(MoveStep::Copied(copied));
         }
         if future.log.is_made() && !future.announced {
-            self.announce(future, now)?;
+            self.announce(future, now).map_err(of_copy)?;
             return Ok(MoveStep::Copied(copied));
         }
         if !self.is_recorded(future) {
@@ -333,7 +336,7 @@ impl Replica {
         }
         // What was acknowledged as being on disk has to be, wherever the log lives. While appends wait, only the rest is flushed.
         if future.log.durable_end_offset() < self.with(|p| p.log().durable_end_offset()) {
-            future.flush()?;
+            future.flush().map_err(of_copy)?;
         }
         match self.take_place(moving, now)? {
             Some(left) => Ok(MoveStep::Moved(Box::new(left))),
@@ -344,7 +347,7 @@ impl Replica {
     /// Copies what lies at the copy's end; None if it could not be looked at yet. Also tells where the log ended.
     fn copy_slice(&self, future: &mut FutureReplica, now: Now) -> Result<(Option<usize>, i64), MoveError> {
         let bounds = self.with(|p| p.log_mut().take_bounds());
-        future.log.follow(now, bounds)?;
+        future.log.follow(now, bounds).map_err(of_copy)?;
         let copied = match self.copy_behind(future, now) {
             // What was read is not what the log holds any more.
             Err(_) if self.with(|p| p.log().is_cut()) => None,
@@ -403,7 +406,7 @@ impl Replica {
             if is_patient {
                 return Ok(None);
             }
-            future.flush()?;
+            future.flush().map_err(of_copy)?;
         }
         future.log.succeed(log)?;
         logs_of(&future.directory)?.promote(&mut future.log)?;
@@ -429,6 +432,19 @@ impl Replica {
     }
 }
 
+/// What a copy says of itself must not be taken for a failure of the log that it follows.
+fn of_copy(error: LogError) -> MoveError {
+    match error {
+        LogError::Corrupt { .. } | LogError::Closed(_) => MoveError::Copy(error),
+        LogError::Locked { .. }
+        | LogError::Directory { .. }
+        | LogError::NoRoom { .. }
+        | LogError::Unsynced { .. }
+        | LogError::Offline { .. }
+        | LogError::Open(_) => MoveError::Log(error),
+    }
+}
+
 impl FutureReplica {
     fn progress(&self) -> MoveProgress {
         MoveProgress {
@@ -447,7 +463,7 @@ impl FutureReplica {
         let records = read(slice, from)?;
         match self.log.append_fetched(now, &records, i32::MAX) {
             Ok(()) => Ok(records.len()),
-            Err(AppendError::Log(error)) => Err(error.into()),
+            Err(AppendError::Log(error)) => Err(of_copy(error)),
             Err(
                 error @ (AppendError::Corrupt(_) | AppendError::OutOfOrder { .. } | AppendError::Refused(_)),
             ) => Err(MoveError::Damaged {

@@ -204,7 +204,7 @@ impl Replicas {
                 let FailedMove { to, error } = *failed;
                 match error {
                     MoveError::Log(error) => self.move_failed(replica, &to, &error),
-                    error @ (MoveError::Damaged { .. } | MoveError::Panicked) => {
+                    error @ (MoveError::Copy(_) | MoveError::Damaged { .. } | MoveError::Panicked) => {
                         slog::error!(self.log, "a replica cannot be moved"; "partition" => %replica.id,
                             "to" => %to.path().display(), "error" => error_chain(&error));
                     }

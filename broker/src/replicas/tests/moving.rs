@@ -710,3 +710,32 @@ fn a_replica_that_moves_is_not_compacted() {
     replica.with(|p| p.log_mut().roll(clock::now()).unwrap());
     assert!(cleaning.grab_filthiest(&all, clock::now()).is_some());
 }
+
+#[test]
+fn a_copy_that_breaks_leaves_the_log_that_it_follows_alone() {
+    let options = LogDirectoryOptions {
+        open_files_max: 1,
+        ..LogDirectoryOptions::default()
+    };
+    let mut node = two_directories_with(&[], options);
+    let replica = node.filled("t", 3);
+    node.alter("t", 1).unwrap();
+    while replica.move_progress().unwrap().log_end_offset == 0 {
+        assert_ne!(node.replicas.advance_move(&replica), Turn::Over);
+    }
+    // Somebody removes the copy's segment.
+    let folders = std::fs::read_dir(node.path(1)).unwrap();
+    let copy = folders
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().ends_with("-future"))
+        .unwrap();
+    std::fs::remove_file(copy.join(format!("{:020}.log", 0))).unwrap();
+    let logs = node.directory(1);
+    (0..2).for_each(|_| logs.logs().unwrap().close_unused_files());
+    append_own(&replica);
+    node.finish(&replica);
+    assert!(!replica.is_offline() && !replica.is_moving());
+    assert!(!node.directory(1).is_offline());
+    append_own(&replica);
+    assert_eq!(node.copies(), 0);
+}

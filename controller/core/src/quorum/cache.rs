@@ -105,6 +105,19 @@ impl LogCache {
         self.entries.shrink_to(2 * self.entries.len());
     }
 
+    /// The index before the newest entries that together take no more than so many bytes.
+    pub(super) fn before_newest(&self, bytes_max: u64) -> u64 {
+        let mut left = bytes_max;
+        let fits = |entry: &&Entry| {
+            let size = size_of_entry(entry) as u64;
+            let fits = size <= left;
+            left = left.saturating_sub(size);
+            fits
+        };
+        let kept = self.entries.iter().rev().take_while(fits).count();
+        self.last() - kept as u64
+    }
+
     pub(super) fn term_at(&self, index: u64) -> Option<u64> {
         if index == self.truncated.0 {
             return Some(self.truncated.1);

@@ -14,6 +14,8 @@ use super::{Persisting, Quorum, cache, to_bytes, wire};
 
 /// However small the snapshot, so much of the log is held before another is taken.
 const HELD_BYTES_MIN: u64 = 1 << 20;
+/// However small the snapshot, so much of the log is kept behind it for peers.
+const KEPT_BYTES_MIN: u64 = 8 << 20;
 
 impl Quorum {
     pub(super) fn gather(&mut self, effects: &mut QuorumEffects) {
@@ -186,6 +188,17 @@ impl Quorum {
         }
     }
 
+    /// Up to where entries go that a snapshot stands for. Peers that are a little behind get entries rather than the snapshot.
+    fn cut_behind(&self, snapshot_index: u64) -> u64 {
+        if self.leads_alone() {
+            return snapshot_index;
+        }
+        let bytes_max = KEPT_BYTES_MIN.max(2 * self.snapshot_bytes);
+        let few = snapshot_index.saturating_sub(self.config.entries_kept);
+        few.max(self.node.store().before_newest(bytes_max))
+            .min(snapshot_index)
+    }
+
     /// Attaches a snapshot of our own to the write of this round, or makes it one.
     fn store_snapshot(&mut self, effects: &mut QuorumEffects) {
         if self.persisting.is_some() && effects.persist.is_none() {
@@ -196,8 +209,8 @@ impl Quorum {
         };
         self.snapshot_index = snapshot.index;
         self.bytes_since_snapshot = 0;
-        let keep_from = snapshot.index.saturating_sub(self.config.entries_kept);
-        self.node.mut_store().compact_to(keep_from);
+        let cut = self.cut_behind(snapshot.index);
+        self.node.mut_store().compact_to(cut);
         let first_kept = self.node.store().first();
         if effects.persist.is_none() {
             self.persist_number += 1;
