@@ -367,10 +367,8 @@ impl Replicas {
         config: &ServerConfig,
         mut log: Log,
     ) -> Arc<Replica> {
-        if let Some(report) = log.take_recovery_report() {
-            slog::warn!(self.log, "log recovered after an unclean stop";
-                "partition" => format!("{}-{index}", topic.name), "report" => ?report);
-        }
+        // The log has told of it.
+        _ = log.take_recovery_report();
         let origin = ReplicaOrigin {
             id: TopicPartition::new(topic.name.clone(), index),
             topic_id: topic.id,

@@ -39,15 +39,7 @@ impl LogDirectory {
     /// The room there is now; None if the file system does not say.
     #[must_use]
     pub fn room(&self) -> Option<DirectoryRoom> {
-        let shared = &self.shared;
-        let space = shared.options.disk.space(&shared.path).ok()?;
-        let spare = space.free_bytes.saturating_sub(shared.reserve_bytes(space));
-        let refused = shared.room.refused_bytes.load(Ordering::Relaxed);
-        let wanted = u64::try_from(refused).unwrap_or(0).max(1);
-        Some(DirectoryRoom {
-            space,
-            is_full: spare < wanted,
-        })
+        self.shared.look_at_room()
     }
 }
 
@@ -118,10 +110,20 @@ impl DirectoryShared {
         })
     }
 
-    /// Whether less is free than is to be kept.
+    fn look_at_room(&self) -> Option<DirectoryRoom> {
+        let space = self.options.disk.space(&self.path).ok()?;
+        let spare = space.free_bytes.saturating_sub(self.reserve_bytes(space));
+        let refused = self.room.refused_bytes.load(Ordering::Relaxed);
+        let wanted = u64::try_from(refused).unwrap_or(0).max(1);
+        Some(DirectoryRoom {
+            space,
+            is_full: spare < wanted,
+        })
+    }
+
+    /// Whether the last append was refused and would be now, or any would.
     pub(crate) fn is_short_of_room(&self) -> bool {
-        let space = self.options.disk.space(&self.path);
-        space.is_ok_and(|space| space.free_bytes < self.reserve_bytes(space))
+        self.look_at_room().is_some_and(|room| room.is_full)
     }
 
     /// A small disk is not kept free as a whole.

@@ -74,6 +74,13 @@ impl Replicas {
             copied.1.adopt_interrupted(identity)?;
             return Ok(copied);
         }
+        let is_gone = !wanted.is_nil() && self.directories.iter().all(|directory| directory.id() != wanted);
+        if is_gone && has_everything(partition, self.node_id) {
+            // What this node is counted on for was in it: an empty log would be elected, and acknowledged records be gone.
+            return Err(LogError::Offline {
+                path: format!("{wanted}, which is none of log.dirs,").into(),
+            });
+        }
         let mut named = self.online().filter(|(directory, _)| is_preferred(directory));
         let mut recorded = self.online().filter(|(directory, _)| is_wanted(directory));
         if let Some(found) = named.next().or_else(|| recorded.next()) {
@@ -144,7 +151,8 @@ impl Replicas {
             );
             if !is_older {
                 slog::error!(self.log, "a partition is in two log directories, and one of them is not used: \
-                    remove it, or move it away"; "partition" => folder,
+                    look which has the records that you want, and move the other away while the node is stopped";
+                    "partition" => folder,
                     "used" => %lives_in.path().display(), "unused" => %directory.path().display());
                 continue;
             }
@@ -159,6 +167,10 @@ impl Replicas {
 
 /// A reassignment adds it, and it was never in sync: what it may have had is no loss.
 fn is_joining(partition: &PartitionImage, node: NodeId) -> bool {
-    let has_everything = partition.isr.contains(&node) || partition.elr.contains(&node);
-    partition.adding_replicas.contains(&node) && !has_everything
+    partition.adding_replicas.contains(&node) && !has_everything(partition, node)
+}
+
+/// The node may be elected without loss.
+fn has_everything(partition: &PartitionImage, node: NodeId) -> bool {
+    partition.isr.contains(&node) || partition.elr.contains(&node)
 }

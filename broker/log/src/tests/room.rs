@@ -136,6 +136,20 @@ fn removed_segments_go_at_once_where_room_is_short() {
     assert!(directory.purge_deleted(NOW).unwrap() > 0);
 }
 
+/// Who is refused leaves a little more than the reserve.
+#[test]
+fn removed_segments_go_at_once_while_appends_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let (disk, directory, mut log) = committed_segments(folder.path(), 4);
+    log.delete_records_before(log.log_end_offset()).unwrap();
+    assert!(log.retention(NOW).unwrap() > 0);
+    disk.0.store(RESERVE_BYTES + 10, Ordering::SeqCst);
+    assert_eq!(directory.purge_deleted(NOW).unwrap(), 0, "nobody wants more");
+    log.directory.room.forget();
+    append(&mut log).unwrap_err();
+    assert!(directory.purge_deleted(NOW).unwrap() > 0);
+}
+
 #[test]
 fn a_compaction_leaves_the_reserve_alone() {
     let folder = TempDir::new().unwrap();

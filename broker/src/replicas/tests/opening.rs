@@ -76,3 +76,25 @@ fn a_log_that_is_too_damaged_to_open_is_reported_lost_until_that_is_recorded() {
             .is_empty()
     );
 }
+
+/// Its directory was taken out of log.dirs, or another disk stands in its place.
+#[test]
+fn an_empty_log_does_not_take_the_place_of_one_whose_directory_is_gone() {
+    let mut node = Node::new();
+    let wanted = Uuid::from_u128(0xd15c);
+    let partition = |isr: i32, elr: i32, leader: i32| PartitionImage {
+        replicas: vec![NODE, OTHER],
+        directories: vec![wanted, Uuid::nil()],
+        isr: vec![isr],
+        elr: vec![elr],
+        leader,
+        ..PartitionImage::default()
+    };
+    node.change(|image| add_topic(image, "last", partition(NODE, OTHER, -1)));
+    node.change(|image| add_topic(image, "eligible", partition(OTHER, NODE, OTHER)));
+    assert!(node.replicas.get("last", 0).is_none());
+    assert!(node.replicas.get("eligible", 0).is_none());
+    // Nobody counts on this one: it fetches everything anew.
+    node.change(|image| add_topic(image, "follower", partition(OTHER, OTHER, OTHER)));
+    assert!(node.replicas.get("follower", 0).is_some());
+}
