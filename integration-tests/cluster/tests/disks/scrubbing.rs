@@ -118,17 +118,15 @@ async fn damage_that_nobody_can_mend_is_told_and_the_rest_is_served() {
         .await;
     let written = fill(&connection).await;
     damage(node);
-    eventually("it is found", LIMIT, async || {
+    eventually("it is found and told", LIMIT, async || {
         let found = node.metric("odradek_log_damaged_segments").await;
-        holds(found == Some(1.0), format!("{found:?}"))
+        let said = node.log_text();
+        let is_told = said.contains("there is no other replica to fetch it from");
+        holds(found == Some(1.0) && is_told, format!("{found:?}: {said}"))
     })
     .await;
     let said = node.log_text();
     assert_eq!(said.matches("a sealed segment is damaged").count(), 1, "{said}");
-    assert!(
-        said.contains("there is no other replica to fetch it from"),
-        "{said}"
-    );
     assert_eq!(
         connection.fetch("t", 0, 2).await.error_code,
         code(ErrorCode::CorruptMessage)
