@@ -365,10 +365,8 @@ impl Replicas {
         directory: Arc<DataDirectory>,
         topic_config: Arc<TopicConfig>,
         config: &ServerConfig,
-        mut log: Log,
+        log: Log,
     ) -> Arc<Replica> {
-        // The log has told of it.
-        _ = log.take_recovery_report();
         let origin = ReplicaOrigin {
             id: TopicPartition::new(topic.name.clone(), index),
             topic_id: topic.id,

@@ -310,13 +310,12 @@ fn make(missing: Vec<PathBuf>) -> Result<(), FormatError> {
     Ok(())
 }
 
-/// Whether a first start ended before it had formatted all: the metadata directory is the last, and nothing was ever kept in the
-/// others.
+/// Whether a broker's first start ended before it had formatted all: the metadata directory is the last, and nothing was ever kept
+/// in the others. Never of a controller: nothing is in the others of one that has long been at work either, and without its
+/// metadata directory it must not begin anew.
 fn is_half_formatted(rules: &StartRules<'_>, unformatted: &[PathBuf]) -> Result<bool, FormatError> {
-    if !unformatted
-        .iter()
-        .any(|directory| directory == rules.metadata_log_dir)
-    {
+    let mut missing = unformatted.iter();
+    if rules.controller || !missing.any(|directory| directory == rules.metadata_log_dir) {
         return Ok(false);
     }
     for directory in directories(rules.log_dirs, rules.metadata_log_dir) {
@@ -482,38 +481,49 @@ mod tests {
     }
 
     #[test]
-    fn a_first_format_that_was_interrupted_is_gone_on_with() {
+    fn a_broker_s_first_format_that_was_interrupted_is_gone_on_with() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dirs = ["a", "b", "c"].map(|name| root.path().join(name));
+        let rules = StartRules {
+            controller: false,
+            cluster_id: Some("MkU3OEVBNTcwNTJENDM2Qg"),
+            ..rules(&dirs, &[])
+        };
+        let Start::Ready(_) = prepare(&rules).expect("formats") else {
+            panic!("the cluster's id is known");
+        };
+        let kept = MetaProperties::read(&dirs[1]).expect("reads");
+        // It was killed before the last two.
+        fs::remove_dir_all(&dirs[0]).expect("removes");
+        fs::remove_dir_all(&dirs[2]).expect("removes");
+        let again = StartRules {
+            cluster_id: None,
+            ..rules
+        };
+        let Start::Ready(own) = prepare(&again).expect("goes on") else {
+            panic!("the cluster's id is that of the directory");
+        };
+        assert_eq!(own.cluster_id, "MkU3OEVBNTcwNTJENDM2Qg");
+        assert_eq!(MetaProperties::read(&dirs[1]).expect("reads"), kept);
+        assert!(MetaProperties::read(&dirs[2]).expect("reads").is_some());
+        // Once something was kept in one, a missing directory is a missing disk.
+        fs::create_dir(dirs[1].join("t-0")).expect("makes");
+        fs::remove_dir_all(&dirs[0]).expect("removes");
+        let error = prepare(&again).expect_err("an operator decides");
+        assert!(matches!(error, FormatError::Unformatted { .. }), "{error}");
+    }
+
+    /// The log directories of a node that is a controller alone stay as empty as they were formatted.
+    #[test]
+    fn a_controller_whose_metadata_directory_is_missing_does_not_begin_anew() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dirs = ["a", "b"].map(|name| root.path().join(name));
         let voters = [voter(1)];
-        for controller in [true, false] {
-            let root = tempfile::tempdir().expect("a directory");
-            let dirs = ["a", "b", "c"].map(|name| root.path().join(name));
-            let rules = StartRules {
-                controller,
-                cluster_id: Some("MkU3OEVBNTcwNTJENDM2Qg"),
-                ..rules(&dirs, &voters)
-            };
-            let Start::Ready(_) = prepare(&rules).expect("formats") else {
-                panic!("the cluster's id is known");
-            };
-            let kept = MetaProperties::read(&dirs[1]).expect("reads");
-            // It was killed before the last two.
-            fs::remove_dir_all(&dirs[0]).expect("removes");
-            fs::remove_dir_all(&dirs[2]).expect("removes");
-            let again = StartRules {
-                cluster_id: None,
-                ..rules
-            };
-            let Start::Ready(own) = prepare(&again).expect("goes on") else {
-                panic!("the cluster's id is that of the directory");
-            };
-            assert_eq!(own.cluster_id, "MkU3OEVBNTcwNTJENDM2Qg");
-            assert_eq!(MetaProperties::read(&dirs[1]).expect("reads"), kept);
-            assert!(MetaProperties::read(&dirs[2]).expect("reads").is_some());
-            // Once something was kept in one, a missing directory is a missing disk.
-            fs::create_dir(dirs[1].join("t-0")).expect("makes");
-            fs::remove_dir_all(&dirs[0]).expect("removes");
-            prepare(&again).expect_err("an operator decides");
-        }
+        let rules = rules(&dirs, &voters);
+        prepare(&rules).expect("formats");
+        fs::remove_dir_all(&dirs[0]).expect("removes");
+        let error = prepare(&rules).expect_err("an operator decides");
+        assert!(matches!(error, FormatError::LogLost { .. }), "{error}");
     }
 
     #[test]

@@ -77,6 +77,9 @@ impl Replicas {
         let is_gone = !wanted.is_nil() && self.directories.iter().all(|directory| directory.id() != wanted);
         if is_gone && has_everything(partition, self.node_id) {
             // What this node is counted on for was in it: an empty log would be elected, and acknowledged records be gone.
+            if !all_online {
+                return Err(self.offline());
+            }
             return Err(LogError::Offline {
                 path: format!("{wanted}, which is none of log.dirs,").into(),
             });

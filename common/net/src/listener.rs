@@ -41,7 +41,7 @@ pub const REQUEST_MAX_BYTES: usize = 100 << 20;
 /// Kafka's default of `connections.max.idle.ms`.
 pub const MAX_IDLE: Duration = Duration::from_secs(600);
 /// Clients that wait to be accepted, unless `socket.listen.backlog.size` says otherwise: as many as Linux lets by default
-/// (net.core.somaxconn). A thousand that come back at once find room; beyond it each tries again after a second.
+/// (net.core.somaxconn). A thousand that come back at once find room.
 pub const BACKLOG: i32 = 4096;
 /// The default of the memory budget for received requests.
 pub const REQUEST_MEMORY_BYTES: usize = 256 << 20;

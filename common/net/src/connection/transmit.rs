@@ -1,8 +1,8 @@
 //! Bytes on their way out: whole responses in order, written many at a time, and parts of files between them.
 //!
-//! Promises to copy nothing but small frames and never to wait for a disk on the connection's thread: what is not in memory is read by
-//! others, one slice at a time, and sent when it is there. Does not bound itself; the connection starts no request while too
-//! much is queued.
+//! Promises to copy nothing but small frames and never to wait for a disk on the connection's thread: what is not in memory is
+//! read by others, one slice at a time, and sent when it is there. Does not bound itself; the connection starts no request while
+//! too much is queued.
 
 use std::collections::VecDeque;
 use std::future::Future;
