@@ -89,9 +89,9 @@ pub fn run(plan: &Plan, programs: &Programs, save: impl Fn(&RunFile) -> Result<(
         recycled_bytes: plan.scale.recycled_bytes,
     };
     let mut run_file = RunFile::begin(settings, programs)?;
-    for (group, workloads) in selection {
+    for (number, (group, workloads)) in selection.into_iter().enumerate() {
         for pair in 0..plan.pairs {
-            for system in order(&systems, pair) {
+            for system in order(&systems, number + pair) {
                 let turn = Turn {
                     group,
                     pair,
@@ -107,10 +107,11 @@ pub fn run(plan: &Plan, programs: &Programs, save: impl Fn(&RunFile) -> Result<(
     Ok(run_file)
 }
 
-/// Who goes first changes from pair to pair: what one leaves to the next, in the disk's cache or the machine's mood, is shared out.
-fn order(systems: &[System], pair: usize) -> Vec<System> {
+/// Who goes first changes from group to group and from pair to pair: what one leaves to the next, in the disk's cache or the machine's
+/// mood, is shared out.
+fn order(systems: &[System], turn: usize) -> Vec<System> {
     let mut systems = systems.to_vec();
-    if !pair.is_multiple_of(2) {
+    if !turn.is_multiple_of(2) {
         systems.reverse();
     }
     systems
@@ -200,10 +201,8 @@ impl Turn<'_> {
         if let Some((pid, port)) = self.plan.attached {
             return Cluster::attach(pid, port, self.programs);
         }
-        let overrides = topics::BROKER_LINES
-            .iter()
-            .map(|line| (*line).to_owned())
-            .collect();
+        let lines = self.group.broker_lines.iter();
+        let overrides = lines.map(|line| (*line).to_owned()).collect();
         let shape = Shape {
             system: self.system,
             nodes: self.group.nodes,

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub enum Metric {
     /// CPU seconds of the broker processes per GB of record batches.
     CpuPerGb,
+    /// CPU seconds of the whole machine but the load generator per GB of record batches: with those of kernel threads, which write
+    /// back, and of interrupts.
+    CpuWithKernelPerGb,
     /// CPU microseconds of the broker processes per request or record.
     CpuPerRequest,
     /// CPU microseconds of the broker processes per transaction.
@@ -46,6 +49,8 @@ pub enum Metric {
     CpuTime,
     /// Milliseconds until the topic was usable.
     Usable,
+    /// Milliseconds from then until each partition had a record.
+    Begun,
     /// Milliseconds from the restart to the first acknowledged record.
     FirstAck,
     /// Milliseconds from the last write to the wanted state.
@@ -89,6 +94,7 @@ impl Metric {
         };
         match self {
             Self::CpuPerGb => style("CPU", "s/GB", true),
+            Self::CpuWithKernelPerGb => style("CPU with kernel threads", "s/GB", true),
             Self::CpuPerRequest => style("CPU", "us/request", true),
             Self::CpuPerTransaction => style("CPU", "us/transaction", true),
             Self::CpuOfPlain => style("CPU of that of the plain one", "%", true),
@@ -107,6 +113,7 @@ impl Metric {
             Self::Wall => style("wall", "ms", true),
             Self::CpuTime => style("CPU time", "ms", true),
             Self::Usable => style("usable after", "ms", true),
+            Self::Begun => style("a record in each after", "ms", true),
             Self::FirstAck => style("first ack after", "ms", true),
             Self::Settling => style("after the last write", "ms", true),
             Self::Connections => style("connections", "1/s", false),

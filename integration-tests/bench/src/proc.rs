@@ -18,6 +18,8 @@ const SAMPLE_EVERY: Nanos = SECOND / 4;
 pub struct Usage {
     /// User and system time of all of them.
     pub cpu_seconds: f64,
+    /// What the whole machine was busy, kernel threads and interrupts and all.
+    pub machine_cpu_seconds: f64,
     /// Time between the two moments.
     pub elapsed_seconds: f64,
     /// Memory of all of them at the end.
@@ -68,6 +70,36 @@ fn status_bytes(status: &str, field: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// CPU seconds that the machine was busy since it started.
+fn machine_cpu_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+    let ticks = busy_ticks(&text).context("/proc/stat has no times")?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// User, nice, system, interrupts; not idle, waiting for disks, or taken by the host.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .map_while(|field| field.parse().ok())
+        .collect();
+    let [
+        user,
+        nice,
+        system,
+        _idle,
+        _io_wait,
+        interrupts,
+        soft_interrupts,
+        ..,
+    ] = fields[..]
+    else {
+        return None;
+    };
+    Some(user + nice + system + interrupts + soft_interrupts)
 }
 
 /// CPU seconds that all these processes have used.
@@ -122,6 +154,7 @@ fn look(pids: &[u32], from: Nanos, to: Nanos, cancelled: &AtomicBool) -> Result<
     sleep_in_steps(from, cancelled)?;
     let began = clock::now();
     let before = sum(pids, cpu_seconds)?;
+    let machine_before = machine_cpu_seconds()?;
     let mut rss_peak_bytes = 0;
     let mut next = began + SAMPLE_EVERY;
     while next < to {
@@ -131,10 +164,12 @@ fn look(pids: &[u32], from: Nanos, to: Nanos, cancelled: &AtomicBool) -> Result<
     }
     sleep_in_steps(to, cancelled)?;
     let after: f64 = sum(pids, cpu_seconds)?;
+    let machine_after = machine_cpu_seconds()?;
     let ended = clock::now();
     let rss_bytes = sum(pids, rss_bytes)?;
     Ok(Usage {
         cpu_seconds: after - before,
+        machine_cpu_seconds: machine_after - machine_before,
         elapsed_seconds: (ended - began) as f64 / SECOND as f64,
         rss_bytes,
         rss_peak_bytes: rss_peak_bytes.max(rss_bytes),
@@ -163,6 +198,13 @@ mod tests {
     fn times_are_found_behind_any_name() {
         let stat = "42 (a ) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 700 33 0 0 20 0 5 0 100 1000 50";
         assert_eq!(ticks(stat), Some(733));
+    }
+
+    #[test]
+    fn a_machine_is_busy_but_for_idleness_waiting_and_theft() {
+        let stat = "cpu  100 20 300 4000 500 6 70 800 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        assert_eq!(busy_ticks(stat), Some(100 + 20 + 300 + 6 + 70));
+        assert_eq!(busy_ticks("cpu  1 2 3\n"), None);
     }
 
     #[test]

@@ -106,15 +106,19 @@ fn preface() -> String {
     format!(
         "Each row says which run it is of, of which revision, and how many pairs that has: the systems take turns, one pair is one\n\
          turn of each. Figures are medians, with the least and the greatest in parentheses. The load generator sends prepared batches;\n\
-         where a rate is given, latency counts from when a request was due, sent or not. A percentile is shown if ten or more requests\n\
-         lie beyond it. \"(backlog)\" marks latencies of a system that did not keep the rate: they compare with nothing. CPU is that of\n\
-         the broker processes, user and system; what kernel threads do for any of them, writing back, is in no figure.\n\n\
+         where a rate is given, latency counts from when a request was due, sent or not; where none is (saturated, or so many in flight),\n\
+         from when it was sent, so a slower system is asked less. A percentile is shown if ten or more requests lie beyond it.\n\
+         \"(backlog)\" marks latencies of a system that did not keep the rate: they compare with nothing. CPU is that of the broker\n\
+         processes, user and system; \"with kernel threads\" is all that the machine was busy but for the load generator: writing back\n\
+         and interrupts as well, whoever they are for.\n\n\
          \"x Kafka\" is how many times better Odradek is than Apache Kafka as shipped, within each pair: the median of the pairs (of two\n\
          in the middle their geometric mean), the least and the greatest. Bounds are information: \"2.5x less\" is against Kafka, \"2.0x\n\
-         floor\" against the floor server (the least that any server could do for the workload), both in the same run.\n\n\
-         As shipped are Kafka's JVM flags and its defaults, but for these lines, which all systems have: {broker}; and for topics\n\
-         {topics}. Tuned adds what `systems/properties.rs` says: threads for the cores, buffers that the kernel sizes, no pauses that a\n\
-         single client waits for. Kernel settings that distort (`kernel_settings.rs`) are held for all systems alike: TCP cubic; free\n\
+         floor\" against the floor server, both in the same run. The floor is one thread that does the least a server can do for a\n\
+         workload, one call of each kind at a time (`floor.rs`); several threads, or larger pieces, can be cheaper or faster than it.\n\n\
+         As shipped are Kafka's JVM flags and its defaults, but for these lines, which all systems have (none of them where there are\n\
+         many topics, partitions or connections): {broker}; and for topics\n\
+         {topics}. Tuned has 1.5 GB of heap touched in advance (1 GB each of three), and what `systems/properties.rs` says: buffers that\n\
+         the kernel sizes, a backlog for whoever connects, no pauses that a single client waits for. Kernel settings that distort (`kernel_settings.rs`) are held for all systems alike: TCP cubic; free\n\
          pages stay with a virtual machine; and its idle cores look for work for 10 ms before they halt, as real ones are found at once.\n\
          That lowers the cost of a wake-up for all, so that what a broker itself does weighs more: in one comparison row 5 went from\n\
          3.6 to 4.3 times Kafka with it, row 6 from 9.4 to 12.5.\n",
@@ -172,4 +176,30 @@ pub fn check(out: &Path, run: &RunFile) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_page_is_what_its_runs_give() {
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/benchmarks");
+        let anew = tempfile::tempdir().unwrap();
+        fs::create_dir(anew.path().join(RUNS)).unwrap();
+        let copy = |name: &Path| fs::copy(committed.join(name), anew.path().join(name)).unwrap();
+        copy(Path::new("soak.json"));
+        for entry in fs::read_dir(committed.join(RUNS)).unwrap() {
+            copy(&Path::new(RUNS).join(entry.unwrap().file_name()));
+        }
+        rewrite(anew.path()).unwrap();
+        let pictures = GROUPS.iter().map(|group| format!("{}.svg", group.name));
+        for name in pictures.chain([PAGE.to_owned()]) {
+            let read = |folder: &Path| fs::read_to_string(folder.join(&name)).ok();
+            assert!(
+                read(&committed) == read(anew.path()),
+                "docs/benchmarks/{name} is not what its runs give: odradek-bench report"
+            );
+        }
+    }
 }

@@ -38,6 +38,8 @@ pub struct Group {
     pub nodes: usize,
     /// How its workloads come to their clusters.
     pub sharing: Sharing,
+    /// Lines of its nodes' properties, the same for every system.
+    pub broker_lines: &'static [&'static str],
     /// Its workloads.
     pub workloads: &'static [Workload],
 }
@@ -145,16 +147,16 @@ pub struct Bound {
 }
 
 impl Workload {
-    /// Whether its load has a rate, whatever the system can do.
-    pub fn has_rate(&self) -> bool {
+    /// How many requests are due per second, whatever the system can do; none if it sends as many as are answered.
+    pub fn requests_per_second(&self) -> Option<f64> {
         let (Plan::Produce(_, load)
         | Plan::ProduceLong(_, load)
         | Plan::ProduceAndConsume(_, load, _)
         | Plan::ColdCatchUp(_, _, load)) = &self.plan
         else {
-            return false;
+            return None;
         };
-        load.records_per_second.is_some()
+        Some(load.records_per_second? / f64::from(load.shape.records))
     }
 
     /// Whether this system can do it: the floor knows nothing but Produce, and stands for one node.

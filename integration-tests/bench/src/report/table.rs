@@ -10,6 +10,8 @@ const COLUMNS: [System; 4] = [System::Odradek, System::Kafka, System::KafkaTuned
 
 /// Half of the requests waiting for so long, from when they were due, are a queue that grows.
 const BACKLOG_MS: f64 = 100.0;
+/// Who answers less than this share of what was due is not keeping up either.
+const KEPT_SHARE: f64 = 0.99;
 
 /// The table of a group from the newest runs that have its workloads; none if no run has any. The numbers of the runs that
 /// it shows are added to `used`.
@@ -137,9 +139,14 @@ fn times_better(other: System, workload: &Workload, metric: Metric, run: &RunFil
 
 /// Whether a system did not keep the rate: its latencies tell how long the load went on, and compare with nothing.
 fn lags(system: System, workload: &Workload, run: &RunFile) -> bool {
-    let medians = values(&run.of(workload.row, system), Metric::P50);
-    let median = Spread::of(medians.into_iter().map(|(_, value)| value));
-    workload.has_rate() && median.is_some_and(|spread| spread.median > BACKLOG_MS)
+    let Some(due) = workload.requests_per_second() else {
+        return false;
+    };
+    let samples = run.of(workload.row, system);
+    let median = |metric| Spread::of(values(&samples, metric).into_iter().map(|(_, value)| value));
+    let waits = median(Metric::P50).is_some_and(|spread| spread.median > BACKLOG_MS);
+    let answered = median(Metric::Requests).is_none_or(|spread| spread.median >= KEPT_SHARE * due);
+    waits || !answered
 }
 
 /// Than Kafka as shipped.

@@ -67,18 +67,16 @@ fn lines(folder: &Path, shape: &Shape, ports: &[u16], number: usize) -> Vec<Stri
     lines
 }
 
-/// As many threads as the machine has cores, socket buffers that the kernel sizes, and no pauses where a single client waits:
+/// Socket buffers that the kernel sizes, room for whoever connects, a fetcher for each core, and no pauses where a single client waits:
 /// before the end of the last transaction is looked for again, and before the metadata log is written.
 fn tuned() -> Vec<String> {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     vec![
-        format!("num.network.threads={cores}"),
-        format!("num.io.threads={cores}"),
         format!("num.replica.fetchers={cores}"),
         "socket.send.buffer.bytes=-1".to_owned(),
         "socket.receive.buffer.bytes=-1".to_owned(),
         "replica.socket.receive.buffer.bytes=-1".to_owned(),
-        "socket.listen.backlog.size=1000".to_owned(),
+        "socket.listen.backlog.size=4096".to_owned(),
         "queued.max.requests=1000".to_owned(),
         "add.partitions.to.txn.retry.backoff.ms=1".to_owned(),
         "controller.quorum.append.linger.ms=0".to_owned(),

@@ -89,7 +89,6 @@ pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -
     let name = topics::unique_name(row);
     let target = Topic::single(1).kept().create(cluster, &name)?;
     let end = fill(cluster, &target, scale.count(bytes, LEAST_BYTES))?;
-    machine::settle();
     warm_up::once(cluster, scale, |seconds| {
         let window = Window::new(clock::now(), clock::seconds(seconds));
         while clock::now() < window.to {
@@ -97,6 +96,7 @@ pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -
         }
         Ok(())
     })?;
+    machine::settle();
     let (mut uncommitted, mut committed) = (0.0, 0.0);
     let mut figures = Figures::default();
     for isolated in (0..TURNS).flat_map(order) {

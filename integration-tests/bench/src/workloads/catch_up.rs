@@ -7,6 +7,7 @@ use crate::clock;
 use crate::load::fill::Filling;
 use crate::load::schedule::Window;
 use crate::load::{self, Load, Prepared, ProduceLoad, Target};
+use crate::machine;
 use crate::metric::{Figures, Metric};
 use crate::proc;
 use crate::protocol::fetch::FetchSettings;
@@ -75,6 +76,7 @@ pub fn warm(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -> Result<F
         let window = Window::new(clock::now(), clock::seconds(seconds));
         backlog.read(window, None, || Ok(())).map(drop)
     })?;
+    machine::settle();
     let from = clock::now() + clock::seconds(scale.warm_seconds);
     let window = Window::new(from, clock::seconds(scale.seconds));
     let watch = proc::watch(cluster.pids(), window.from, window.to);

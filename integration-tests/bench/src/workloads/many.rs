@@ -62,7 +62,8 @@ pub fn partitions(cluster: &mut Cluster, row: &str, count: i32, scale: &Scale) -
         name: &name,
         partitions: count,
         replicas: 1,
-        configs: &[],
+        // The records are old: retention would take them.
+        configs: &[("retention.ms", "-1")],
     };
     let some = [0, count / 2, count - 1];
     let mut figures = Figures::default();
@@ -74,6 +75,7 @@ pub fn partitions(cluster: &mut Cluster, row: &str, count: i32, scale: &Scale) -
 
     topics::begin(&target)?;
     let now = clock::now();
+    figures.set(Metric::Begun, clock::milliseconds_between(usable, now));
     let usage = proc::watch(cluster.pids(), now, now + SECOND);
     clock::sleep_until(now + SECOND + SECOND / 20);
     usage.finish()?.add_to(&mut figures);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::admin::NewTopic;
 use crate::batches::BatchShape;
@@ -136,16 +136,25 @@ fn drop_all(folders: &[PathBuf]) -> Result<()> {
         .try_for_each(|folder| page_cache::drop_folder(folder))
 }
 
-/// Bytes per second of reading all files in the folders.
+/// Bytes per second of reading all files in the folders, by a thread for each folder: more than any system reads at a time.
 fn read_all(folders: &[PathBuf]) -> Result<f64> {
     let began = clock::now();
-    let mut bytes = 0;
-    for folder in folders {
-        for entry in std::fs::read_dir(folder)? {
-            bytes += read_file(&entry?.path())?;
-        }
-    }
+    let bytes: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = folders
+            .iter()
+            .map(|folder| scope.spawn(|| read_folder(folder)))
+            .collect();
+        let joined = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow!("a reading thread panicked"))?);
+        joined.sum::<Result<usize>>()
+    })?;
     Ok(bytes as f64 * 1e9 / (clock::now() - began) as f64)
+}
+
+fn read_folder(folder: &Path) -> Result<usize> {
+    let files = std::fs::read_dir(folder)?;
+    files.map(|entry| read_file(&entry?.path())).sum()
 }
 
 fn read_file(path: &Path) -> Result<usize> {

@@ -7,7 +7,7 @@ use crate::load::{ConsumeLoad, ProduceLoad};
 use crate::metric::Metric::{self, *};
 use crate::protocol::fetch::FetchSettings;
 use crate::workloads::connections::Opening;
-use crate::workloads::topics::Topic;
+use crate::workloads::topics::{self, Topic};
 use crate::workloads::transactions::TransactionLoad;
 use crate::workloads::{Bound, Group, Level, Limit, Plan, Sharing, Workload};
 
@@ -109,11 +109,29 @@ const fn must_be_more(metric: Metric, times: f64) -> Bound {
     }
 }
 
-const BATCHED: &[Metric] = &[CpuPerGb, Throughput, P50, P99, P999, RssPeak, ClientCpuShare];
+const BATCHED: &[Metric] = &[
+    CpuPerGb,
+    CpuWithKernelPerGb,
+    Throughput,
+    P50,
+    P99,
+    P999,
+    RssPeak,
+    ClientCpuShare,
+];
 const SINGLE: &[Metric] = &[CpuPerRequest, Requests, P50, P99, P999, RssPeak, ClientCpuShare];
 
 /// One that lasts shows what comes now and then as well.
-const LASTING: &[Metric] = &[CpuPerGb, Throughput, P50, P99, P999, Max, RssPeak];
+const LASTING: &[Metric] = &[
+    CpuPerGb,
+    CpuWithKernelPerGb,
+    Throughput,
+    P50,
+    P99,
+    P999,
+    Max,
+    RssPeak,
+];
 
 /// Every group of workloads, in the order in which they run.
 pub static GROUPS: &[Group] = &[
@@ -122,6 +140,7 @@ pub static GROUPS: &[Group] = &[
         title: "Produce, one node",
         nodes: 1,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: PRODUCE,
     },
     Group {
@@ -129,6 +148,7 @@ pub static GROUPS: &[Group] = &[
         title: "Produce for two minutes, one node",
         nodes: 1,
         sharing: Sharing::OneForEach,
+        broker_lines: topics::BROKER_LINES,
         workloads: PRODUCE_LONG,
     },
     Group {
@@ -136,6 +156,7 @@ pub static GROUPS: &[Group] = &[
         title: "Produce, three nodes, acks=all",
         nodes: 3,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: REPLICATED,
     },
     Group {
@@ -143,6 +164,7 @@ pub static GROUPS: &[Group] = &[
         title: "Produce for two minutes, three nodes",
         nodes: 3,
         sharing: Sharing::OneForEach,
+        broker_lines: topics::BROKER_LINES,
         workloads: REPLICATED_LONG,
     },
     Group {
@@ -150,6 +172,7 @@ pub static GROUPS: &[Group] = &[
         title: "End to end, one node",
         nodes: 1,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: END_TO_END,
     },
     Group {
@@ -157,6 +180,7 @@ pub static GROUPS: &[Group] = &[
         title: "End to end, three nodes, acks=all",
         nodes: 3,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: END_TO_END_REPLICATED,
     },
     Group {
@@ -164,6 +188,7 @@ pub static GROUPS: &[Group] = &[
         title: "Read, one node",
         nodes: 1,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: READ,
     },
     Group {
@@ -171,6 +196,7 @@ pub static GROUPS: &[Group] = &[
         title: "Compressed produce, one node",
         nodes: 1,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: COMPRESSED,
     },
     Group {
@@ -178,6 +204,7 @@ pub static GROUPS: &[Group] = &[
         title: "Transactions, one node",
         nodes: 1,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: TRANSACTIONS,
     },
     Group {
@@ -185,6 +212,7 @@ pub static GROUPS: &[Group] = &[
         title: "Transactions, three nodes",
         nodes: 3,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: TRANSACTIONS_REPLICATED,
     },
     Group {
@@ -192,6 +220,7 @@ pub static GROUPS: &[Group] = &[
         title: "What guarantees cost, one node",
         nodes: 1,
         sharing: Sharing::OneForAll,
+        broker_lines: topics::BROKER_LINES,
         workloads: GUARANTEES,
     },
     Group {
@@ -199,6 +228,7 @@ pub static GROUPS: &[Group] = &[
         title: "Many topics, partitions, connections",
         nodes: 1,
         sharing: Sharing::OneForEach,
+        broker_lines: &[],
         workloads: MANY,
     },
     Group {
@@ -206,6 +236,7 @@ pub static GROUPS: &[Group] = &[
         title: "Start, rest and recovery",
         nodes: 1,
         sharing: Sharing::OneForEach,
+        broker_lines: topics::BROKER_LINES,
         workloads: START,
     },
     Group {
@@ -213,6 +244,7 @@ pub static GROUPS: &[Group] = &[
         title: "Compaction",
         nodes: 1,
         sharing: Sharing::OneForEach,
+        broker_lines: topics::BROKER_LINES,
         workloads: COMPACTION,
     },
 ];
@@ -481,7 +513,7 @@ const READ: &[Workload] = &[
         title: "the same, the reader held to 400 MB/s",
         plan: Plan::ColdCatchUp(4 << 30, Some(400e6), at(20_000.0, load(DEFAULT_1K, 2, 5))),
         shown: &[P99, P50, P999, Max, Throughput, CpuShare, RssPeak],
-        bounds: &[],
+        bounds: &[must_be_less(P99, 5.0)],
     },
 ];
 
@@ -629,7 +661,7 @@ const MANY: &[Workload] = &[
         row: "16",
         title: "9,800 partitions in one topic: created, one record in each, restarted",
         plan: Plan::Partitions(9_800),
-        shown: &[Usable, FirstAck, Rss],
+        shown: &[Usable, Begun, FirstAck, Rss],
         bounds: &[
             must(Usable, 1_500.0),
             must(FirstAck, 2_000.0),
@@ -658,7 +690,7 @@ const MANY: &[Workload] = &[
         title: "1,000 connections opened by 32 threads in turn, each asked for its API versions",
         plan: Plan::Connections(Opening::InTurn, 1_000),
         shown: &[Connections],
-        bounds: &[],
+        bounds: &[must_be_more(Connections, 2.0)],
     },
     Workload {
         row: "20b",
