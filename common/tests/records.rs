@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::ops::ControlFlow;
+
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::indexmap::IndexMap;
 use kafka_protocol::protocol::StrBytes;
@@ -14,7 +16,8 @@ use odradek_common::records::batch::{
 };
 use odradek_common::records::builder::BatchBuilder;
 use odradek_common::records::compression::{
-    Compression, CompressionError, RATIO_FREE_BYTES, compress, decompress,
+    Compression, CompressionError, DECOMPRESSED_BYTES_MAX, Limits, RATIO_FREE_BYTES, compress, decompress,
+    decompress_into,
 };
 use odradek_common::records::control::{
     ControlError, ControlRecordType, EndTransactionMarker, TransactionResult,
@@ -501,9 +504,11 @@ fn bombs_are_refused() {
             "{codec:?}"
         );
     }
-    // The ratio cap: zstd makes 64 MiB of zeros far smaller than a thousandth.
+    // The ratio cap, of produced batches alone: zstd makes 64 MiB of zeros far smaller than a thousandth.
     let bomb = compress(Compression::Zstd, None, &zeros);
-    let refused = decompress(Compression::Zstd, &bomb, usize::MAX);
+    let refused = decompress_into(Compression::Zstd, &bomb, Limits::PRODUCED, &mut |_| {
+        ControlFlow::Continue(())
+    });
     assert!(matches!(
         refused,
         Err(CompressionError::TooLarge {
@@ -511,6 +516,8 @@ fn bombs_are_refused() {
             ..
         })
     ));
+    let stored = decompress(Compression::Zstd, &bomb, DECOMPRESSED_BYTES_MAX).unwrap();
+    assert!(stored == zeros, "what compaction left may be as dense");
     for codec in [Compression::Snappy, Compression::Lz4] {
         let section = compress(codec, None, &zeros[..1 << 20]);
         assert!(matches!(

@@ -27,7 +27,7 @@ pub const NO_COORDINATOR_EPOCH: i32 = -1;
 const EPOCH_RAISED_SINCE: i16 = 2;
 /// How much longer than any transaction may last one is open before it counts as late.
 const LATE_AFTER_MS: i64 = 5 * 60_000;
-/// Producers kept per partition when nothing else is configured; above, those idle longest are forgotten.
+/// Producers kept per partition when nothing else is configured; above, those that wrote longest ago are forgotten.
 pub const PRODUCERS_MAX: usize = 100_000;
 
 /// Who appends, which decides how much is checked.
@@ -65,6 +65,8 @@ pub struct ProducerState {
     pub coordinator_epoch: i32,
     /// Timestamp of the last batch or marker; expiry counts from here.
     pub last_timestamp: i64,
+    /// Last offset of the last batch or marker, -1 if it is not known.
+    pub last_offset: i64,
     /// First offset of the open transaction.
     pub current_txn_first_offset: Option<i64>,
     /// The last batches of this epoch, oldest first, at most [`BATCHES_RETAINED`].
@@ -77,6 +79,7 @@ impl ProducerState {
             producer_epoch: NO_PRODUCER_EPOCH,
             coordinator_epoch: NO_COORDINATOR_EPOCH,
             last_timestamp: -1,
+            last_offset: -1,
             current_txn_first_offset: None,
             batches: VecDeque::new(),
         }
@@ -266,6 +269,7 @@ impl ProducerStates {
             timestamp: batch.max_timestamp,
         });
         state.last_timestamp = batch.max_timestamp;
+        state.last_offset = batch.last_offset();
         if batch.is_transactional() && state.current_txn_first_offset.is_none() {
             state.current_txn_first_offset = Some(batch.base_offset);
             self.ongoing.insert(batch.base_offset, batch.producer_id);
@@ -287,6 +291,7 @@ impl ProducerStates {
         state.enter_epoch(batch.producer_epoch);
         state.coordinator_epoch = marker.coordinator_epoch;
         state.last_timestamp = batch.max_timestamp;
+        state.last_offset = batch.last_offset();
         let first_offset = state.current_txn_first_offset.take()?;
         let last_offset = batch.base_offset;
         self.ongoing.remove(&first_offset);
@@ -409,7 +414,8 @@ impl ProducerStates {
         })
     }
 
-    /// Forgets the sixteenth that is idle longest if a new producer would exceed the limit.
+    /// Forgets the sixteenth that wrote longest ago if a new producer would exceed the limit. Offsets tell how long ago that was:
+    /// timestamps are the producers' own, and one that copies old records would lose its window while it writes.
     fn make_room(&mut self, producer_id: i64) {
         if self.producers.len() < self.producers_max || self.producers.contains_key(&producer_id) {
             return;
@@ -418,7 +424,7 @@ impl ProducerStates {
             .producers
             .iter()
             .filter(|(_, state)| state.current_txn_first_offset.is_none())
-            .map(|(&id, state)| (state.last_timestamp, id))
+            .map(|(&id, state)| (state.last_offset, id))
             .collect();
         idle.sort_unstable();
         idle.truncate((self.producers_max / 16).max(1));

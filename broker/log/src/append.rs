@@ -21,11 +21,12 @@ use odradek_common::records::control::EndTransactionMarker;
 use odradek_common::records::record::{decoded_section, records};
 use odradek_common::records::validate::ProducedBatch;
 use odradek_common::time::Now;
-use slog::info;
+use slog::{info, warn};
 use smallvec::SmallVec;
 
 use crate::error::{AppendError, LogError};
 use crate::log::Log;
+use crate::pages::PagesAhead;
 use crate::segment::{SEGMENT_SIZE_BYTES_MAX, segment_path};
 use crate::store::Survive;
 
@@ -454,6 +455,7 @@ impl Log {
         let rolled = self.prepare_active(now, &extent)?;
         let file = self.open_active()?;
         self.reserve_ahead(&file.file, extent.size_bytes);
+        self.pages_ahead(now, &file.file, extent.size_bytes);
         let mut at = self.write(&file.file, pieces)?;
         let mut epochs_changed = false;
         let interval = self.config.index_interval_bytes;
@@ -502,6 +504,7 @@ impl Log {
         if !header.has_producer_id() {
             return;
         }
+        let known = self.producers.len();
         match marker {
             Some(marker) => {
                 if let Some(aborted) = self.producers.complete_txn(header, marker) {
@@ -511,6 +514,11 @@ impl Log {
             // A control batch without a readable marker was emptied by compaction: its transaction left no records.
             None if header.is_control() => {}
             None => self.producers.record(header),
+        }
+        let left = self.producers.len();
+        if left < known {
+            warn!(self.logger, "the producers that wrote longest ago are forgotten: there are more than a partition remembers";
+                "producers" => known, "forgotten" => known + 1 - left);
         }
     }
 
@@ -527,6 +535,7 @@ impl Log {
         };
         let path = segment_path(&self.folder, active.base_offset);
         active.reserved_bytes = 0;
+        active.pages = PagesAhead::default();
         if file.set_len(position).is_err() {
             // What is behind the end is unknown now: nothing may be appended until recovery has looked.
             self.closed = true;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::writeback;
+use crate::{pages, writeback};
 
 /// What a log directory asks of its disk. Every call may block.
 pub trait Disk: fmt::Debug + Send + Sync {
@@ -28,6 +28,11 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// # Errors
     /// The file system does not say.
     fn space(&self, directory: &Path) -> io::Result<Space>;
+
+    /// Whether the page cache keeps what is written to files in `directory` in large pieces (`pages.rs`).
+    fn has_large_folios(&self, directory: &Path) -> bool {
+        pages::has_large_folios(directory)
+    }
 
     /// Has these bytes of a file written, so that a flush finds little left to wait for. It promises nothing: what is safe,
     /// and what went wrong, the flush tells.

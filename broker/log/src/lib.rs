@@ -25,6 +25,7 @@ pub mod future;
 mod index;
 pub mod log;
 pub mod open;
+mod pages;
 pub mod read;
 pub mod repair;
 mod replica_log;

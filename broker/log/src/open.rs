@@ -31,11 +31,11 @@ use crate::error::LogError;
 use crate::index::Place;
 use crate::log::{Log, PartitionIdentity};
 use crate::read::RecentBatches;
-use crate::reserve;
 use crate::scan::{RECOVERY_WINDOW_BYTES, Scan, ScanError};
 use crate::scrub::Damage;
 use crate::segment::{Footer, Segment, base_offset_of, segment_path};
 use crate::store::{Batch, Kind, PartitionKey, Persisted, Survive, Visit, decode_i64};
+use crate::{pages, reserve};
 
 /// What recovery did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -237,7 +237,8 @@ impl Opening {
                 continue;
             }
             let resume = known.filter(|footer| footer.size_bytes < size_bytes);
-            if self.scan_segment(base_offset, size_bytes, resume)? == Verdict::Bad {
+            let next_base = files.get(index + 1).map(|(base_offset, _)| *base_offset);
+            if self.scan_segment(base_offset, size_bytes, resume, next_base)? == Verdict::Bad {
                 self.remove_segments(&files[index + 1..])?;
                 break;
             }
@@ -334,12 +335,14 @@ impl Opening {
         store.write(batch, Survive::Nothing)
     }
 
-    /// Reads a segment from `resume` or its beginning, to its end or first bad batch, which is cut off.
+    /// Reads a segment from `resume` or its beginning, to its end or first bad batch, which is cut off. The zeros that were written
+    /// ahead of its batches are cut off too, and are nothing bad if the next segment goes on where they begin.
     fn scan_segment(
         &mut self,
         base_offset: i64,
         size_bytes: u64,
         resume: Option<Footer>,
+        next_base: Option<i64>,
     ) -> Result<Verdict, LogError> {
         if !self.scanned {
             self.scanned = true;
@@ -384,14 +387,19 @@ impl Opening {
                 Err(ScanError::Io(source)) => return Err(failed(source)),
             }
         };
-        let good_bytes = segment.footer.size_bytes;
+        let (good_bytes, next_offset) = (segment.footer.size_bytes, segment.footer.next_offset);
         self.report.scanned_bytes += good_bytes - start.size_bytes;
         self.log.segments.insert(base_offset, segment);
         let Some(reason) = bad else {
             reserve::give_back_unknown(&file, good_bytes);
             return Ok(Verdict::Good);
         };
+        let goes_on = next_base.is_none_or(|next_base| next_base == next_offset);
+        let are_ahead = goes_on && pages::are_ahead(&file, good_bytes, size_bytes).map_err(failed)?;
         file.set_len(good_bytes).map_err(failed)?;
+        if are_ahead {
+            return Ok(Verdict::Good);
+        }
         self.report.truncated_bytes = size_bytes - good_bytes;
         self.report.reason = Some(format!("{} at byte {good_bytes}: {reason}", path.display()));
         Ok(Verdict::Bad)

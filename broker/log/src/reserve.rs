@@ -12,6 +12,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
 use crate::log::Log;
+use crate::pages::{PagesAhead, STRETCH_BYTES};
 use crate::segment::{SEGMENT_SIZE_BYTES_MAX, Segment};
 
 /// A smaller segment is given nothing: most partitions stay small, and thousands of them would fill the disk with room.
@@ -35,7 +36,7 @@ impl Log {
             return;
         }
         let ahead = (size / RESERVE_SHARE).min(RESERVE_BYTES_MAX);
-        let wanted = (end + ahead).min(limit.max(end));
+        let wanted = (end + ahead).next_multiple_of(STRETCH_BYTES).min(limit.max(end));
         if self.directory.has_ample_room(wanted - size) && allocate(file, size, wanted - size) {
             self.active().reserved_bytes = wanted;
             return;
@@ -70,6 +71,7 @@ impl Log {
             let active = self.active();
             let size_bytes = active.footer.size_bytes;
             active.reserved_bytes = 0;
+            active.pages = PagesAhead::default();
             // What stays is found by the next recovery or removed with the segment.
             let _ = open.file.set_len(size_bytes);
         }
@@ -77,8 +79,11 @@ impl Log {
 }
 
 impl Segment {
+    /// Whether it has so many blocks more than it needs, or a file that is longer than its batches.
     fn has_reserve(&self, least_bytes: u64) -> bool {
-        self.reserved_bytes != u64::MAX && self.reserved_bytes >= self.footer.size_bytes + least_bytes
+        let has_blocks =
+            self.reserved_bytes != u64::MAX && self.reserved_bytes >= self.footer.size_bytes + least_bytes;
+        has_blocks || self.pages.file_bytes > self.footer.size_bytes
     }
 }
 

@@ -7,6 +7,7 @@ use odradek_common::records::batch::BatchHeader;
 
 use crate::files::OpenFile;
 use crate::index::{IndexEntry, SparseIndex};
+use crate::pages::PagesAhead;
 use crate::scrub::Damage;
 
 /// A segment file holds fewer bytes than this, so that positions fit Kafka's own tools.
@@ -99,6 +100,8 @@ pub(crate) struct Segment {
     pub(crate) flushed_bytes: u64,
     /// Where the blocks end that were reserved for it; 0 for none, `u64::MAX` if none can be had.
     pub(crate) reserved_bytes: u64,
+    /// How far there are pages for what comes next.
+    pub(crate) pages: PagesAhead,
     /// What of a sealed segment is not what was written.
     pub(crate) damage: Option<Damage>,
 }
@@ -115,6 +118,7 @@ impl Segment {
             file: Weak::new(),
             flushed_bytes,
             reserved_bytes: 0,
+            pages: PagesAhead::default(),
             damage: None,
         }
     }

@@ -27,6 +27,7 @@ mod directory;
 mod flushing;
 mod lookup;
 mod moving;
+mod pages;
 mod producers;
 mod recovery;
 mod reserve;

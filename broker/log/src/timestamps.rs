@@ -12,7 +12,7 @@ use crate::directory::DirectoryShared;
 use crate::error::LogError;
 use crate::log::Log;
 use crate::scan::{LOOKUP_WINDOW_BYTES, Scan};
-use crate::segment::segment_path;
+use crate::segment::{Segment, segment_path};
 
 /// Decompressed bytes of one batch beyond which it is not searched.
 pub(crate) const SECTION_SIZE_BYTES_MAX: usize = 256 << 20;
@@ -31,8 +31,11 @@ pub struct TimestampedOffset {
 /// A search of one segment, which may hold a record with such a timestamp.
 pub struct TimestampSearch {
     timestamp: i64,
-    log_start_offset: i64,
+    /// What lies below is not searched: it is deleted, or was searched already.
+    from: i64,
     base_offset: i64,
+    /// Where the segment ended when this was planned.
+    next_offset: i64,
     file: Arc<File>,
     /// Where the first batch begins that may hold it.
     position: u64,
@@ -51,28 +54,42 @@ pub fn offset_for_timestamp(
         if let Some(found) = search.run()? {
             return Ok(Some(found));
         }
-        from = search.base_offset + 1;
+        // Not with the next segment: a compaction may have moved what comes next into the one that was searched.
+        from = search.next_offset;
     }
     Ok(None)
 }
 
 impl Log {
-    /// Plans a search for the first record with a timestamp at or after `timestamp`: in the first segment, of those that begin
-    /// at or after `from`, that may hold it.
+    /// Plans a search for the first record at or after offset `from` with a timestamp at or after `timestamp`: in the first
+    /// segment that may hold it.
     pub fn timestamp_search(&self, timestamp: i64, from: i64) -> Result<Option<TimestampSearch>, LogError> {
         self.check_open()?;
-        let mut later = self.segments.range(from..).map(|(_, segment)| segment);
-        let Some(segment) = later.find(|segment| segment.footer.max_timestamp >= timestamp) else {
+        let from = from.max(self.log_start_offset);
+        let first = self
+            .segments
+            .range(..=from)
+            .next_back()
+            .map_or(from, |(base, _)| *base);
+        let mut later = self.segments.range(first..).map(|(_, segment)| segment);
+        let may_hold = |segment: &&Segment| {
+            // A segment that ends at `from` was searched to its end.
+            segment.footer.max_timestamp >= timestamp && segment.footer.next_offset > from
+        };
+        let Some(segment) = later.find(may_hold) else {
             return Ok(None);
         };
         let place = self.place(segment.base_offset);
-        let entry = segment.index.floor_timestamp(&place, timestamp)?;
+        let by_timestamp = segment.index.floor_timestamp(&place, timestamp)?;
+        let by_offset = segment.index.floor_offset(&place, segment.relative(from))?;
+        let entries = by_timestamp.into_iter().chain(by_offset);
         Ok(Some(TimestampSearch {
             timestamp,
-            log_start_offset: self.log_start_offset,
+            from,
             base_offset: segment.base_offset,
+            next_offset: segment.footer.next_offset,
             file: self.file_of(segment)?,
-            position: entry.map_or(0, |entry| u64::from(entry.position)),
+            position: entries.map(|entry| u64::from(entry.position)).max().unwrap_or(0),
             size_bytes: segment.footer.size_bytes,
             directory: self.directory.clone(),
             folder: self.folder.clone(),
@@ -98,8 +115,7 @@ impl TimestampSearch {
             let Some((position, header)) = found else {
                 return Ok(None);
             };
-            let may_hold =
-                header.max_timestamp >= self.timestamp && header.last_offset() >= self.log_start_offset;
+            let may_hold = header.max_timestamp >= self.timestamp && header.last_offset() >= self.from;
             if may_hold && let Some(found) = self.search_batch(position, &header)? {
                 return Ok(Some(found));
             }
@@ -125,7 +141,7 @@ impl TimestampSearch {
             decoded_section(&batch, SECTION_SIZE_BYTES_MAX).map_err(|error| corrupt(error.to_string()))?;
         for record in records(&header, &section) {
             let record = record.map_err(|error| corrupt(error.to_string()))?;
-            if record.timestamp >= self.timestamp && record.offset >= self.log_start_offset {
+            if record.timestamp >= self.timestamp && record.offset >= self.from {
                 return Ok(Some(TimestampedOffset {
                     offset: record.offset,
                     timestamp: record.timestamp,

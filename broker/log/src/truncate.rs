@@ -14,6 +14,7 @@ use crate::checkpoint::State;
 use crate::error::{LogError, ReadError};
 use crate::index::SparseIndex;
 use crate::log::Log;
+use crate::pages::PagesAhead;
 use crate::segment::{Footer, Segment, segment_path};
 use crate::store::{Batch, Kind, Survive};
 
@@ -71,6 +72,7 @@ impl Log {
             .take_if(|damage| damage.positions.start >= footer.size_bytes);
         segment.flushed_bytes = segment.flushed_bytes.min(footer.size_bytes);
         segment.reserved_bytes = 0;
+        segment.pages = PagesAhead::default();
         self.recent.clear();
         self.epochs.truncate_from_end(end_offset);
         self.log_end_offset = end_offset;
@@ -239,7 +241,12 @@ impl Log {
     /// The segment's contents below the first batch that ends at or after `offset`, and where the log ends then.
     fn cut_at(&self, segment: &Segment, offset: i64) -> Result<(Footer, i64), LogError> {
         let Some(position) = self.locate(segment, offset)? else {
-            return Ok((segment.footer, offset));
+            // Compaction may have left a gap behind the last batch, which the segment was said to reach over: it ends here now.
+            let footer = Footer {
+                next_offset: segment.footer.next_offset.min(offset),
+                ..segment.footer
+            };
+            return Ok((footer, offset));
         };
         let cut_batch = self.walk(segment, position, |_, header| Some(header.base_offset))?;
         let end_offset = cut_batch.map_or(offset, |base_offset| base_offset.min(offset));

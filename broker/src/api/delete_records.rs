@@ -107,7 +107,9 @@ fn start(
     }
     let replica = broker.replicas.leader(topic, partition.partition_index)?;
     replica.check_online()?;
-    if !replica.config().cleanup_policy.delete {
+    // An empty policy keeps records for ever, but promises no key its last value.
+    let policy = replica.config().cleanup_policy;
+    if policy.compact && !policy.delete {
         let detail = format!("{topic} is compacted only: its records cannot be deleted");
         return Err(ApiError::new(ErrorCode::PolicyViolation, detail));
     }
@@ -193,30 +195,62 @@ impl Drop for Registration<'_> {
 #[cfg(test)]
 mod tests {
     use odradek_broker_log::append::LeaderBatch;
+    use odradek_common::metadata::ConfigResource;
     use odradek_common::records::builder::BatchBuilder;
 
     use super::*;
     use crate::clock;
     use crate::fixtures::LoneBroker;
 
+    /// A topic's only partition, with one record.
+    fn with_a_record(lone: &mut LoneBroker, topic: &str) -> Arc<Replica> {
+        lone.create(topic, LoneBroker::NODE);
+        let replica = lone.broker.replicas.hosted(topic, 0).expect("it leads");
+        let mut builder = BatchBuilder::new(0);
+        builder.append(100, Some(b"key"), Some(b"record"), &[]);
+        let batch = builder.build();
+        let mut batches = [LeaderBatch::whole(&batch).unwrap()];
+        replica.append(clock::now(), &mut batches, None).unwrap();
+        replica
+    }
+
+    fn delete_all(lone: &LoneBroker, topic: &str) -> Result<i64, ErrorCode> {
+        let asked = DeleteRecordsPartition::default().with_offset(HIGH_WATERMARK);
+        let started = start(&lone.broker, topic, &asked);
+        started.map(|(_, deleted)| deleted).map_err(|error| error.code)
+    }
+
     #[tokio::test]
     async fn nothing_is_deleted_from_a_log_that_is_offline() {
         let folder = tempfile::tempdir().unwrap();
         let mut lone = LoneBroker::at(folder.path());
-        lone.create("t", LoneBroker::NODE);
-        let replica = lone.broker.replicas.hosted("t", 0).expect("it leads");
-        let mut builder = BatchBuilder::new(0);
-        builder.append(100, None, Some(b"record"), &[]);
-        let batch = builder.build();
-        let mut batches = [LeaderBatch::whole(&batch).unwrap()];
-        replica.append(clock::now(), &mut batches, None).unwrap();
-        let asked = DeleteRecordsPartition::default().with_offset(HIGH_WATERMARK);
+        let replica = with_a_record(&mut lone, "t");
         replica.set_offline();
-        let refused = start(&lone.broker, "t", &asked).map(|(_, deleted)| deleted);
-        assert_eq!(
-            refused.map_err(|error| error.code),
-            Err(ErrorCode::KafkaStorageError)
-        );
+        assert_eq!(delete_all(&lone, "t"), Err(ErrorCode::KafkaStorageError));
         assert_eq!(replica.with(|p| p.log().log_start_offset()), 0);
+    }
+
+    #[tokio::test]
+    async fn only_a_topic_that_is_compacted_and_not_deleted_keeps_its_records() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lone = LoneBroker::at(folder.path());
+        let refused = Err(ErrorCode::PolicyViolation);
+        for (topic, policy, deleted) in [
+            ("deleted", "delete", Ok(1)),
+            ("both", "compact,delete", Ok(1)),
+            ("unlimited", "", Ok(1)),
+            ("compacted", "compact", refused),
+        ] {
+            let overrides = lone
+                .image
+                .configs
+                .entry(ConfigResource::topic(topic))
+                .or_default();
+            overrides.insert("cleanup.policy".into(), policy.into());
+            let replica = with_a_record(&mut lone, topic);
+            assert_eq!(delete_all(&lone, topic), deleted, "{policy:?}");
+            let start = replica.with(|p| p.log().log_start_offset());
+            assert_eq!(start, deleted.unwrap_or(0), "{policy:?}");
+        }
     }
 }

@@ -22,7 +22,7 @@ use odradek_common::time::Now;
 use odradek_config::TopicConfig;
 use odradek_net::service::{Reply, RequestFrame, Response};
 use odradek_net::wire;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use self::request::{Cut, Item, Preamble, Reader, TopicRef};
 use self::response::{
@@ -49,7 +49,7 @@ pub fn row() -> Api {
         run: |broker, call, frame, timer| {
             let mut replies = Vec::with_capacity(1);
             let incoming = Incoming { call, frame, timer };
-            run_together(&broker, vec![incoming], &mut replies);
+            run_together(&broker, smallvec![incoming], &mut replies);
             replies.pop().expect("every request has a reply")
         },
     }
@@ -65,12 +65,15 @@ pub struct Incoming {
     pub timer: ApiTimer,
 }
 
+/// The requests of a turn: most often one, which takes no memory of its own.
+pub type Turn = SmallVec<[Incoming; 1]>;
+
 /// Appends what all requests bring, then answers each: at once, after replication, or not at all (acks=0). From the first
 /// one on whose transaction has to be asked for, they are appended one after the other.
-pub fn run_together(broker: &Arc<Broker>, mut incoming: Vec<Incoming>, replies: &mut Vec<Reply>) {
+pub fn run_together(broker: &Arc<Broker>, mut incoming: Turn, replies: &mut Vec<Reply>) {
     let waiting = match transactions::first_unverified(broker, &incoming) {
-        None => Vec::new(),
-        Some(first) => incoming.split_off(first),
+        None => Turn::new(),
+        Some(first) => incoming.drain(first..).collect(),
     };
     run_verified(broker, incoming, &Verified::default(), replies);
     transactions::one_after_the_other(broker, waiting, replies);
@@ -79,18 +82,13 @@ pub fn run_together(broker: &Arc<Broker>, mut incoming: Vec<Incoming>, replies: 
 /// Runs a request of which is known what can be known.
 fn run_one(broker: &Arc<Broker>, incoming: Incoming, verified: &Verified) -> Reply {
     let mut replies = Vec::with_capacity(1);
-    run_verified(broker, vec![incoming], verified, &mut replies);
+    run_verified(broker, smallvec![incoming], verified, &mut replies);
     replies.pop().expect("every request has a reply")
 }
 
-fn run_verified(
-    broker: &Arc<Broker>,
-    incoming: Vec<Incoming>,
-    verified: &Verified,
-    replies: &mut Vec<Reply>,
-) {
-    let mut productions = Vec::with_capacity(incoming.len());
-    let mut parts = Vec::with_capacity(incoming.len());
+fn run_verified(broker: &Arc<Broker>, incoming: Turn, verified: &Verified, replies: &mut Vec<Reply>) {
+    let mut productions: SmallVec<[_; 1]> = SmallVec::with_capacity(incoming.len());
+    let mut parts = Parts::with_capacity(incoming.len());
     let now = clock::now();
     for incoming in &incoming {
         let at = productions.len();
@@ -126,6 +124,9 @@ struct Part<'a> {
     log_append_time_ms: i64,
     batch: LeaderBatch<'a>,
 }
+
+/// What is to be appended: most often one.
+type Parts<'a> = SmallVec<[Part<'a>; 1]>;
 
 impl<'a> AsMut<LeaderBatch<'a>> for Part<'a> {
     fn as_mut(&mut self) -> &mut LeaderBatch<'a> {
@@ -260,7 +261,7 @@ impl Production {
         broker: &Broker,
         now: Now,
         request: &Request<'a, '_>,
-        parts: &mut Vec<Part<'a>>,
+        parts: &mut Parts<'a>,
     ) -> Result<Self, Cut> {
         let api_version = request.incoming.call.api_version;
         let (preamble, mut reader) = Reader::begin(api_version, &request.incoming.frame.body)?;
@@ -309,7 +310,7 @@ impl Production {
         broker: &Broker,
         place: &Place<'_>,
         validated: Result<Valid<'a>, Refusal>,
-        parts: &mut Vec<Part<'a>>,
+        parts: &mut Parts<'a>,
     ) {
         let index = place.index;
         let at = self.answer.topics.len() - 1;

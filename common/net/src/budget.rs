@@ -58,7 +58,7 @@ impl MemoryBudget {
     /// Connections that wait for budget.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.inner.waiting.load(Ordering::Acquire)
+        self.inner.waiting.load(Ordering::SeqCst)
     }
 
     /// A lease over so many bytes, if they are left. Who has none must do without: nobody waits here.
@@ -71,7 +71,7 @@ impl MemoryBudget {
     pub(crate) fn take(&self, least: usize, most: usize) -> usize {
         let wanted = i64::try_from(most).unwrap_or(i64::MAX);
         let least = i64::try_from(least).unwrap_or(i64::MAX).max(1);
-        let mut available = self.inner.available.load(Ordering::Acquire);
+        let mut available = self.inner.available.load(Ordering::SeqCst);
         loop {
             let granted = wanted.min(available);
             if granted < least {
@@ -101,7 +101,7 @@ impl MemoryBudget {
         let holder =
             self.inner
                 .overdraft
-                .compare_exchange(NOBODY, account, Ordering::AcqRel, Ordering::Acquire);
+                .compare_exchange(NOBODY, account, Ordering::SeqCst, Ordering::SeqCst);
         if holder.is_err_and(|holder| holder != account) {
             return 0;
         }
@@ -116,7 +116,7 @@ impl MemoryBudget {
         if self
             .inner
             .overdraft
-            .compare_exchange(account, NOBODY, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(account, NOBODY, Ordering::SeqCst, Ordering::Acquire)
             .is_ok()
         {
             self.wake();
@@ -134,15 +134,18 @@ impl MemoryBudget {
             return;
         }
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        self.inner.available.fetch_add(bytes, Ordering::AcqRel);
+        self.inner.available.fetch_add(bytes, Ordering::SeqCst);
         self.wake();
     }
 
     /// Remembers whom to wake when bytes come back; the caller must try once more after this.
+    ///
+    /// One stores that it waits and then looks at what is there, the other stores what is there and then looks who waits: all four are
+    /// of one order (SeqCst), so that one of them sees the other.
     pub(crate) fn wait(&self, account: u64, waker: &Waker) {
         let mut waiters = self.inner.waiters.lock();
         waiters.insert(account, waker.clone());
-        self.inner.waiting.store(waiters.len(), Ordering::Release);
+        self.inner.waiting.store(waiters.len(), Ordering::SeqCst);
     }
 
     /// Forgets a waiter.

@@ -38,6 +38,10 @@ pub const IN_FLIGHT_REQUESTS_MAX: usize = 64;
 pub const OUTBOUND_BYTES_MAX: usize = 1 << 20;
 /// After so many response bytes, the other connections of the thread have their turn.
 const SENT_BYTES_PER_TURN: usize = 1 << 20;
+/// And after so many request bytes.
+const RECEIVED_BYTES_PER_TURN: usize = 1 << 20;
+/// Places for requests that a connection at rest keeps.
+const PLACES_KEPT: usize = 8;
 /// So much is read ahead of a request that may not start yet, so that a peer that goes away is noticed.
 const READ_AHEAD_BYTES: usize = 16 << 10;
 /// How long answers may still leave after the peer has closed its half.
@@ -199,8 +203,18 @@ impl<T: Transport> Connection<T> {
                 return Poll::Ready(reason);
             }
             if self.poll_timer(cx).is_pending() {
+                self.give_up_places();
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// A connection that once had many requests in work does not keep room for as many.
+    fn give_up_places(&mut self) {
+        if self.slots.is_empty() && self.slots.capacity() > PLACES_KEPT {
+            self.slots.shrink_to(PLACES_KEPT);
+            self.together.shrink_to(PLACES_KEPT);
+            self.replies.shrink_to(PLACES_KEPT);
         }
     }
 
@@ -279,13 +293,7 @@ impl<T: Transport> Connection<T> {
             if self.together.is_empty() {
                 return taken.map_err(CloseReason::Refused);
             }
-            if self.together.len() == 1
-                && let Some(frame) = self.together.pop()
-            {
-                self.replies.push(service.call(&self.info, frame));
-            } else {
-                service.call_together(&self.info, &mut self.together, &mut self.replies);
-            }
+            service.call_together(&self.info, &mut self.together, &mut self.replies);
             for reply in self.replies.drain(..) {
                 self.slots.push_back(match reply {
                     Reply::Done(response) => Slot::Ready(response),
@@ -360,7 +368,7 @@ impl<T: Transport> Connection<T> {
     fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), CloseReason> {
         while !self.transmit.is_empty() {
             if self.sent_in_turn >= SENT_BYTES_PER_TURN {
-                cx.waker().wake_by_ref();
+                end_turn(cx);
                 break;
             }
             match self.transmit.poll_write(&mut self.transport, cx) {
@@ -385,6 +393,11 @@ impl<T: Transport> Connection<T> {
         let most = if self.may_read(now) { self.read_max() } else { 0 };
         if most == 0 {
             self.receive.rest();
+            return Ok(false);
+        }
+        if self.received_in_turn >= RECEIVED_BYTES_PER_TURN {
+            self.receive.rest();
+            end_turn(cx);
             return Ok(false);
         }
         self.receive
@@ -544,6 +557,14 @@ impl Connection<TcpStream> {
             connection,
         })
     }
+}
+
+/// Others have their turn before the task goes on, and the sockets are asked for news: a task that wakes itself at once is polled
+/// dozens of times before that.
+fn end_turn(cx: &mut Context<'_>) {
+    let again = std::pin::pin!(tokio::task::yield_now());
+    // Pending, and the task is woken behind all others.
+    _ = again.poll(cx);
 }
 
 fn first_poll(mut future: ResponseFuture, overlaps: bool, cx: &mut Context<'_>) -> Slot {

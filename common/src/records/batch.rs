@@ -314,6 +314,11 @@ pub fn verify_crc(batch: &[u8]) -> Result<(), BatchError> {
             available: batch.len(),
         });
     };
+    check_crc(&header, batch)
+}
+
+/// Checks the CRC of exactly one batch whose header this is.
+pub fn check_crc(header: &BatchHeader, batch: &[u8]) -> Result<(), BatchError> {
     let computed = crc32c::crc32c(&batch[ATTRIBUTES..]);
     if computed != header.crc {
         return Err(BatchError::Crc {

@@ -1,8 +1,8 @@
 //! The codecs of the records section: decompression piece by piece under caps, and compression into memory.
 //!
-//! A declared size is never believed: output is counted as it comes, against an absolute cap and a ratio cap, so a small
-//! batch cannot grow into gigabytes. What a codec needs to work is kept by each thread and used again (see `tools`), so
-//! decompressing costs no allocation once a thread has seen a codec. Does not know records.
+//! A declared size is never believed: output is counted as it comes, against an absolute cap and, for what clients send, a
+//! ratio cap, so a small batch cannot grow into gigabytes. What a codec needs to work is kept by each thread and used again
+//! (see `tools`), so decompressing costs no allocation once a thread has seen a codec. Does not know records.
 
 mod gzip;
 mod lz4;
@@ -20,8 +20,6 @@ use self::output::{Output, Stop};
 
 /// Absolute cap of a decompressed records section when the caller has no better one.
 pub const DECOMPRESSED_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Decompressed bytes allowed per compressed byte of a stored batch, once [`RATIO_FREE_BYTES`] are passed.
-pub const RATIO_MAX: usize = 1024;
 /// Decompressed bytes allowed per compressed byte of a produced batch, once [`RATIO_FREE_BYTES`] are passed.
 ///
 /// Far above what text compresses to, and low enough that a batch of a megabyte is refused within tens of milliseconds.
@@ -95,7 +93,7 @@ impl Compression {
 /// Why a records section could not be decompressed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CompressionError {
-    /// More output than the absolute cap or the ratio cap allows.
+    /// More output than the absolute cap or the ratio cap, if there is one, allows.
     #[error("{} section of {compressed_bytes} bytes decompresses to more than {limit_bytes} bytes", codec.name())]
     TooLarge {
         /// The codec of the section.
@@ -120,29 +118,30 @@ pub enum CompressionError {
 pub struct Limits {
     /// Decompressed bytes, whatever the ratio.
     pub bytes_max: usize,
-    /// Decompressed bytes per compressed byte, once [`RATIO_FREE_BYTES`] are passed.
-    pub ratio_max: usize,
+    /// Decompressed bytes per compressed byte, once [`RATIO_FREE_BYTES`] are passed; None for any.
+    pub ratio_max: Option<usize>,
 }
 
 impl Limits {
     /// Of a batch from a client.
     pub const PRODUCED: Limits = Limits {
         bytes_max: DECOMPRESSED_BYTES_MAX,
-        ratio_max: PRODUCED_RATIO_MAX,
+        ratio_max: Some(PRODUCED_RATIO_MAX),
     };
 
-    /// Of a batch from the log, which was accepted once.
+    /// Of a batch from the log. It was accepted once, and what compaction left of it since may be far denser: no ratio makes it
+    /// unreadable.
     pub fn stored(bytes_max: usize) -> Limits {
-        let ratio_max = RATIO_MAX;
-        Limits { bytes_max, ratio_max }
+        Limits {
+            bytes_max,
+            ratio_max: None,
+        }
     }
 
     /// The cap for a section of `compressed_bytes`.
     pub fn effective_bytes(self, compressed_bytes: usize) -> usize {
-        let by_ratio = compressed_bytes
-            .saturating_mul(self.ratio_max)
-            .max(RATIO_FREE_BYTES);
-        self.bytes_max.min(by_ratio)
+        let by_ratio = |ratio_max| compressed_bytes.saturating_mul(ratio_max).max(RATIO_FREE_BYTES);
+        self.bytes_max.min(self.ratio_max.map_or(usize::MAX, by_ratio))
     }
 }
 
@@ -184,7 +183,7 @@ pub fn decompress_into(
     }
 }
 
-/// The decompressed bytes of a stored records section, at most `limit_bytes` and the ratio cap.
+/// The decompressed bytes of a stored records section, at most `limit_bytes`.
 pub fn decompress(
     codec: Compression,
     compressed: &[u8],

@@ -119,7 +119,7 @@ pub fn validate_produce(records: &[u8], rules: &ProduceRules) -> Result<Produced
         let message = format!("the batch has {size} bytes and max.message.bytes is {max}");
         return Err(Refusal::new(ErrorCode::MessageTooLarge, message));
     }
-    batch::verify_crc(records).map_err(RecordError::from)?;
+    batch::check_crc(&header, records).map_err(RecordError::from)?;
     check_header(&header)?;
 
     let max_timestamp = check_records(&header, codec, &records[HEADER_SIZE_BYTES..], rules)?;

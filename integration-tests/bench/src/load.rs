@@ -178,8 +178,8 @@ impl Measured {
         figures.set(Metric::Throughput, self.bytes as f64 / 1e6 / seconds);
         figures.set(Metric::Requests, self.requests as f64 / seconds);
         figures.set(Metric::CpuPerGb, self.usage.cpu_seconds * 1e9 / self.bytes as f64);
-        let others = self.usage.machine_cpu_seconds - self.client_cpu_share * seconds;
-        figures.set(Metric::CpuWithKernelPerGb, others * 1e9 / self.bytes as f64);
+        let with_kernel = self.usage.cpu_seconds + self.usage.kernel_seconds;
+        figures.set(Metric::CpuWithKernelPerGb, with_kernel * 1e9 / self.bytes as f64);
         figures.set(
             Metric::CpuPerRequest,
             self.usage.cpu_seconds * 1e6 / self.requests as f64,

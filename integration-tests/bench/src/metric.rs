@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Metric {
     /// CPU seconds of the broker processes per GB of record batches.
     CpuPerGb,
-    /// CPU seconds of the whole machine but the load generator per GB of record batches: with those of kernel threads, which write
-    /// back, and of interrupts.
+    /// The same with what the kernel's threads ran meanwhile, for whomever: writing back, above all.
     CpuWithKernelPerGb,
     /// CPU microseconds of the broker processes per request or record.
     CpuPerRequest,

@@ -1,5 +1,6 @@
 //! What processes use, from /proc: CPU time of user and system, and memory.
 
+use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +13,16 @@ use crate::metric::{Figures, Metric};
 
 /// Memory is looked at this often.
 const SAMPLE_EVERY: Nanos = SECOND / 4;
+/// kthreadd, whose children are the kernel's threads.
+const KERNEL_THREADS_PARENT: u32 = 2;
 
 /// What processes used between two moments.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Usage {
     /// User and system time of all of them.
     pub cpu_seconds: f64,
-    /// What the whole machine was busy, kernel threads and interrupts and all.
-    pub machine_cpu_seconds: f64,
+    /// What the kernel's threads ran, for whomever.
+    pub kernel_seconds: f64,
     /// Time between the two moments.
     pub elapsed_seconds: f64,
     /// Memory of all of them at the end.
@@ -72,34 +75,40 @@ fn status_bytes(status: &str, field: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// CPU seconds that the machine was busy since it started.
-fn machine_cpu_seconds() -> Result<f64> {
-    let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
-    let ticks = busy_ticks(&text).context("/proc/stat has no times")?;
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+/// Nanoseconds that each kernel thread has run, by its number. What they do is in no process's time: writing back, above all.
+fn kernel_threads() -> Result<HashMap<u32, u64>> {
+    let mut threads = HashMap::new();
+    for entry in fs::read_dir("/proc").context("reading /proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Threads come and go.
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        if parent(&read("stat")) == Some(KERNEL_THREADS_PARENT)
+            && let Some(nanos) = run_nanos(&read("schedstat"))
+        {
+            threads.insert(pid, nanos);
+        }
+    }
+    Ok(threads)
 }
 
-/// User, nice, system, interrupts; not idle, waiting for disks, or taken by the host.
-fn busy_ticks(stat: &str) -> Option<u64> {
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let fields: Vec<u64> = line
-        .split_whitespace()
-        .map_while(|field| field.parse().ok())
-        .collect();
-    let [
-        user,
-        nice,
-        system,
-        _idle,
-        _io_wait,
-        interrupts,
-        soft_interrupts,
-        ..,
-    ] = fields[..]
-    else {
-        return None;
-    };
-    Some(user + nice + system + interrupts + soft_interrupts)
+/// The parent's number in the text of /proc/PID/stat.
+fn parent(stat: &str) -> Option<u32> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// The first field of /proc/PID/schedstat.
+fn run_nanos(schedstat: &str) -> Option<u64> {
+    schedstat.split_whitespace().next()?.parse().ok()
+}
+
+/// What all of them ran between two looks.
+fn ran_seconds(before: &HashMap<u32, u64>, after: &HashMap<u32, u64>) -> f64 {
+    let ran = after
+        .iter()
+        .map(|(pid, nanos)| nanos.saturating_sub(before.get(pid).copied().unwrap_or(0)));
+    ran.sum::<u64>() as f64 / SECOND as f64
 }
 
 /// CPU seconds that all these processes have used.
@@ -154,7 +163,7 @@ fn look(pids: &[u32], from: Nanos, to: Nanos, cancelled: &AtomicBool) -> Result<
     sleep_in_steps(from, cancelled)?;
     let began = clock::now();
     let before = sum(pids, cpu_seconds)?;
-    let machine_before = machine_cpu_seconds()?;
+    let kernel_before = kernel_threads()?;
     let mut rss_peak_bytes = 0;
     let mut next = began + SAMPLE_EVERY;
     while next < to {
@@ -164,12 +173,12 @@ fn look(pids: &[u32], from: Nanos, to: Nanos, cancelled: &AtomicBool) -> Result<
     }
     sleep_in_steps(to, cancelled)?;
     let after: f64 = sum(pids, cpu_seconds)?;
-    let machine_after = machine_cpu_seconds()?;
+    let kernel_after = kernel_threads()?;
     let ended = clock::now();
     let rss_bytes = sum(pids, rss_bytes)?;
     Ok(Usage {
         cpu_seconds: after - before,
-        machine_cpu_seconds: machine_after - machine_before,
+        kernel_seconds: ran_seconds(&kernel_before, &kernel_after),
         elapsed_seconds: (ended - began) as f64 / SECOND as f64,
         rss_bytes,
         rss_peak_bytes: rss_peak_bytes.max(rss_bytes),
@@ -201,10 +210,18 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_busy_but_for_idleness_waiting_and_theft() {
-        let stat = "cpu  100 20 300 4000 500 6 70 800 0 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
-        assert_eq!(busy_ticks(stat), Some(100 + 20 + 300 + 6 + 70));
-        assert_eq!(busy_ticks("cpu  1 2 3\n"), None);
+    fn kernel_threads_are_told_by_their_parent() {
+        let stat = "9 (kworker/0:1H (x)) I 2 0 0 0 -1 69238880 0 0 0 0 0 1 0 0 0 -20 1";
+        assert_eq!(parent(stat), Some(KERNEL_THREADS_PARENT));
+        assert_eq!(run_nanos("1500000000 7 3\n"), Some(1_500_000_000));
+        let (before, after) = (
+            HashMap::from([(1, 5), (2, 7)]),
+            HashMap::from([(2, 1_000_000_007), (3, 500_000_000)]),
+        );
+        assert!(
+            (ran_seconds(&before, &after) - 1.5).abs() < 1e-9,
+            "one has ended and one has begun"
+        );
     }
 
     #[test]

@@ -109,8 +109,7 @@ fn preface() -> String {
          where a rate is given, latency counts from when a request was due, sent or not; where none is (saturated, or so many in flight),\n\
          from when it was sent, so a slower system is asked less. A percentile is shown if ten or more requests lie beyond it.\n\
          \"(backlog)\" marks latencies of a system that did not keep the rate: they compare with nothing. CPU is that of the broker\n\
-         processes, user and system; \"with kernel threads\" is all that the machine was busy but for the load generator: writing back\n\
-         and interrupts as well, whoever they are for.\n\n\
+         processes, user and system; \"with kernel threads\" adds what those ran meanwhile, writing back above all.\n\n\
          \"x Kafka\" is how many times better Odradek is than Apache Kafka as shipped, within each pair: the median of the pairs (of two\n\
          in the middle their geometric mean), the least and the greatest. Bounds are information: \"2.5x less\" is against Kafka, \"2.0x\n\
          floor\" against the floor server, both in the same run. The floor is one thread that does the least a server can do for a\n\

@@ -4,6 +4,7 @@
 //! for the reader and never decide whether a run succeeds.
 
 pub mod against_plain;
+pub mod bounds;
 pub mod catch_up;
 pub mod command_line;
 pub mod compaction;

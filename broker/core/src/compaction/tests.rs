@@ -397,3 +397,31 @@ fn a_full_map_ends_the_pass_before_the_record_that_found_no_room() {
     assert_eq!(log.offsets(), [9, 11, 13, 15]);
     assert_eq!(passes, 4);
 }
+
+#[test]
+fn what_a_pass_leaves_can_be_read_by_the_next_one_however_well_it_compresses() {
+    let mut log = Harness::default();
+    // The varied record goes, and the zeros that stay compress to much less than a thousandth.
+    let zeros = vec![0; 17 << 20];
+    let mut state = 1_u64;
+    let varied: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(1 << 20)
+    .collect();
+    let mut builder = BatchBuilder::new(0).compression(Compression::Zstd, None);
+    builder.append(NOW_MS, Some(b"a"), Some(&zeros), &[]);
+    builder.append(NOW_MS, Some(b"b"), Some(&varied), &[]);
+    log.append(builder.build());
+    log.append_records(BatchBuilder::new(0), &[(0, Some("b"), Some("2"))]);
+    log.pass(0);
+    let dense = log.headers()[0];
+    assert_eq!((dense.record_count, dense.next_offset()), (1, 2));
+    assert!(dense.size_bytes() < zeros.len() / 1_024);
+    log.pass(0);
+    assert_eq!(log.headers()[0], dense);
+    let (_, section) = decoded_section(&log.log, SECTION_SIZE_BYTES_MAX).unwrap();
+    let record = records(&dense, &section).next().unwrap().unwrap();
+    assert_eq!(record.value, Some(&zeros[..]));
+}

@@ -270,6 +270,29 @@ fn the_number_of_producers_is_bounded() {
 }
 
 #[test]
+fn the_producers_that_wrote_last_are_kept_whatever_their_timestamps() {
+    let mut states = ProducerStates::new(16);
+    let at = |producer_id, offset, timestamp| BatchHeader {
+        max_timestamp: timestamp,
+        ..batch(producer_id, 0, 0, 1, offset)
+    };
+    for id in 0..15 {
+        states.record(&at(id, id, 1_700_000_000_000));
+    }
+    let late = at(15, 15, 1);
+    states.record(&late);
+    states.record(&at(16, 16, 1_700_000_000_000));
+    assert!(matches!(client(&states, &late), Check::Duplicate { .. }));
+    assert!(states.get(0).is_none(), "its last batch is the oldest");
+    // A marker counts as well, also one that leaves no batch because it raises the epoch, and after a restart.
+    states.complete_txn(&marker(1, 1, 17), COMMIT);
+    let mut states = ProducerStates::decode(&states.encode(), 16).unwrap();
+    states.record(&at(17, 18, 1_700_000_000_000));
+    assert!(states.get(1).is_some());
+    assert!(states.get(2).is_none());
+}
+
+#[test]
 fn a_snapshot_reads_back() {
     let mut states = ProducerStates::default();
     for index in 0..7 {
@@ -294,6 +317,18 @@ fn a_snapshot_reads_back() {
         (described[1].producer_epoch, described[1].current_txn_start_offset),
         (4, 7)
     );
+}
+
+#[test]
+fn a_snapshot_from_before_the_last_offset_was_kept_has_that_of_the_last_batch() {
+    let mut states = ProducerStates::default();
+    states.record(&batch(1, 0, 0, 3, 40));
+    let mut bytes = states.encode();
+    bytes[0] = 1;
+    // Behind version, count, id, both epochs and the timestamp.
+    let last_offset: Vec<u8> = bytes.drain(27..35).collect();
+    assert_eq!(last_offset, 42_i64.to_be_bytes());
+    assert_eq!(ProducerStates::decode(&bytes, PRODUCERS_MAX), Some(states));
 }
 
 fn wants(epoch: i16, base_sequence: i32, raises_epoch: bool) -> TransactionalBatch {

@@ -11,7 +11,7 @@ use odradek_net::service::Reply;
 use tokio::sync::oneshot;
 
 use super::request::{self, Item, Reader};
-use super::{Incoming, Topic, run_one};
+use super::{Incoming, Topic, Turn, run_one};
 use crate::broker::Broker;
 use crate::replica::Replica;
 use crate::verification::{self, Operation, Transaction, Verified, Wanted};
@@ -32,7 +32,7 @@ pub(super) fn first_unverified(broker: &Broker, incoming: &[Incoming]) -> Option
 }
 
 /// Replies to requests one after the other: each is verified when the one before it has been appended.
-pub(super) fn one_after_the_other(broker: &Arc<Broker>, incoming: Vec<Incoming>, replies: &mut Vec<Reply>) {
+pub(super) fn one_after_the_other(broker: &Arc<Broker>, incoming: Turn, replies: &mut Vec<Reply>) {
     let mut before: Option<oneshot::Receiver<()>> = None;
     for mut incoming in incoming {
         // The buffer that the frame lies in is lent to other connections meanwhile.

@@ -1,7 +1,7 @@
 //! Receive buffers that connections of one thread lend each other: a connection has one only while bytes arrive on it, so a
 //! few serve thousands, and the same few stay warm in the cache.
 //!
-//! Promises that a buffer is never lent while a frame cut from it is alive, and that no more than [`POOLED_MAX`] wait idle.
+//! Promises that no byte of a frame that is alive is lent, and that no more than [`POOLED_MAX`] wait idle.
 
 use std::cell::RefCell;
 
@@ -27,8 +27,9 @@ pub(super) fn take() -> BytesMut {
 /// Gives a buffer back; what frames still use, or is too small or too large, is left to them or freed.
 pub(super) fn give(mut buffer: BytesMut) {
     buffer.clear();
-    // Reclaiming fails while any frame shares the memory.
-    if !buffer.try_reclaim(BUFFER_BYTES) || buffer.capacity() > BUFFER_BYTES_MAX {
+    // What was cut off in front comes back, unless a frame shares the memory: the next reader begins where this one did, in the cache.
+    _ = buffer.try_reclaim(buffer.capacity() + 1);
+    if buffer.capacity() < BUFFER_BYTES || buffer.capacity() > BUFFER_BYTES_MAX {
         return;
     }
     POOL.with_borrow_mut(|pool| {
@@ -61,6 +62,25 @@ mod tests {
         drop(buffer.split_to(5).freeze());
         give(buffer);
         assert_eq!(take().as_ptr(), place, "nobody uses it any more");
+    }
+
+    #[test]
+    fn a_buffer_that_grew_begins_where_it_began_before() {
+        let mut buffer = BytesMut::with_capacity(4 * BUFFER_BYTES);
+        let place = buffer.as_ptr();
+        buffer.resize(BUFFER_BYTES, 7);
+        let frame = buffer.split_to(BUFFER_BYTES).freeze();
+        give(buffer);
+        let other = take();
+        assert_eq!(
+            other.capacity(),
+            3 * BUFFER_BYTES,
+            "what is behind the frame that is alive"
+        );
+        assert!(frame.iter().all(|byte| *byte == 7));
+        drop(frame);
+        give(other);
+        assert_eq!(take().as_ptr(), place);
     }
 
     #[test]

@@ -87,6 +87,19 @@ impl Service for Acknowledges {
     }
 }
 
+/// Has done with each request at once and answers none.
+struct Swallows;
+
+impl Service for Swallows {
+    fn supports(&self, _: i16, _: i16) -> bool {
+        true
+    }
+
+    fn call(&self, _: &Arc<ConnectionInfo>, _: RequestFrame) -> Reply {
+        Reply::Done(Response::NoAnswer)
+    }
+}
+
 /// What the peer has sent, and what it was sent.
 #[derive(Default)]
 struct Pipe {
@@ -165,7 +178,7 @@ impl Connection<Pipe> {
     /// Takes what the peer sends at a moment; why the connection ends, if it does.
     fn deliver(&mut self, now: Instant, bytes: &[u8]) -> Option<CloseReason> {
         self.transport.sent.extend_from_slice(bytes);
-        self.sent_in_turn = 0;
+        (self.sent_in_turn, self.received_in_turn) = (0, 0);
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
             if let Some(reason) = self.expired(now) {
@@ -429,5 +442,40 @@ async fn a_request_that_waits_for_another_has_arrived_when_its_last_byte_was_rea
     assert_eq!(
         *arrivals.lock(),
         [(1, at(0)), (2, at(1)), (3, at(1)), (4, at(2)), (5, at(100))]
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_brings_much_takes_turns_with_the_others() {
+    const REQUESTS: i32 = 64;
+    const BODY_BYTES: usize = 128 << 10;
+    let mut connection = connect_to(Swallows, 1, &MemoryBudget::new(64 << 20));
+    for number in 0..REQUESTS {
+        let request = request(number, BODY_BYTES);
+        connection.transport.sent.extend_from_slice(&request);
+    }
+    let others = Arc::new(AtomicBool::new(false));
+    let (mut turns, mut most, mut had_turns) = (0, 0, 0);
+    poll_fn(|cx| {
+        if others.swap(false, Ordering::SeqCst) {
+            had_turns += 1;
+        }
+        let others = others.clone();
+        // Another connection, say, that has something to do.
+        tokio::spawn(async move { others.store(true, Ordering::SeqCst) });
+        assert!(connection.poll_run(cx).is_pending());
+        turns += 1;
+        most = most.max(connection.received_in_turn);
+        match connection.transport.sent.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    assert!(turns >= 6, "{turns} turns for 8 MiB");
+    assert_eq!(had_turns, turns - 1, "the others have one after each");
+    assert!(
+        most <= RECEIVED_BYTES_PER_TURN + buffers::BUFFER_BYTES,
+        "{most} bytes in a turn"
     );
 }

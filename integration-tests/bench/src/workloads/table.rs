@@ -6,6 +6,7 @@ use crate::batches::{BatchShape, Values};
 use crate::load::{ConsumeLoad, ProduceLoad};
 use crate::metric::Metric::{self, *};
 use crate::protocol::fetch::FetchSettings;
+use crate::workloads::bounds::{at_least, goal, must, must_be_less, must_be_more, of_floor};
 use crate::workloads::connections::Opening;
 use crate::workloads::topics::{self, Topic};
 use crate::workloads::transactions::TransactionLoad;
@@ -62,50 +63,6 @@ const fn readers(readers: usize, connections: usize) -> ConsumeLoad {
         readers,
         connections,
         fetch: AT_ONCE,
-    }
-}
-
-const fn must(metric: Metric, at_most: f64) -> Bound {
-    Bound {
-        metric,
-        level: Level::Must,
-        limit: Limit::AtMost(at_most),
-    }
-}
-
-const fn goal(metric: Metric, at_most: f64) -> Bound {
-    Bound {
-        metric,
-        level: Level::Goal,
-        limit: Limit::AtMost(at_most),
-    }
-}
-
-/// At most `times` the floor server's figure: what a bound on CPU comes to whatever the machine. They are those of the machine that the
-/// absolute bounds were set on, divided by its floor.
-const fn of_floor(level: Level, metric: Metric, times: f64) -> Bound {
-    Bound {
-        metric,
-        level,
-        limit: Limit::OfFloorAtMost(times),
-    }
-}
-
-/// At most Kafka's figure divided by `times`.
-const fn must_be_less(metric: Metric, times: f64) -> Bound {
-    Bound {
-        metric,
-        level: Level::Must,
-        limit: Limit::OfKafkaAtMost(1.0 / times),
-    }
-}
-
-/// At least `times` Kafka's figure.
-const fn must_be_more(metric: Metric, times: f64) -> Bound {
-    Bound {
-        metric,
-        level: Level::Must,
-        limit: Limit::OfKafkaAtLeast(times),
     }
 }
 
@@ -640,14 +597,6 @@ const GUARANTEES: &[Workload] = &[
         bounds: &[must(CpuOfPlain, 105.0)],
     },
 ];
-
-const fn at_least(metric: Metric, least: f64) -> Bound {
-    Bound {
-        metric,
-        level: Level::Must,
-        limit: Limit::AtLeast(least),
-    }
-}
 
 const MANY: &[Workload] = &[
     Workload {

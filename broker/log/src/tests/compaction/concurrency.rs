@@ -91,6 +91,77 @@ fn a_truncation_takes_the_cleaner_offset_with_it() {
     assert_eq!(fixture.kill().log.cleaner_offset(), 0);
 }
 
+/// A compacted log whose index is on disk, cut at an offset, and where it ends.
+fn cut_at(offset: i64) -> (Fixture, i64) {
+    let mut fixture = filled(100);
+    fixture.compact(NOW);
+    assert!(fixture.log.cleaner_offset() > offset);
+    fixture.log.checkpoint(NOW).unwrap();
+    fixture.directory.flush_index().unwrap();
+    let end = fixture.log.truncate_to(NOW, offset).unwrap();
+    (fixture, end)
+}
+
+#[test]
+fn where_a_cut_into_a_gap_ends_is_known_at_the_next_start() {
+    let cleaned = {
+        let mut fixture = filled(100);
+        fixture.compact(NOW);
+        fixture.log.cleaner_offset()
+    };
+    let mut cuts_in_gaps = 0;
+    for cut in 0..cleaned {
+        let (mut fixture, end) = cut_at(cut);
+        let last = entries(&fixture.log).last().map_or(-1, |(offset, ..)| *offset);
+        cuts_in_gaps += i32::from(end > last + 1);
+        for _ in 0..3 {
+            let batch = keyed(&[("a", Some("1")), ("b", Some("2"))], Compression::None);
+            fixture.append_batch(2, batch);
+        }
+        let mut killed = fixture.kill();
+        let report = killed.log.take_recovery_report().unwrap();
+        assert_eq!((report.truncated_bytes, report.reason), (0, None), "cut at {cut}");
+        assert_eq!(killed.log.log_end_offset(), end + 6, "cut at {cut}");
+        assert_eq!(entries(&killed.log), entries(&fixture.log));
+
+        let (fixture, end) = cut_at(cut);
+        assert_eq!(fixture.restart().log.log_end_offset(), end, "cut at {cut}");
+    }
+    assert!(cuts_in_gaps > 0);
+}
+
+#[test]
+fn a_search_by_timestamp_finds_what_a_pass_moves_to_another_segment() {
+    let wanted_ms = NOW.wall_ms + 5_000;
+    let mut fixture = Fixture::with(compacted(0));
+    let append = |fixture: &mut Fixture, key: &str, timestamp: i64| {
+        let mut builder = BatchBuilder::new(0);
+        builder.append(timestamp, Some(key.as_bytes()), Some(b"value"), &[]);
+        fixture.append_batch(1, builder.build()).first_offset
+    };
+    let fill = |fixture: &mut Fixture| (0..40).for_each(|_| _ = append(fixture, "filler", NOW.wall_ms));
+    append(&mut fixture, "deleted", wanted_ms);
+    fill(&mut fixture);
+    let wanted = append(&mut fixture, "wanted", wanted_ms);
+    fill(&mut fixture);
+    // The first pass empties the segments, the next one merges them.
+    fixture.compact(NOW);
+    fill(&mut fixture);
+    fixture.log.delete_records_before(1).unwrap();
+    let mut steps = 0;
+    let found = timestamps::offset_for_timestamp(|from| {
+        steps += 1;
+        if steps == 2 {
+            fixture.compact(NOW);
+            let merged = fixture.log.segments.range(..=wanted).next_back().unwrap();
+            assert_eq!(*merged.0, 0, "it is in the segment that was searched");
+        }
+        fixture.log.timestamp_search(wanted_ms, from)
+    });
+    assert_eq!(found.unwrap().map(|found| found.offset), Some(wanted));
+    assert!(steps >= 2);
+}
+
 #[test]
 fn nothing_is_deleted_while_a_pass_needs_it() {
     let mut fixture = filled(100);

@@ -1,0 +1,167 @@
+//! Pages of the page cache ahead of the end of a segment that grows fast.
+//!
+//! Linux gives a file that is written to as much memory at once as the write is long and its position is aligned: an append of 16 KiB
+//! somewhere takes four pages one by one, each with its own bookkeeping, and in the end gives them back one by one. That costs more than
+//! copying the bytes. So where a log grows fast, aligned stretches of zeros are written ahead of it, each of which the kernel keeps as one
+//! piece (a large folio), and the records are then copied into memory that is there.
+//!
+//! The file is longer than its batches meanwhile. Readers know where the log ends; what is not used is cut off with the blocks that
+//! were reserved; and zeros behind the last batch, after a kill, are no damage to recovery.
+//!
+//! Like the reserve it is a favour: a file system that has no large folios, a slow log, one that flushes what it appends, or a disk
+//! that is getting full goes on without.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use odradek_common::time::Now;
+
+use crate::log::Log;
+use crate::segment::SEGMENT_SIZE_BYTES_MAX;
+
+/// What is written ahead at once. Longer stretches cost more than they bring: the kernel walks all blocks of one for each write to it.
+pub(crate) const STRETCH_BYTES: u64 = 256 << 10;
+/// An append of more brings pages in large pieces by itself.
+const APPEND_BYTES_MAX: u64 = STRETCH_BYTES / 2;
+/// A smaller segment gets none, as it gets no blocks.
+const FROM_BYTES: u64 = 4 << 20;
+/// A log that takes longer to fill a stretch is slow: its zeros might be written to the disk before its records are.
+const FAST_MS: u64 = 1_000;
+/// The first releases whose page cache has large folios for files that are written to.
+const EXT4_SINCE: (u32, u32) = (6, 16);
+const XFS_SINCE: (u32, u32) = (5, 18);
+/// The least piece of a page cache.
+const PAGE_BYTES: u64 = 4096;
+/// From linux/magic.h.
+const EXT4_MAGIC: i64 = 0xef53;
+const XFS_MAGIC: i64 = 0x5846_5342;
+
+static ZEROS: [u8; STRETCH_BYTES as usize] = [0; STRETCH_BYTES as usize];
+
+/// How far the pages of the active segment go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PagesAhead {
+    /// The stretch that is being filled ends here, whether it was written ahead or not; 0 before the first.
+    border: u64,
+    /// When the one before was full.
+    filled_ms: u64,
+    /// How long the file is if zeros were written ahead; 0 if none were.
+    pub(crate) file_bytes: u64,
+}
+
+impl PagesAhead {
+    /// Moves the border behind an append that ends at `end`; true if zeros are to be written from the old border to the new one.
+    fn advance(&mut self, end: u64, append_bytes: u64, mono_ms: u64) -> bool {
+        let follows = self.border > 0 && end - self.border <= append_bytes;
+        let is_fast = mono_ms.saturating_sub(self.filled_ms) < FAST_MS;
+        self.border = end.next_multiple_of(STRETCH_BYTES);
+        self.filled_ms = mono_ms;
+        follows && is_fast && append_bytes <= APPEND_BYTES_MAX
+    }
+}
+
+impl Log {
+    /// Sees to it that the active segment has pages for `size_bytes` more, if it grows fast.
+    pub(crate) fn pages_ahead(&mut self, now: Now, file: &File, size_bytes: u64) {
+        let limit = self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX);
+        let is_wanted = self.directory.has_large_folios
+            && self.config.flush_messages == i64::MAX
+            && self.config.flush_ms == i64::MAX;
+        let active = self.active();
+        let (size, end) = (active.footer.size_bytes, active.footer.size_bytes + size_bytes);
+        if end <= active.pages.border || size < FROM_BYTES || !is_wanted {
+            return;
+        }
+        let from = active.pages.border;
+        let is_worth_it = active.pages.advance(end, size_bytes, now.mono_ms);
+        let to = active.pages.border;
+        let has_blocks = active.reserved_bytes != u64::MAX && to <= active.reserved_bytes.min(limit);
+        if !is_worth_it || !has_blocks {
+            return;
+        }
+        let stretch = &ZEROS[..usize::try_from(to - from).unwrap_or(0).min(ZEROS.len())];
+        // What could be written stays until the reserve goes.
+        active.pages.file_bytes = to;
+        if let Err(error) = file.write_all_at(stretch, from) {
+            slog::debug!(self.logger, "no pages ahead"; "error" => %error);
+        }
+    }
+}
+
+/// Whether the page cache keeps what is written to files here in large pieces.
+pub(crate) fn has_large_folios(directory: &Path) -> bool {
+    let Ok(file_system) = rustix::fs::statfs(directory) else {
+        return false;
+    };
+    let since = match i64::from(file_system.f_type) {
+        EXT4_MAGIC => EXT4_SINCE,
+        XFS_MAGIC => XFS_SINCE,
+        _ => return false,
+    };
+    let system = rustix::system::uname();
+    release(&system.release().to_string_lossy()).is_some_and(|release| release >= since)
+}
+
+/// The first two numbers of a kernel's release.
+fn release(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|char: char| !char.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Whether a file has nothing but zeros from `position` to its `end`, not more of them than are written ahead, and in whole pages: the
+/// beginning of a batch has zeros too.
+pub(crate) fn are_ahead(file: &File, position: u64, end: u64) -> io::Result<bool> {
+    if !end.is_multiple_of(PAGE_BYTES) {
+        return Ok(false);
+    }
+    let Some(length) = end
+        .checked_sub(position)
+        .filter(|length| *length <= 2 * STRETCH_BYTES)
+    else {
+        return Ok(false);
+    };
+    let mut tail = vec![0xff; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut tail, position)?;
+    Ok(tail.iter().all(|byte| *byte == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_filled_fast_and_bit_by_bit_has_pages_ahead() {
+        let mut pages = PagesAhead::default();
+        let step = |pages: &mut PagesAhead, end: u64, bytes: u64, ms: u64| pages.advance(end, bytes, ms);
+        assert!(
+            !step(&mut pages, 5_000_000, 16_000, 10),
+            "nothing is known of its speed"
+        );
+        assert_eq!(pages.border % STRETCH_BYTES, 0);
+        let border = pages.border;
+        assert!(step(&mut pages, border + 1, 16_000, 500));
+        assert_eq!(pages.border, border + STRETCH_BYTES);
+        let border = pages.border;
+        assert!(!step(&mut pages, border + 1, 16_000, 500 + FAST_MS), "slow");
+        let border = pages.border;
+        assert!(
+            !step(&mut pages, border + 1, APPEND_BYTES_MAX + 1, 1_600),
+            "large appends"
+        );
+        let border = pages.border;
+        assert!(
+            !step(&mut pages, border + 20_000, 16_000, 1_700),
+            "what lies between was written by others"
+        );
+    }
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert_eq!(release("6.18.44-generic"), Some((6, 18)));
+        assert_eq!(release("5.4"), Some((5, 4)));
+        assert_eq!(release("Linux"), None);
+        assert!(release("6.9.1") < Some(EXT4_SINCE));
+    }
+}
