@@ -293,7 +293,13 @@ impl<T: Transport> Connection<T> {
             if self.together.is_empty() {
                 return taken.map_err(CloseReason::Refused);
             }
-            service.call_together(&self.info, &mut self.together, &mut self.replies);
+            if service.overlaps(self.together[0].api_key) {
+                service.call_together(&self.info, &mut self.together, &mut self.replies);
+            } else {
+                let alone = self.together.drain(..);
+                self.replies
+                    .extend(alone.map(|frame| service.call(&self.info, frame)));
+            }
             for reply in self.replies.drain(..) {
                 self.slots.push_back(match reply {
                     Reply::Done(response) => Slot::Ready(response),
