@@ -1,7 +1,6 @@
 //! A produce request read where it lies: no allocation, no copy.
 //!
-//! The body has been checked against its schema, so that what is read here cannot pass its end; if it does all the same, that
-//! is an error and no panic.
+//! Nobody has checked the body against its schema: what is wrong with it shows here, before anything of the request is appended.
 
 use thiserror::Error;
 use uuid::Uuid;
@@ -13,7 +12,7 @@ pub(super) const TOPIC_IDS_SINCE: i16 = 13;
 
 /// The body is not what its schema says.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("the produce request ends within {0}")]
+#[error("the produce request ends within {0}, or has there what cannot be")]
 pub struct Cut(&'static str);
 
 /// How a request names a topic.
@@ -58,6 +57,8 @@ pub(super) struct Reader<'a> {
     partitions_left: usize,
     /// A topic has begun whose end has not been passed.
     in_topic: bool,
+    /// All has been read.
+    ended: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -69,11 +70,12 @@ impl<'a> Reader<'a> {
             topics_left: 0,
             partitions_left: 0,
             in_topic: false,
+            ended: false,
         };
         let transactional_id = reader.string("transactional_id")?;
         let acks = i16::from_be_bytes(reader.take("acks")?);
         let timeout_ms = i32::from_be_bytes(reader.take("timeout_ms")?);
-        reader.topics_left = reader.length("topic_data")?.unwrap_or(0);
+        reader.topics_left = reader.count("topic_data")?;
         let preamble = Preamble {
             transactional_id,
             acks,
@@ -96,15 +98,18 @@ impl<'a> Reader<'a> {
             self.skip_tagged_fields()?;
         }
         if self.topics_left == 0 {
+            if !std::mem::replace(&mut self.ended, true) {
+                self.skip_tagged_fields()?;
+            }
             return Ok(None);
         }
         self.topics_left -= 1;
         let topic = if self.version >= TOPIC_IDS_SINCE {
             TopicRef::Id(Uuid::from_bytes(self.take("topic_id")?))
         } else {
-            TopicRef::Name(self.string("name")?.unwrap_or_default())
+            TopicRef::Name(self.string("name")?.ok_or(Cut("name"))?)
         };
-        self.partitions_left = self.length("partition_data")?.unwrap_or(0);
+        self.partitions_left = self.count("partition_data")?;
         self.in_topic = true;
         Ok(Some(Item::Topic(topic)))
     }
@@ -142,24 +147,28 @@ impl<'a> Reader<'a> {
         Ok(self.varint(what)?.checked_sub(1))
     }
 
+    /// Length of an array that cannot be null.
+    fn count(&mut self, what: &'static str) -> Result<usize, Cut> {
+        self.length(what)?.ok_or(Cut(what))
+    }
+
     /// Length of an array or of bytes; None for null.
     fn length(&mut self, what: &'static str) -> Result<Option<usize>, Cut> {
         if self.is_flexible() {
             return self.compact_length(what);
         }
-        Ok(usize::try_from(i32::from_be_bytes(self.take(what)?)).ok())
+        plain_length(i32::from_be_bytes(self.take(what)?), what)
     }
 
     fn string(&mut self, what: &'static str) -> Result<Option<&'a str>, Cut> {
         let length = if self.is_flexible() {
             self.compact_length(what)?
         } else {
-            usize::try_from(i16::from_be_bytes(self.take(what)?)).ok()
+            plain_length(i16::from_be_bytes(self.take(what)?).into(), what)?
         };
         let Some(length) = length else { return Ok(None) };
         let bytes = self.slice(length, what)?;
-        // A name that is no text names no topic.
-        Ok(Some(std::str::from_utf8(bytes).unwrap_or_default()))
+        std::str::from_utf8(bytes).map(Some).map_err(|_| Cut(what))
     }
 
     fn skip_tagged_fields(&mut self) -> Result<(), Cut> {
@@ -173,6 +182,15 @@ impl<'a> Reader<'a> {
             self.slice(size, WHAT)?;
         }
         Ok(())
+    }
+}
+
+/// -1 is null.
+fn plain_length(length: i32, what: &'static str) -> Result<Option<usize>, Cut> {
+    match usize::try_from(length) {
+        Ok(length) => Ok(Some(length)),
+        Err(_) if length == -1 => Ok(None),
+        Err(_) => Err(Cut(what)),
     }
 }
 
@@ -226,10 +244,7 @@ mod tests {
                 Item::Partition(index, records) => format!("{index}: {records:?}"),
             });
         }
-        assert!(
-            reader.rest.len() <= 1,
-            "only the request's own tagged fields are left"
-        );
+        assert!(reader.rest.is_empty());
         Ok(items)
     }
 
@@ -273,13 +288,33 @@ mod tests {
     fn a_body_cut_anywhere_is_an_error_and_no_panic() {
         for version in [8, 12, 13] {
             let body = encoded(version, &request(version));
-            let needed = body.len() - usize::from(version >= FLEXIBLE_SINCE);
-            for length in 0..needed {
+            for length in 0..body.len() {
                 assert!(
                     items(version, &body[..length]).is_err(),
                     "version {version} at {length}"
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_no_schema_allows_is_refused() {
+        let plain = |topics: &[u8]| [&[0xff, 0xff, 0, 1, 0, 0, 0, 0][..], topics].concat();
+        let refused = |topics: &[u8]| items(8, &plain(topics)).unwrap_err();
+        assert_eq!(refused(&[0xff, 0xff, 0xff, 0xff]), Cut("topic_data"), "null");
+        assert_eq!(
+            refused(&[0xff, 0xff, 0xff, 0xfe]),
+            Cut("topic_data"),
+            "less than null"
+        );
+        assert_eq!(refused(&[0, 0, 0, 1, 0xff, 0xff]), Cut("name"), "null");
+        assert_eq!(
+            refused(&[0, 0, 0, 1, 0, 1, 0xff, 0, 0, 0, 0]),
+            Cut("name"),
+            "no text"
+        );
+        let many = &[0, 0, 0, 1, 0, 1, b't', 0x7f, 0xff, 0xff, 0xff];
+        assert_eq!(refused(many), Cut("index"), "more partitions than bytes");
+        assert_eq!(items(8, &plain(&[0, 0, 0, 0])).unwrap().len(), 1);
     }
 }
