@@ -12,7 +12,7 @@
 //! that is getting full goes on without.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -38,7 +38,10 @@ const PAGE_BYTES: u64 = 4096;
 const EXT4_MAGIC: i64 = 0xef53;
 const XFS_MAGIC: i64 = 0x5846_5342;
 
-static ZEROS: [u8; STRETCH_BYTES as usize] = [0; STRETCH_BYTES as usize];
+/// One page again and again: it stays in the nearest cache, and the others keep what they have.
+static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+/// Pages of a stretch.
+const STRETCH_PAGES: usize = (STRETCH_BYTES / PAGE_BYTES) as usize;
 
 /// How far the pages of the active segment go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,10 +84,9 @@ impl Log {
         if !is_worth_it || !has_blocks {
             return;
         }
-        let stretch = &ZEROS[..usize::try_from(to - from).unwrap_or(0).min(ZEROS.len())];
-        // What could be written stays until the reserve goes.
+        // What was written, if not all, goes with the reserve.
         active.pages.file_bytes = to;
-        if let Err(error) = file.write_all_at(stretch, from) {
+        if let Err(error) = rustix::io::pwritev(file, &[IoSlice::new(&ZEROS); STRETCH_PAGES], from) {
             slog::debug!(self.logger, "no pages ahead"; "error" => %error);
         }
     }
