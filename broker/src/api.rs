@@ -367,11 +367,6 @@ impl Service for BrokerService {
         api_key == ApiKey::Produce as i16
     }
 
-    fn checks_itself(&self, api_key: i16) -> bool {
-        // `produce/request.rs`
-        api_key == ApiKey::Produce as i16
-    }
-
     fn call(&self, connection: &Arc<ConnectionInfo>, request: RequestFrame) -> Reply {
         let Some(api) = api(request.api_key) else {
             return Reply::Done(Response::Close(format!("unknown API {}", request.api_key)));

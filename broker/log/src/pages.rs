@@ -31,7 +31,7 @@ const FROM_BYTES: u64 = 4 << 20;
 const FAST_MS: u64 = 1_000;
 /// The first releases whose page cache has large folios for files that are written to.
 const EXT4_SINCE: (u32, u32) = (6, 16);
-const XFS_SINCE: (u32, u32) = (5, 18);
+const XFS_SINCE: (u32, u32) = (6, 6);
 /// The least piece of a page cache.
 const PAGE_BYTES: u64 = 4096;
 /// From linux/magic.h.
@@ -80,7 +80,9 @@ impl Log {
         let from = active.pages.border;
         let is_worth_it = active.pages.advance(end, size_bytes, now.mono_ms);
         let to = active.pages.border;
-        let has_blocks = active.reserved_bytes != u64::MAX && to <= active.reserved_bytes.min(limit);
+        // A full segment has passed its last zeros, so that nothing has to be cut off when it is sealed.
+        let has_blocks =
+            active.reserved_bytes != u64::MAX && to <= active.reserved_bytes && to + STRETCH_BYTES <= limit;
         if !is_worth_it || !has_blocks {
             return;
         }

@@ -611,7 +611,9 @@ impl<'a> Topic<'a> {
             let detail = format!("{name} is written by brokers alone");
             return Err(ApiError::new(ErrorCode::InvalidTopicException, detail));
         }
-        let replica = broker.replicas.hosted(name, index)?;
+        let hosted = broker.replicas.hosted(name, index);
+        // The code says all, as in Kafka: a request may name a million partitions, and a sentence for each would be kept.
+        let replica = hosted.map_err(|error| error.code)?;
         match self {
             // The image that names a recreated topic is there before its replicas are.
             Self::Id(id, _) if *id != replica.topic_id => Err(ErrorCode::UnknownTopicId.into()),

@@ -402,7 +402,7 @@ impl<T: Transport> Connection<T> {
             return Ok(false);
         }
         if self.received_in_turn >= RECEIVED_BYTES_PER_TURN {
-            self.receive.rest();
+            // What has come stays where it is: the next turn is at once.
             end_turn(cx);
             return Ok(false);
         }

@@ -54,13 +54,6 @@ pub trait Service: Send + Sync + 'static {
         false
     }
 
-    /// Whether whoever answers requests of this API checks their bodies while reading them where they lie, and has anything that no
-    /// schema allows close the connection. They are not walked before, then.
-    fn checks_itself(&self, api_key: i16) -> bool {
-        let _ = api_key;
-        false
-    }
-
     /// Starts one request.
     ///
     /// Requests of one connection are started in the order they arrived. A returned future is polled once before the next request

@@ -173,8 +173,8 @@ fn look(pids: &[u32], from: Nanos, to: Nanos, cancelled: &AtomicBool) -> Result<
     }
     sleep_in_steps(to, cancelled)?;
     let after: f64 = sum(pids, cpu_seconds)?;
-    let kernel_after = kernel_threads()?;
     let ended = clock::now();
+    let kernel_after = kernel_threads()?;
     let rss_bytes = sum(pids, rss_bytes)?;
     Ok(Usage {
         cpu_seconds: after - before,

@@ -1,6 +1,7 @@
 //! A produce request read where it lies: no allocation, no copy.
 //!
-//! Nobody has checked the body against its schema: what is wrong with it shows here, before anything of the request is appended.
+//! The body has been checked against its schema, whose limits bound what is made of it; what is wrong with it all the same is an error
+//! here and no panic, before anything of the request is appended.
 
 use thiserror::Error;
 use uuid::Uuid;

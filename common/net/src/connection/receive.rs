@@ -274,8 +274,7 @@ impl ReceiveBuffer {
             client_id,
         } = header;
         // Private bodies are opaque; of ApiVersions there may be versions that no schema knows.
-        let is_walked = api_key < PRIVATE_API_KEY_MIN && !service.checks_itself(api_key);
-        if is_walked && service.supports(api_key, api_version) {
+        if api_key < PRIVATE_API_KEY_MIN && service.supports(api_key, api_version) {
             let length = check_request(api_key, api_version, &body).map_err(Refusal::Schema)?;
             body.truncate(length);
         }

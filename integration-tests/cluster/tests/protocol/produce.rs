@@ -379,6 +379,12 @@ async fn one_bad_partition_does_not_hold_back_the_others() {
     for topic in &response.responses {
         for partition in &topic.partition_responses {
             results.push((topic.name.to_string(), partition.index, partition.error_code));
+            if partition.error_code == code(ErrorCode::UnknownTopicOrPartition) {
+                assert_eq!(
+                    partition.error_message, None,
+                    "a million of them would be a million sentences"
+                );
+            }
         }
     }
     results.sort();
