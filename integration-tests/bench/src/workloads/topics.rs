@@ -36,8 +36,8 @@ pub const BROKER_LINES: &[&str] = &[
     "log.cleaner.backoff.ms=1000",
 ];
 
-/// How long a system may take to remove a topic's files, in nanoseconds.
-const REMOVAL_LIMIT: u64 = 60_000_000_000;
+/// How long a system may take to remove a topic's files, in nanoseconds: by default they stay for a minute.
+const REMOVAL_LIMIT: u64 = 180_000_000_000;
 /// Between two looks whether it has.
 const PAUSE: Duration = Duration::from_millis(50);
 
