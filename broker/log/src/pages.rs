@@ -17,6 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use odradek_common::time::Now;
+use rustix::fs::FsWord;
 
 use crate::log::Log;
 use crate::segment::SEGMENT_SIZE_BYTES_MAX;
@@ -35,8 +36,8 @@ const XFS_SINCE: (u32, u32) = (6, 6);
 /// The least piece of a page cache.
 const PAGE_BYTES: u64 = 4096;
 /// From linux/magic.h.
-const EXT4_MAGIC: i64 = 0xef53;
-const XFS_MAGIC: i64 = 0x5846_5342;
+const EXT4_MAGIC: FsWord = 0xef53;
+const XFS_MAGIC: FsWord = 0x5846_5342;
 
 /// One page again and again: it stays in the nearest cache, and the others keep what they have.
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
@@ -99,7 +100,7 @@ pub(crate) fn has_large_folios(directory: &Path) -> bool {
     let Ok(file_system) = rustix::fs::statfs(directory) else {
         return false;
     };
-    let since = match i64::from(file_system.f_type) {
+    let since = match file_system.f_type {
         EXT4_MAGIC => EXT4_SINCE,
         XFS_MAGIC => XFS_SINCE,
         _ => return false,
