@@ -351,7 +351,7 @@ impl<'a> RecordCheck<'a> {
 ///
 /// For a topic whose `compression.type` is not `producer`. Expects a validated batch. Like Kafka it refuses a result of
 /// more than `max_message_bytes`, and stops when the result has grown past them; a control batch stays as it is. So does one
-/// that would become smaller than what is believed of a producer's batch: whoever reads the log holds it to such limits too.
+/// that would become smaller than what is believed of a producer's batch, so that whoever writes it elsewhere is not refused.
 pub fn recompress(
     batch: &[u8],
     codec: Compression,

@@ -136,7 +136,8 @@ fn zeros_in_the_place_of_records_are_damage() {
             .open(folder.join("00000000000000000000.log"))
             .unwrap();
         file.set_len(lost.start).unwrap();
-        file.set_len(lost.end).unwrap();
+        // As long as one that has zeros ahead: what tells them apart is where the next segment begins.
+        file.set_len(lost.end.next_multiple_of(STRETCH_BYTES)).unwrap();
     });
     let report = fixture.log.take_recovery_report().unwrap();
     assert!(
@@ -153,4 +154,24 @@ fn a_log_that_flushes_what_it_appends_has_no_zeros_ahead() {
         ..LogConfig::default()
     });
     assert_eq!(length(&fixture, 0), bytes);
+}
+
+#[test]
+fn a_full_segment_has_passed_its_zeros_so_that_a_roll_need_not_cut_it() {
+    let segment_bytes = GROWN_BYTES + 2 * STRETCH_BYTES;
+    let (mut fixture, mut bytes) = grown(LogConfig {
+        segment_bytes,
+        ..LogConfig::default()
+    });
+    assert!(length(&fixture, 0) > bytes, "it had some");
+    loop {
+        let info = fixture.append(SOME);
+        if info.rolled {
+            return;
+        }
+        bytes += info.size_bytes as u64;
+        if bytes + STRETCH_BYTES > segment_bytes {
+            assert_eq!(length(&fixture, 0), bytes, "of {segment_bytes}");
+        }
+    }
 }
