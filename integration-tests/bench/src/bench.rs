@@ -207,6 +207,7 @@ impl Turn<'_> {
             system: self.system,
             nodes: self.group.nodes,
             overrides,
+            awaits_removal: self.plan.scale.awaits_removal,
         };
         let cluster = if first.starts() {
             Cluster::prepare(shape, self.programs)
