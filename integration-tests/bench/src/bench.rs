@@ -207,7 +207,6 @@ impl Turn<'_> {
             system: self.system,
             nodes: self.group.nodes,
             overrides,
-            awaits_removal: self.plan.scale.awaits_removal,
         };
         let cluster = if first.starts() {
             Cluster::prepare(shape, self.programs)

@@ -30,8 +30,6 @@ pub struct Scale {
     pub touched_bytes: u64,
     /// What rates, counts and sizes are divided by.
     pub divisor: f64,
-    /// Whether a workload begins when the files of the one before are gone. Where no figure matters that takes most of the time.
-    pub awaits_removal: bool,
 }
 
 impl Scale {
@@ -44,7 +42,6 @@ impl Scale {
             recycled_bytes: RECYCLED_BYTES,
             touched_bytes: TOUCHED_BYTES,
             divisor: 1.0,
-            awaits_removal: true,
         }
     }
 
@@ -57,7 +54,6 @@ impl Scale {
             recycled_bytes: 8 << 20,
             touched_bytes: 0,
             divisor: SMOKE_DIVISOR,
-            awaits_removal: false,
         }
     }
 

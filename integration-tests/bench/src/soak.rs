@@ -98,7 +98,6 @@ pub fn run(system: System, minutes: f64, programs: &Programs) -> Result<Soak> {
             system,
             nodes: 1,
             overrides,
-            awaits_removal: true,
         },
         programs,
     )?;

@@ -93,8 +93,6 @@ pub struct Shape {
     pub nodes: usize,
     /// Further lines for every node's properties.
     pub overrides: Vec<String>,
-    /// Whether the files of a deleted topic are waited for to go.
-    pub awaits_removal: bool,
 }
 
 #[derive(Debug)]
@@ -181,7 +179,6 @@ impl Cluster {
             system: System::Odradek,
             nodes: 1,
             overrides: Vec::new(),
-            awaits_removal: true,
         };
         Ok(Self {
             shape,
@@ -290,11 +287,6 @@ impl Cluster {
             }
         }
         Ok(())
-    }
-
-    /// Whether the files of a deleted topic are waited for to go.
-    pub fn awaits_removal(&self) -> bool {
-        self.shape.awaits_removal
     }
 
     /// Which system it is.

@@ -93,7 +93,6 @@ mod tests {
             system: System::Odradek,
             nodes: 3,
             overrides: vec!["a=b".to_owned()],
-            awaits_removal: true,
         };
         let ports = [1, 2, 3, 11, 12, 13, 21, 22, 23];
         let lines = lines(Path::new("/data"), &shape, &ports, 2);

@@ -133,7 +133,7 @@ pub fn unique_name(row: &str) -> String {
     format!("bench-{row}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Deletes a topic, and waits until its files are gone, if the cluster is one whose figures matter; the floor has none.
+/// Deletes a topic, and waits until its files are gone; the floor has none.
 ///
 /// # Errors
 /// It was refused, or the files stay.
@@ -142,10 +142,7 @@ pub fn delete(cluster: &Cluster, name: &str) -> Result<()> {
         return Ok(());
     }
     Admin::open(cluster.address())?.delete_topics(&[name])?;
-    match cluster.awaits_removal() {
-        true => await_removal(cluster, name),
-        false => Ok(()),
-    }
+    await_removal(cluster, name)
 }
 
 /// To remove gigabytes takes a system's time, which is no part of the workload that comes next.
