@@ -539,6 +539,38 @@ fn bombs_are_refused() {
 }
 
 #[test]
+fn zstd_takes_what_a_stream_takes_however_it_is_read() {
+    let short = b"short and short and short and short and short";
+    let long: Vec<u8> = (0..1_000_000u32).flat_map(|n| (n / 7).to_be_bytes()).collect();
+    let frames = |parts: &[&[u8]]| -> Vec<u8> {
+        let frame = |part: &&[u8]| compress(Compression::Zstd, None, part).to_vec();
+        parts.iter().flat_map(frame).collect()
+    };
+    let read = |section: &[u8]| decompress(Compression::Zstd, section, LIMIT_BYTES);
+    assert_eq!(read(&frames(&[short])).unwrap(), short[..]);
+    assert_eq!(
+        read(&frames(&[&long])).unwrap(),
+        long,
+        "more than comes out at once"
+    );
+    assert_eq!(
+        read(&frames(&[short, b"", short])).unwrap(),
+        [short.as_slice(), short].concat(),
+        "frames one after another"
+    );
+    assert!(read(b"").is_err(), "no frame");
+    assert!(read(&frames(&[short])[..20]).is_err(), "half a frame");
+    for part in [short.as_slice(), &long] {
+        let mut wide = frames(&[part]);
+        assert_eq!(wide[4] & 0x20, 0, "the frame declares a window");
+        wide[5] = (27 - 10) << 3;
+        assert_eq!(read(&wide).unwrap(), part, "128 MiB of window");
+        wide[5] += 1;
+        assert!(read(&wide).is_err(), "more, which no consumer accepts");
+    }
+}
+
+#[test]
 fn snappy_framing_is_xerial_and_raw_is_accepted() {
     let data: Vec<u8> = (0..100_000u32).flat_map(|n| (n / 7).to_be_bytes()).collect();
     let framed = compress(Compression::Snappy, None, &data);
