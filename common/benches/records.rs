@@ -12,6 +12,7 @@ use std::hint::black_box;
 
 use odradek_common::records::batch::{HEADER_SIZE_BYTES, TimestampType, verify_crc};
 use odradek_common::records::builder::BatchBuilder;
+use odradek_common::records::checksum::checksum;
 use odradek_common::records::compression::{Compression, decompress};
 use odradek_common::records::validate::{ProduceRules, validate_produce};
 use rand::rngs::StdRng;
@@ -41,6 +42,10 @@ fn checksums() {
         let label = format!("crc32c of {} KiB", size >> 10);
         measure(&label, size, 1, || {
             black_box(crc32c::crc32c(black_box(&bytes)));
+        });
+        let label = format!("checksum of {} KiB", size >> 10);
+        measure(&label, size, 1, || {
+            black_box(checksum(black_box(&bytes)));
         });
     }
 }

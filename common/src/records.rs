@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod builder;
+pub mod checksum;
 pub mod compression;
 pub mod control;
 pub mod record;

@@ -5,6 +5,7 @@
 
 use thiserror::Error;
 
+use super::checksum::checksum;
 use super::compression::Compression;
 
 /// Bytes of a batch before its records.
@@ -319,7 +320,7 @@ pub fn verify_crc(batch: &[u8]) -> Result<(), BatchError> {
 
 /// Checks the CRC of exactly one batch whose header this is.
 pub fn check_crc(header: &BatchHeader, batch: &[u8]) -> Result<(), BatchError> {
-    let computed = crc32c::crc32c(&batch[ATTRIBUTES..]);
+    let computed = checksum(&batch[ATTRIBUTES..]);
     if computed != header.crc {
         return Err(BatchError::Crc {
             stored: header.crc,
@@ -361,7 +362,7 @@ pub fn set_partition_leader_epoch(batch: &mut [u8], epoch: i32) {
 
 /// Recomputes the CRC. `batch` is exactly one batch.
 pub fn update_crc(batch: &mut [u8]) {
-    let crc = crc32c::crc32c(&batch[ATTRIBUTES..]);
+    let crc = checksum(&batch[ATTRIBUTES..]);
     put(batch, CRC, crc.to_be_bytes());
 }
 
