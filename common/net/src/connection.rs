@@ -496,8 +496,9 @@ impl<T: Transport> Connection<T> {
         None
     }
 
-    /// A connection is not idle while it waits for us: for an answer, for memory, for the end of a throttle.
-    fn idle_deadline(&self) -> Option<Instant> {
+    /// Until when it may be idle, which it is not while it waits for us: for an answer, for memory, for the end of a throttle. Whoever
+    /// runs the connection sees to it that it has a turn some time after that.
+    pub(crate) fn idle_deadline(&self) -> Option<Instant> {
         let waits_for_us = self.is_waiting() || self.exhausted || self.muted_until.is_some();
         let max_idle = self.context.max_idle.filter(|_| !waits_for_us)?;
         self.last_activity.checked_add(max_idle)
@@ -507,14 +508,13 @@ impl<T: Transport> Connection<T> {
         Some(self.receive.overdrawn_since()? + OVERDRAFT_MAX)
     }
 
-    /// Arms one timer for the earliest deadline; it may fire early, never late.
+    /// Arms one timer for the earliest deadline but that of idleness; it may fire early, never late.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadlines = [
             self.muted_until,
             self.ended,
             self.draining,
             self.overdraft_deadline(),
-            self.idle_deadline(),
         ];
         let Some(earliest) = deadlines.into_iter().flatten().min() else {
             return Poll::Pending;

@@ -447,6 +447,9 @@ async fn serve(open: Open, connection: Unplugged, worker: usize, mut stop: watch
             // Asked once, the channel wakes this task when there is news. A stop comes first: once it is known, no further request
             // starts.
             let asks = is_first_turn || open.shared.stops.load(Ordering::Acquire);
+            if is_first_turn {
+                open.seat.occupy(cx.waker());
+            }
             is_first_turn = false;
             if listens
                 && asks
@@ -491,6 +494,7 @@ fn poll_turn(
     connection.set_leaving(leaving);
     let polled = connection.poll_run(cx);
     seat.count(connection.bytes_in_turn());
+    seat.may_be_idle_until(connection.idle_deadline());
     match polled {
         Poll::Ready(reason) => Poll::Ready(End::Closed(reason)),
         Poll::Pending if leaving && connection.is_at_rest() => Poll::Ready(End::Moves),

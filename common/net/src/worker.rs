@@ -33,6 +33,8 @@ const CALM: f64 = 0.3;
 const AGE_EVERY: Duration = Duration::from_secs(1);
 /// Below this part of one worker's time, nothing is learnt about connections.
 const RESTING: f64 = 0.05;
+/// Between two looks at who was idle for too long.
+const WAKE_IDLE_EVERY: Duration = Duration::from_millis(500);
 /// How long a stop waits for blocking work that was already begun.
 const BLOCKING_STOP: Duration = Duration::from_secs(5);
 
@@ -42,12 +44,12 @@ pub struct WorkerPool {
     workers: Vec<Worker>,
     seats: Arc<Seats>,
     threads: Mutex<Vec<Running>>,
-    balancing: Mutex<Option<Balancing>>,
+    watching: Mutex<Option<Watching>>,
 }
 
-/// The thread that balances; it ends when nobody holds the sender.
+/// The thread that watches; it ends when nobody holds the sender.
 #[derive(Debug)]
-struct Balancing {
+struct Watching {
     stop: mpsc::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -69,22 +71,20 @@ impl WorkerPool {
     /// # Errors
     /// The system gives no thread or no epoll descriptor.
     pub fn start(count: usize, name: &str) -> io::Result<Self> {
-        let pool = Self::start_unbalanced(count, name)?;
-        if pool.len() > 1 {
-            let handles: Vec<Handle> = pool.workers.iter().map(|worker| worker.handle.clone()).collect();
-            let seats = Arc::clone(&pool.seats);
-            let (stop, stopped) = mpsc::channel();
-            // No task of a worker: its timer would make every wait of that worker one with an end.
-            let thread = std::thread::Builder::new()
-                .name(format!("{name}-balance"))
-                .spawn(move || balance_load(&handles, &seats, &stopped))?;
-            *pool.balancing.lock() = Some(Balancing { stop, thread });
-        }
+        let pool = Self::start_unwatched(count, name)?;
+        let handles: Vec<Handle> = pool.workers.iter().map(|worker| worker.handle.clone()).collect();
+        let seats = Arc::clone(&pool.seats);
+        let (stop, stopped) = mpsc::channel();
+        // No task of a worker: its timer would make every wait of that worker one with an end.
+        let thread = std::thread::Builder::new()
+            .name(format!("{name}-watch"))
+            .spawn(move || watch(&handles, &seats, &stopped))?;
+        *pool.watching.lock() = Some(Watching { stop, thread });
         Ok(pool)
     }
 
-    /// The same, and connections stay where they begin.
-    pub(crate) fn start_unbalanced(count: usize, name: &str) -> io::Result<Self> {
+    /// The same; connections stay where they begin, and may be idle as long as they like.
+    pub(crate) fn start_unwatched(count: usize, name: &str) -> io::Result<Self> {
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         for index in 0..count.max(1) {
@@ -109,7 +109,7 @@ impl WorkerPool {
             seats: Arc::new(Seats::new(workers.len())),
             workers,
             threads: Mutex::new(threads),
-            balancing: Mutex::new(None),
+            watching: Mutex::new(None),
         })
     }
 
@@ -160,8 +160,8 @@ impl WorkerPool {
 
     /// Drops every task and joins the threads. Must not be called on a worker. A second call does nothing.
     pub fn stop(&self) {
-        let balancing = self.balancing.lock().take();
-        if let Some(Balancing { stop, thread }) = balancing {
+        let watching = self.watching.lock().take();
+        if let Some(Watching { stop, thread }) = watching {
             drop(stop);
             let _ = thread.join();
         }
@@ -177,37 +177,68 @@ impl WorkerPool {
     }
 }
 
-/// Has as many workers serve as the load needs, until it is told to stop.
-fn balance_load(workers: &[Handle], seats: &Seats, stop: &mpsc::Receiver<()>) {
-    let mut balance = Balance::new(workers.len());
-    let busy_time = |worker: &Handle| worker.metrics().worker_total_busy_duration(0);
-    let mut before: Vec<Duration> = workers.iter().map(busy_time).collect();
-    let mut looked = Instant::now();
-    let mut aged = looked;
+/// Looks after workers and connections until it is told to stop: has as many workers serve as the load needs, and wakes connections
+/// that were idle for too long.
+fn watch(workers: &[Handle], seats: &Seats, stop: &mpsc::Receiver<()>) {
+    let mut load = Load::new(workers);
+    let mut woke_idle = Instant::now();
     let mut pause = LOOK_EVERY;
     while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let passed = std::mem::replace(&mut looked, Instant::now())
-            .elapsed()
-            .as_secs_f64();
+        let is_calm = load.look(workers, seats);
+        if woke_idle.elapsed() >= WAKE_IDLE_EVERY {
+            woke_idle = Instant::now();
+            seats.wake_idle(woke_idle.into());
+        }
+        pause = if is_calm { LOOK_EVERY_CALM } else { LOOK_EVERY };
+    }
+}
+
+/// What is known of the load.
+struct Load {
+    balance: Balance,
+    busy: Vec<Duration>,
+    looked: Instant,
+    aged: Instant,
+}
+
+impl Load {
+    fn new(workers: &[Handle]) -> Self {
+        let now = Instant::now();
+        Self {
+            balance: Balance::new(workers.len()),
+            busy: workers.iter().map(busy_time).collect(),
+            looked: now,
+            aged: now,
+        }
+    }
+
+    /// Spreads the connections anew if the load wants that; true if one worker has room to spare: it needs no help within the next
+    /// moment.
+    fn look(&mut self, workers: &[Handle], seats: &Seats) -> bool {
+        let now = Instant::now();
+        let passed = now.duration_since(self.looked).as_secs_f64();
+        self.looked = now;
         let mut busy = Vec::with_capacity(workers.len());
-        for (worker, before) in workers.iter().zip(&mut before) {
+        for (worker, before) in workers.iter().zip(&mut self.busy) {
             let now = busy_time(worker);
             let did = now.saturating_sub(std::mem::replace(before, now));
             // A long turn counts when it ends.
             busy.push((did.as_secs_f64() / passed.max(f64::MIN_POSITIVE)).min(1.0));
         }
-        if balance.look(&busy) {
-            seats.spread(balance.serving());
+        if self.balance.look(&busy) {
+            seats.spread(self.balance.serving());
         }
         let total: f64 = busy.iter().sum();
-        if looked.duration_since(aged) >= AGE_EVERY && total > RESTING {
-            aged = looked;
+        if now.duration_since(self.aged) >= AGE_EVERY && total > RESTING {
+            self.aged = now;
             seats.age();
         }
-        // One worker with room to spare needs no help within the next moment.
-        let is_calm = balance.serving() == 1 && total < CALM;
-        pause = if is_calm { LOOK_EVERY_CALM } else { LOOK_EVERY };
+        self.balance.serving() == 1 && total < CALM
     }
+}
+
+fn busy_time(worker: &Handle) -> Duration {
+    worker.metrics().worker_total_busy_duration(0)
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ struct Server {
 impl Server {
     /// Connections move when a test says so.
     fn start() -> Self {
-        Self::on(WorkerPool::start_unbalanced(2, "w").unwrap())
+        Self::on(WorkerPool::start_unwatched(2, "w").unwrap())
     }
 
     fn on(workers: WorkerPool) -> Self {

@@ -1,11 +1,15 @@
-//! Where connections sit: each knows its worker and counts its work, and is told when it should sit elsewhere.
+//! Where connections sit: each knows its worker, counts its work and says until when it may be idle, and is told when it should sit
+//! elsewhere or look at the time.
 //!
-//! A connection goes by itself, when it has nothing in hand. Does not decide (that is `balance.rs`) and does not measure workers.
+//! A connection goes by itself, when it has nothing in hand, and closes itself when it has been idle for too long. Does not decide
+//! (that is `balance.rs`) and does not measure workers.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::balance::{self, Sitter};
 
@@ -19,7 +23,14 @@ const SWEEP_MIN: usize = 64;
 pub(crate) struct Seat {
     worker: AtomicUsize,
     work: AtomicU64,
+    /// What `idle_until_ms` counts from.
+    since: Instant,
+    idle_until_ms: AtomicU64,
+    connection: Mutex<Option<Waker>>,
 }
+
+/// Of a connection that waits for us, or may be idle as long as it likes.
+const NO_END: u64 = u64::MAX;
 
 impl Seat {
     /// Where the connection belongs.
@@ -34,6 +45,39 @@ impl Seat {
         self.work
             .store(work + WORK_PER_TURN + bytes as u64, Ordering::Relaxed);
     }
+
+    /// Who is to be woken when the connection has been idle for too long.
+    pub(crate) fn occupy(&self, connection: &Waker) {
+        *self.connection.lock() = Some(connection.clone());
+    }
+
+    /// Until when the connection may be idle.
+    ///
+    /// It is woken some time after that, and not by a timer of its worker: one that has no timers sleeps without setting a clock.
+    pub(crate) fn may_be_idle_until(&self, deadline: Option<Instant>) {
+        let until_ms = deadline.map_or(NO_END, |deadline| self.ms(deadline));
+        self.idle_until_ms.store(until_ms, Ordering::Relaxed);
+    }
+
+    fn ms(&self, at: Instant) -> u64 {
+        let passed = at.saturating_duration_since(self.since);
+        passed.as_secs() * 1000 + u64::from(passed.subsec_millis())
+    }
+
+    fn wake_if_idle(&self, now: Instant) {
+        let until_ms = self.idle_until_ms.load(Ordering::Relaxed);
+        if until_ms >= self.ms(now) {
+            return;
+        }
+        // The connection's next turn says anew until when. If that turn is under way it wins or is woken once for nothing.
+        let unchanged = Ordering::Relaxed;
+        let found = self
+            .idle_until_ms
+            .compare_exchange(until_ms, NO_END, unchanged, unchanged);
+        if let (Ok(_), Some(connection)) = (found, &*self.connection.lock()) {
+            connection.wake_by_ref();
+        }
+    }
 }
 
 /// The seats of all connections of a pool.
@@ -42,6 +86,7 @@ pub(super) struct Seats {
     all: Mutex<Vec<Weak<Seat>>>,
     serving: AtomicUsize,
     next: AtomicUsize,
+    since: Instant,
 }
 
 impl Seats {
@@ -50,6 +95,7 @@ impl Seats {
             all: Mutex::default(),
             serving: AtomicUsize::new(serving),
             next: AtomicUsize::new(0),
+            since: Instant::now(),
         }
     }
 
@@ -59,6 +105,9 @@ impl Seats {
         let seat = Arc::new(Seat {
             worker: AtomicUsize::new(self.next_worker()),
             work: AtomicU64::new(0),
+            since: self.since,
+            idle_until_ms: AtomicU64::new(NO_END),
+            connection: Mutex::default(),
         });
         if all.len() >= SWEEP_MIN && all.len() == all.capacity() {
             all.retain(|seat| seat.strong_count() > 0);
@@ -79,6 +128,15 @@ impl Seats {
         for seat in self.all.lock().iter().filter_map(Weak::upgrade) {
             let work = seat.work.load(Ordering::Relaxed);
             seat.work.store(work / 2, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes the connections that were allowed to be idle until before `now`.
+    pub(super) fn wake_idle(&self, now: Instant) {
+        // Waking may end a task, and with it a seat's connection: not under the lock.
+        let seats: Vec<Arc<Seat>> = self.all.lock().iter().filter_map(Weak::upgrade).collect();
+        for seat in seats {
+            seat.wake_if_idle(now);
         }
     }
 
@@ -111,7 +169,19 @@ impl Seats {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Wake;
+    use std::time::Duration;
+
     use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn work_counts_where_connections_sit_and_is_forgotten_in_time() {
@@ -140,6 +210,31 @@ mod tests {
             seats.age();
         }
         assert_eq!(all[1].work.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn connections_are_woken_once_when_they_were_idle_for_too_long() {
+        let seats = Seats::new(1);
+        let seat = seats.take();
+        let wakes = Arc::new(Wakes::default());
+        seat.occupy(&Waker::from(Arc::clone(&wakes)));
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let wakes_by = |ms: u64| {
+            seats.wake_idle(at(ms));
+            wakes.0.load(Ordering::Relaxed)
+        };
+        assert_eq!(wakes_by(1_000_000), 0, "nothing is known of it");
+        seat.may_be_idle_until(Some(at(1_000)));
+        assert_eq!(wakes_by(990), 0);
+        assert_eq!(wakes_by(1_010), 1);
+        assert_eq!(wakes_by(2_000), 1, "once is enough");
+        seat.may_be_idle_until(Some(at(3_000)));
+        assert_eq!(wakes_by(2_990), 1);
+        seat.may_be_idle_until(None);
+        assert_eq!(wakes_by(1_000_000), 1, "it waits for us");
+        seat.may_be_idle_until(Some(at(4_000)));
+        assert_eq!(wakes_by(5_000), 2);
     }
 
     #[test]
