@@ -1,12 +1,15 @@
-//! What processes use, from /proc: CPU time of user and system, and memory.
+//! What processes use: CPU time of user and system, from the kernel's clock of each process, and memory, from /proc.
 
 use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use nix::time::ClockId;
+use nix::unistd::Pid;
 
 use crate::clock::{self, Nanos, SECOND};
 use crate::metric::{Figures, Metric};
@@ -40,23 +43,18 @@ impl Usage {
     }
 }
 
-/// CPU seconds that a process has used, user and system.
+/// CPU seconds that a process has used, user and system, its threads that have ended included.
+///
+/// To the nanosecond, where /proc counts in hundredths of a second, which is more than a small load costs. Only of a thread that
+/// runs just now in another process it may lack the time since the kernel's last tick.
 ///
 /// # Errors
 /// There is no such process.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    let ticks = ticks(&text).with_context(|| format!("{path} has no times"))?;
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
-/// User and system ticks in the text of /proc/PID/stat. The name in parentheses may hold anything.
-fn ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    let process = i32::try_from(pid).context("a process id above those of the kernel")?;
+    let now = ClockId::pid_cpu_clock_id(Pid::from_raw(process)).and_then(ClockId::now);
+    let now = now.with_context(|| format!("reading the CPU clock of process {pid}"))?;
+    Ok(Duration::from(now).as_secs_f64())
 }
 
 /// Resident memory of a process.
@@ -201,12 +199,67 @@ fn sleep_in_steps(at: Nanos, cancelled: &AtomicBool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::process::Stdio;
+
     use super::*;
+    use crate::clock::MILLISECOND;
+
+    /// What each burning thread of a test uses.
+    const BURNT: Nanos = 3 * MILLISECOND;
+
+    /// Has a thread of this process run for a while and end.
+    fn burn_in_a_thread() {
+        let burn = || {
+            let until =
+                Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap()) + Duration::from_nanos(BURNT);
+            while Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap()) < until {}
+        };
+        std::thread::spawn(burn).join().unwrap();
+    }
 
     #[test]
-    fn times_are_found_behind_any_name() {
-        let stat = "42 (a ) b (c) S 1 42 42 0 -1 4194560 100 0 0 0 700 33 0 0 20 0 5 0 100 1000 50";
-        assert_eq!(ticks(stat), Some(733));
+    fn milliseconds_of_threads_that_have_ended_are_seen() {
+        let pid = std::process::id();
+        // A clock that goes by hundredths of a second may be right once.
+        for _ in 0..5 {
+            let before = cpu_seconds(pid).unwrap();
+            burn_in_a_thread();
+            let used = cpu_seconds(pid).unwrap() - before;
+            assert!(used >= 0.002, "{used} s");
+        }
+    }
+
+    #[test]
+    fn a_process_that_waits_uses_nothing_and_adds_nothing_to_another() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        // What comes back says that it runs, and waits for more.
+        stdin.write_all(b"x\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let (own, idle) = (std::process::id(), child.id());
+        let (before, idle_before) = (
+            total_cpu_seconds(&[own, idle]).unwrap(),
+            cpu_seconds(idle).unwrap(),
+        );
+        for _ in 0..5 {
+            burn_in_a_thread();
+        }
+        let idle_used = cpu_seconds(idle).unwrap() - idle_before;
+        let used = total_cpu_seconds(&[own, idle]).unwrap() - before;
+        drop(stdin);
+        child.wait().unwrap();
+        assert!(
+            idle_before > 0.0 && idle_used < 0.002,
+            "{idle_before} s, {idle_used} s more"
+        );
+        assert!(used >= 0.015, "{used} s of both");
+        cpu_seconds(idle).unwrap_err();
     }
 
     #[test]

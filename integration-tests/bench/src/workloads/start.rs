@@ -62,8 +62,7 @@ fn first_ack_figures(began: Nanos, acknowledged: Nanos) -> Figures {
 pub fn idle(cluster: &mut Cluster, row: &str, produce: ProduceLoad, scale: &Scale) -> Result<Figures> {
     let shorter = |seconds: f64| clock::seconds(seconds / scale.divisor);
     let from = clock::now() + shorter(SETTLE_SECONDS);
-    // At least some ticks of the kernel's clock.
-    let length = shorter(IDLE_SECONDS).max(300 * MILLISECOND);
+    let length = shorter(IDLE_SECONDS);
     let watch = proc::watch(cluster.pids(), from, from + length);
     clock::sleep_until(from + length + 50 * MILLISECOND);
     let idle = watch.finish()?;
