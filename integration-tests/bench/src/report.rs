@@ -10,12 +10,12 @@ pub mod table;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::report::run_file::RunFile;
+use crate::report::run_file::{RunFile, Sample};
 use crate::soak::curve::Soak;
 use crate::workloads::table::GROUPS;
-use crate::workloads::topics;
+use crate::workloads::{Workload, topics};
 
 /// The page's name.
 const PAGE: &str = "README.md";
@@ -161,17 +161,30 @@ pub fn check(out: &Path, run: &RunFile) -> Result<()> {
                 "row {} is not on the page",
                 workload.row
             );
-            let sample = run.samples.iter().find(|sample| sample.row == workload.row);
-            let sample = sample.with_context(|| format!("row {} was not measured", workload.row))?;
-            for metric in workload.shown {
-                // A small run has too few requests for some.
-                if metric.is_percentile() && sample.figures.get(*metric).is_none() {
-                    continue;
-                }
-                let value = sample.figures.get(*metric);
-                let value = value.with_context(|| format!("row {} lacks {metric:?}", workload.row))?;
-                ensure!(value >= 0.0, "row {}: {metric:?} is {value}", workload.row);
+            let samples = run.samples.iter().filter(|sample| sample.row == workload.row);
+            let samples: Vec<&Sample> = samples.collect();
+            ensure!(!samples.is_empty(), "row {} was not measured", workload.row);
+            for sample in samples {
+                check_figures(workload, sample)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a sample has what its table shows.
+fn check_figures(workload: &Workload, sample: &Sample) -> Result<()> {
+    let on = sample.system.title();
+    for metric in workload.shown {
+        match sample.figures.get(*metric) {
+            Some(value) => ensure!(
+                value >= 0.0,
+                "row {} on {on}: {metric:?} is {value}",
+                workload.row
+            ),
+            // A small run has too few requests for some.
+            None if metric.is_percentile() => {}
+            None => bail!("row {} on {on} lacks {metric:?}", workload.row),
         }
     }
     Ok(())
@@ -180,6 +193,28 @@ pub fn check(out: &Path, run: &RunFile) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metric::{Figures, Metric};
+    use crate::systems::System;
+
+    #[test]
+    fn a_sample_may_lack_a_percentile_and_nothing_else_that_is_shown() {
+        let workload = &GROUPS[0].workloads[0];
+        let mut sample = Sample {
+            row: workload.row.to_owned(),
+            system: System::Floor,
+            pair: 0,
+            figures: Figures::default(),
+        };
+        let needed = workload.shown.iter().filter(|metric| !metric.is_percentile());
+        for metric in needed {
+            let error = check_figures(workload, &sample).unwrap_err().to_string();
+            assert_eq!(error, format!("row 1 on floor lacks {metric:?}"));
+            sample.figures.set(*metric, 0.0);
+        }
+        check_figures(workload, &sample).unwrap();
+        sample.figures.set(Metric::Throughput, -1.0);
+        check_figures(workload, &sample).unwrap_err();
+    }
 
     #[test]
     fn the_committed_page_is_what_its_runs_give() {
