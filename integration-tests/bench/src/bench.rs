@@ -147,8 +147,18 @@ struct Turn<'a> {
 impl Turn<'_> {
     fn take(&self, workloads: &[&'static Workload], run_file: &mut RunFile) {
         let mut cluster = None;
-        for workload in workloads.iter().filter(|workload| workload.suits(self.system)) {
-            match self.measure(workload, &mut cluster, run_file) {
+        let workloads = workloads.iter().filter(|workload| workload.suits(self.system));
+        let mut workloads = workloads.peekable();
+        while let Some(workload) = workloads.next() {
+            let is_last = self.group.sharing == Sharing::OneForEach || workloads.peek().is_none();
+            let measured = self.measure(workload, &mut cluster, run_file);
+            let measured = measured.and_then(|figures| {
+                if let (true, Some(cluster)) = (is_last, &cluster) {
+                    topics::await_removals(cluster)?;
+                }
+                Ok(figures)
+            });
+            match measured {
                 Ok(figures) => self.keep(workload, figures, run_file),
                 Err(error) => {
                     // What is left of the cluster may be the reason.
@@ -156,7 +166,7 @@ impl Turn<'_> {
                     self.note_failure(workload, &error, run_file);
                 }
             }
-            if self.group.sharing == Sharing::OneForEach {
+            if is_last {
                 cluster = None;
             }
         }
@@ -207,6 +217,7 @@ impl Turn<'_> {
             system: self.system,
             nodes: self.group.nodes,
             overrides,
+            awaits_each_removal: self.plan.scale.awaits_each_removal,
         };
         let cluster = if first.starts() {
             Cluster::prepare(shape, self.programs)

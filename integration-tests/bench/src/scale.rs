@@ -30,6 +30,9 @@ pub struct Scale {
     pub touched_bytes: u64,
     /// What rates, counts and sizes are divided by.
     pub divisor: f64,
+    /// Whether a workload begins when the files of the one before are gone, which takes most of the time where workloads are short.
+    /// If not, all are waited for when a cluster has done its last.
+    pub awaits_each_removal: bool,
 }
 
 impl Scale {
@@ -42,6 +45,7 @@ impl Scale {
             recycled_bytes: RECYCLED_BYTES,
             touched_bytes: TOUCHED_BYTES,
             divisor: 1.0,
+            awaits_each_removal: true,
         }
     }
 
@@ -54,6 +58,7 @@ impl Scale {
             recycled_bytes: 8 << 20,
             touched_bytes: 0,
             divisor: SMOKE_DIVISOR,
+            awaits_each_removal: false,
         }
     }
 

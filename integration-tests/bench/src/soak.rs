@@ -98,6 +98,7 @@ pub fn run(system: System, minutes: f64, programs: &Programs) -> Result<Soak> {
             system,
             nodes: 1,
             overrides,
+            awaits_each_removal: true,
         },
         programs,
     )?;

@@ -13,6 +13,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -93,6 +94,8 @@ pub struct Shape {
     pub nodes: usize,
     /// Further lines for every node's properties.
     pub overrides: Vec<String>,
+    /// Whether the files of a deleted topic are waited for to go before anything else is done.
+    pub awaits_each_removal: bool,
 }
 
 #[derive(Debug)]
@@ -110,6 +113,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     programs: Programs,
     cgroup: Option<Cgroup>,
+    /// Deleted topics whose files were not waited for.
+    removals: Mutex<Vec<String>>,
     folder: TempDir,
 }
 
@@ -151,6 +156,7 @@ impl Cluster {
             nodes,
             programs: programs.clone(),
             cgroup,
+            removals: Mutex::default(),
             folder,
         };
         if cluster.shape.system != System::Floor {
@@ -179,12 +185,14 @@ impl Cluster {
             system: System::Odradek,
             nodes: 1,
             overrides: Vec::new(),
+            awaits_each_removal: true,
         };
         Ok(Self {
             shape,
             nodes: vec![node],
             programs: programs.clone(),
             cgroup: None,
+            removals: Mutex::default(),
             folder,
         })
     }
@@ -287,6 +295,27 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Whether the files of a deleted topic are waited for to go before anything else is done.
+    pub fn awaits_each_removal(&self) -> bool {
+        self.shape.awaits_each_removal
+    }
+
+    /// Notes a deleted topic whose files are still to be waited for.
+    pub fn add_removal(&self, topic: &str) {
+        self.removals().push(topic.to_owned());
+    }
+
+    /// The deleted topics that were noted, which are forgotten.
+    pub fn take_removals(&self) -> Vec<String> {
+        std::mem::take(&mut *self.removals())
+    }
+
+    fn removals(&self) -> MutexGuard<'_, Vec<String>> {
+        self.removals
+            .lock()
+            .expect("whoever holds the list only adds to it or takes it")
     }
 
     /// Which system it is.

@@ -93,6 +93,7 @@ mod tests {
             system: System::Odradek,
             nodes: 3,
             overrides: vec!["a=b".to_owned()],
+            awaits_each_removal: true,
         };
         let ports = [1, 2, 3, 11, 12, 13, 21, 22, 23];
         let lines = lines(Path::new("/data"), &shape, &ports, 2);

@@ -133,7 +133,7 @@ pub fn unique_name(row: &str) -> String {
     format!("bench-{row}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Deletes a topic, and waits until its files are gone; the floor has none.
+/// Deletes a topic, and waits until its files are gone, or has [`await_removals`] do that; the floor has none.
 ///
 /// # Errors
 /// It was refused, or the files stay.
@@ -142,7 +142,22 @@ pub fn delete(cluster: &Cluster, name: &str) -> Result<()> {
         return Ok(());
     }
     Admin::open(cluster.address())?.delete_topics(&[name])?;
-    await_removal(cluster, name)
+    match cluster.awaits_each_removal() {
+        true => await_removal(cluster, name),
+        false => {
+            cluster.add_removal(name);
+            Ok(())
+        }
+    }
+}
+
+/// Waits until the files of all deleted topics are gone that were not waited for.
+///
+/// # Errors
+/// They stay.
+pub fn await_removals(cluster: &Cluster) -> Result<()> {
+    let names = cluster.take_removals();
+    names.iter().try_for_each(|name| await_removal(cluster, name))
 }
 
 /// To remove gigabytes takes a system's time, which is no part of the workload that comes next.
