@@ -17,6 +17,8 @@ use crate::{machine, report, soak};
 
 /// Seconds of writing between two looks at how much was written.
 const RECYCLE_SECONDS: f64 = 2.0;
+/// The same where little is to be written: what is written beyond it is waited for when the disk settles.
+const SMALL_RECYCLE_SECONDS: f64 = 0.05;
 
 /// Minutes of a small soak.
 const SMOKE_SOAK_MINUTES: f64 = 0.1;
@@ -274,7 +276,11 @@ fn recycle(cluster: &Cluster, bytes: u64) -> Result<()> {
         acks: if nodes == 1 { 1 } else { -1 },
         idempotent: false,
     };
-    let seconds = if bytes < 1 << 30 { 0.3 } else { RECYCLE_SECONDS };
+    let seconds = if bytes < 1 << 30 {
+        SMALL_RECYCLE_SECONDS
+    } else {
+        RECYCLE_SECONDS
+    };
     let load = Load {
         target,
         produce,

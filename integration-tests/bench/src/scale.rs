@@ -4,6 +4,9 @@ use crate::systems::System;
 
 /// How much smaller the numbers of a smoke run are.
 const SMOKE_DIVISOR: f64 = 50.0;
+/// Turns of what has a guarantee and what has none, of the real run and of a smoke run, in which each of the two comes first once.
+const TURNS: usize = 4;
+const SMOKE_TURNS: usize = 2;
 /// Several JVMs on the same cores take so many times longer until their hot code is compiled: after 25 s, three on two cores
 /// spend more on compiling than on requests, and seem five times dearer than they are.
 pub const JVM_CLUSTER_WARM_FACTOR: f64 = 4.0;
@@ -30,6 +33,8 @@ pub struct Scale {
     pub touched_bytes: u64,
     /// What rates, counts and sizes are divided by.
     pub divisor: f64,
+    /// Turns of what has a guarantee and what has none, where its cost is measured.
+    pub turns: usize,
     /// Whether a workload begins when the files of the one before are gone, which takes most of the time where workloads are short.
     /// If not, all are waited for when a cluster has done its last.
     pub awaits_each_removal: bool,
@@ -45,6 +50,7 @@ impl Scale {
             recycled_bytes: RECYCLED_BYTES,
             touched_bytes: TOUCHED_BYTES,
             divisor: 1.0,
+            turns: TURNS,
             awaits_each_removal: true,
         }
     }
@@ -53,11 +59,12 @@ impl Scale {
     pub fn smoke() -> Self {
         Self {
             seconds: 0.5,
-            warm_seconds: 0.2,
+            warm_seconds: 0.05,
             jvm_warm_seconds: 0.2,
             recycled_bytes: 8 << 20,
             touched_bytes: 0,
             divisor: SMOKE_DIVISOR,
+            turns: SMOKE_TURNS,
             awaits_each_removal: false,
         }
     }

@@ -18,11 +18,8 @@ use crate::systems::Cluster;
 use crate::workloads::topics::{self, Topic};
 use crate::workloads::{under_load, warm_up};
 
-/// Turns; one without and one with the guarantee make one.
-const TURNS: usize = 4;
-
-/// With or without the guarantee, in the order of a turn: whoever comes first in one comes second in the next, for what was
-/// done before is not without effect.
+/// With or without the guarantee, in the order of a turn, which has one of each: whoever comes first in one comes second in the
+/// next, for what was done before is not without effect.
 fn order(turn: usize) -> [bool; 2] {
     let second = turn.is_multiple_of(2);
     [!second, second]
@@ -41,7 +38,7 @@ pub fn idempotent(
 ) -> Result<Figures> {
     let (mut plain, mut idempotent) = (0.0, 0.0);
     let mut figures = Figures::default();
-    for numbered in (0..TURNS).flat_map(order) {
+    for numbered in (0..scale.turns).flat_map(order) {
         let sum = if numbered { &mut idempotent } else { &mut plain };
         let produce = ProduceLoad {
             idempotent: numbered,
@@ -53,7 +50,7 @@ pub fn idempotent(
             figures = measured;
         }
     }
-    figures.set(Metric::CpuPerGb, idempotent / TURNS as f64);
+    figures.set(Metric::CpuPerGb, idempotent / scale.turns as f64);
     figures.set(Metric::CpuOfPlain, 100.0 * idempotent / plain);
     Ok(figures)
 }
@@ -99,7 +96,7 @@ pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -
     machine::settle();
     let (mut uncommitted, mut committed) = (0.0, 0.0);
     let mut figures = Figures::default();
-    for isolated in (0..TURNS).flat_map(order) {
+    for isolated in (0..scale.turns).flat_map(order) {
         let sum = if isolated {
             &mut committed
         } else {
@@ -122,7 +119,7 @@ pub fn read_committed(cluster: &Cluster, row: &str, bytes: u64, scale: &Scale) -
         }
     }
     topics::delete(cluster, &name)?;
-    figures.set(Metric::CpuPerGb, committed / TURNS as f64);
+    figures.set(Metric::CpuPerGb, committed / scale.turns as f64);
     figures.set(Metric::CpuOfPlain, 100.0 * committed / uncommitted);
     Ok(figures)
 }

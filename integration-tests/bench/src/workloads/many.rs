@@ -76,8 +76,9 @@ pub fn partitions(cluster: &mut Cluster, row: &str, count: i32, scale: &Scale) -
     topics::begin(&target)?;
     let now = clock::now();
     figures.set(Metric::Begun, clock::milliseconds_between(usable, now));
-    let usage = proc::watch(cluster.pids(), now, now + SECOND);
-    clock::sleep_until(now + SECOND + SECOND / 20);
+    let length = SECOND.min(clock::seconds(scale.seconds));
+    let usage = proc::watch(cluster.pids(), now, now + length);
+    clock::sleep_until(now + length + SECOND / 20);
     usage.finish()?.add_to(&mut figures);
 
     cluster.stop()?;
