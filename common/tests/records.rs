@@ -571,6 +571,35 @@ fn zstd_takes_what_a_stream_takes_however_it_is_read() {
 }
 
 #[test]
+fn zstd_refuses_blocks_that_no_stream_accepts() {
+    let raw = |size: usize| [&((size << 3) | 1).to_le_bytes()[..3], &vec![b'x'; size]].concat();
+    let frame = |header: &[u8], blocks: &[u8]| [&[0x28, 0xb5, 0x2f, 0xfd], header, blocks].concat();
+    let of_one_segment = |size: usize| {
+        let content_size = u32::try_from(size).unwrap().to_le_bytes();
+        frame(&[&[0xa0], &content_size[..]].concat(), &raw(size))
+    };
+    let of_a_window = |size: usize| frame(&[0, (20 - 10) << 3], &raw(size));
+    let read = |section: &[u8]| decompress(Compression::Zstd, section, LIMIT_BYTES);
+    let most = 128 << 10;
+    for size in [0, 1, 1000, most] {
+        assert_eq!(read(&of_one_segment(size)).unwrap(), vec![b'x'; size]);
+        assert_eq!(read(&of_a_window(size)).unwrap(), vec![b'x'; size]);
+    }
+    for size in [most + 1, 500_000] {
+        assert!(read(&of_one_segment(size)).is_err(), "{size}");
+        assert!(read(&of_a_window(size)).is_err(), "{size}");
+    }
+    // A window of 1 KiB, five empty blocks, and one that becomes 6,000 bytes.
+    let repeated = [&[0; 5 * 3][..], &((6_000 << 3) | 3_u32).to_le_bytes()[..3], b"x"].concat();
+    assert!(read(&frame(&[0, 0], &repeated)).is_err());
+    assert_eq!(
+        read(&frame(&[0, 3 << 3], &repeated)).unwrap(),
+        vec![b'x'; 6_000],
+        "8 KiB"
+    );
+}
+
+#[test]
 fn snappy_framing_is_xerial_and_raw_is_accepted() {
     let data: Vec<u8> = (0..100_000u32).flat_map(|n| (n / 7).to_be_bytes()).collect();
     let framed = compress(Compression::Snappy, None, &data);
