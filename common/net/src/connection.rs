@@ -199,7 +199,7 @@ impl<T: Transport> Connection<T> {
                 Ok(true) => continue,
                 Ok(false) => {}
             }
-            if let Some(reason) = self.finished() {
+            if let Some(reason) = self.finished(now) {
                 return Poll::Ready(reason);
             }
             if self.poll_timer(cx).is_pending() {
@@ -453,8 +453,12 @@ impl<T: Transport> Connection<T> {
         self.slots.iter().any(|slot| matches!(slot, Slot::Waiting { .. }))
     }
 
-    /// Whether nothing is left to do on a connection that is to end.
-    fn finished(&mut self) -> Option<CloseReason> {
+    /// Whether nothing is left to do on a connection that is to end, or was for too long. Asked when everything was taken that has
+    /// come: the peer that speaks up at last is heard.
+    fn finished(&mut self, now: Instant) -> Option<CloseReason> {
+        if let Some(reason) = self.idled(now) {
+            return Some(reason);
+        }
         if !self.transmit.is_empty() {
             return None;
         }
@@ -486,14 +490,18 @@ impl<T: Transport> Connection<T> {
                 "took too long over a request while memory for requests is used up",
             ));
         }
-        if self.idle_deadline().is_some_and(|deadline| now >= deadline) {
-            return Some(match (self.transmit.is_empty(), self.receive.len() > 0) {
-                (false, _) => CloseReason::Stalled("took no byte of a response for connections.max.idle.ms"),
-                (true, true) => CloseReason::Stalled("sent no byte of a request for connections.max.idle.ms"),
-                (true, false) => CloseReason::Idle,
-            });
-        }
         None
+    }
+
+    fn idled(&self, now: Instant) -> Option<CloseReason> {
+        if self.idle_deadline().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        Some(match (self.transmit.is_empty(), self.receive.len() > 0) {
+            (false, _) => CloseReason::Stalled("took no byte of a response for connections.max.idle.ms"),
+            (true, true) => CloseReason::Stalled("sent no byte of a request for connections.max.idle.ms"),
+            (true, false) => CloseReason::Idle,
+        })
     }
 
     /// Until when it may be idle, which it is not while it waits for us: for an answer, for memory, for the end of a throttle. Whoever

@@ -394,7 +394,7 @@ fn admit(
         name,
         shared.settings.security_protocol,
     ));
-    let seat = shared.workers.take_seat();
+    let seat = shared.workers.take_seat(shared.settings.max_idle);
     let open = Open::new(Arc::clone(shared), info, seat, places, alive.clone());
     let fresh = Unplugged::new(stream, Arc::clone(&open.info), shared.connection.clone());
     serve_on(&Arc::clone(&shared.workers), open, fresh, stop.clone());

@@ -141,9 +141,9 @@ impl WorkerPool {
         self.seats.next_worker()
     }
 
-    /// A place for a connection, which may be told to move.
-    pub(crate) fn take_seat(&self) -> Arc<Seat> {
-        self.seats.take()
+    /// A place for a connection, which may be told to move, and may be idle for so long.
+    pub(crate) fn take_seat(&self, max_idle: Option<Duration>) -> Arc<Seat> {
+        self.seats.take(max_idle)
     }
 
     /// Spreads the connections over the first `serving` workers.
@@ -156,6 +156,12 @@ impl WorkerPool {
     #[cfg(test)]
     pub(crate) fn move_all_to(&self, worker: usize) {
         self.seats.move_all_to(worker);
+    }
+
+    /// Wakes every connection that was idle for too long.
+    #[cfg(test)]
+    pub(crate) fn wake_idle(&self) {
+        self.seats.wake_idle(Instant::now().into());
     }
 
     /// Drops every task and joins the threads. Must not be called on a worker. A second call does nothing.

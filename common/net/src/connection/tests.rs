@@ -187,7 +187,7 @@ impl Connection<Pipe> {
             match self.step(&mut cx, now) {
                 Err(reason) => return Some(reason),
                 Ok(true) => {}
-                Ok(false) => return self.finished(),
+                Ok(false) => return self.finished(now),
             }
         }
     }
@@ -202,6 +202,37 @@ impl Connection<Pipe> {
         }
         ids
     }
+}
+
+#[tokio::test]
+async fn whoever_speaks_up_before_it_is_closed_for_idleness_is_heard() {
+    let budget = MemoryBudget::new(BUDGET_BYTES);
+    let max_idle = Duration::from_secs(600);
+    let mut now = Instant::now();
+    let mut connection = connect(1, &budget);
+    connection.context.max_idle = Some(max_idle);
+    for id in 0..3 {
+        // The turn of its last deadline comes late.
+        now += max_idle + Duration::from_millis(300);
+        assert!(connection.deliver(now, &request(id, 100)).is_none());
+        assert_eq!(connection.answers(), [id]);
+    }
+    let half = request(4, 100).slice(..50);
+    assert!(connection.deliver(now, &half).is_none());
+    now += max_idle;
+    let reason = connection.deliver(now, &[]);
+    assert!(matches!(reason, Some(CloseReason::Stalled(_))), "{reason:?}");
+
+    let mut silent = connect(2, &budget);
+    silent.context.max_idle = Some(max_idle);
+    assert!(silent.deliver(now, &request(1, 100)).is_none());
+    assert!(
+        silent
+            .deliver(now + max_idle - Duration::from_millis(1), &[])
+            .is_none()
+    );
+    let reason = silent.deliver(now + max_idle, &[]);
+    assert!(matches!(reason, Some(CloseReason::Idle)), "{reason:?}");
 }
 
 fn request(correlation_id: i32, body_bytes: usize) -> Bytes {

@@ -84,6 +84,10 @@ impl Server {
     }
 
     fn on(workers: WorkerPool) -> Self {
+        Self::with(workers, settings())
+    }
+
+    fn with(workers: WorkerPool, settings: ListenerSettings) -> Self {
         let workers = Arc::new(workers);
         let service = Arc::new(Threads::default());
         let received = Arc::new(Received::default());
@@ -92,7 +96,7 @@ impl Server {
             observer: received.clone(),
             ..ListenerContext::new(Arc::clone(&workers), logger)
         };
-        let listener = BoundListener::bind(settings())
+        let listener = BoundListener::bind(settings)
             .unwrap()
             .start(&context, service.clone());
         Self {
@@ -338,6 +342,25 @@ fn every_answer_arrives_once_and_in_order_while_connections_move() {
         0,
         "nothing is held for connections that are gone"
     );
+}
+
+#[test]
+fn a_connection_that_has_moved_is_closed_when_it_was_idle_for_too_long() {
+    let settings = ListenerSettings {
+        max_idle: Some(Duration::from_millis(1)),
+        ..settings()
+    };
+    let server = Server::with(WorkerPool::start_unwatched(2, "w").unwrap(), settings);
+    let mut client = server.connect();
+    for worker in ["w-0", "w-1"] {
+        server.workers.move_all_to(usize::from(worker == "w-1"));
+        client.until_on(worker);
+    }
+    client.stream.set_nonblocking(true).unwrap();
+    until("closed", || {
+        server.workers.wake_idle();
+        client.stream.read(&mut [0]).is_ok_and(|bytes| bytes == 0)
+    });
 }
 
 /// All clients of a broker that comes back find room, though it accepts none of them yet.

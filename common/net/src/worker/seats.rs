@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -60,14 +61,14 @@ impl Seat {
     }
 
     fn ms(&self, at: Instant) -> u64 {
-        let passed = at.saturating_duration_since(self.since);
-        passed.as_secs() * 1000 + u64::from(passed.subsec_millis())
+        ms(at.saturating_duration_since(self.since))
     }
 
-    fn wake_if_idle(&self, now: Instant) {
+    /// Wakes the connection if it was idle for too long; else returns until when it may be, by what it has said.
+    fn wake_if_idle(&self, now_ms: u64) -> u64 {
         let until_ms = self.idle_until_ms.load(Ordering::Relaxed);
-        if until_ms >= self.ms(now) {
-            return;
+        if until_ms >= now_ms {
+            return until_ms;
         }
         // The connection's next turn says anew until when. If that turn is under way it wins or is woken once for nothing.
         let unchanged = Ordering::Relaxed;
@@ -77,30 +78,54 @@ impl Seat {
         if let (Ok(_), Some(connection)) = (found, &*self.connection.lock()) {
             connection.wake_by_ref();
         }
+        NO_END
     }
+}
+
+fn ms(duration: Duration) -> u64 {
+    duration.as_secs() * 1000 + u64::from(duration.subsec_millis())
 }
 
 /// The seats of all connections of a pool.
 #[derive(Debug)]
 pub(super) struct Seats {
-    all: Mutex<Vec<Weak<Seat>>>,
+    all: Mutex<All>,
     serving: AtomicUsize,
     next: AtomicUsize,
     since: Instant,
 }
 
+#[derive(Debug)]
+struct All {
+    seats: Vec<Weak<Seat>>,
+    /// The shortest time that any of them, or one before, may be idle.
+    max_idle_ms: u64,
+    /// Before that, none of them will have been idle for too long.
+    look_at_ms: u64,
+}
+
+impl All {
+    fn alive(&self) -> impl Iterator<Item = Arc<Seat>> {
+        self.seats.iter().filter_map(Weak::upgrade)
+    }
+}
+
 impl Seats {
     pub(super) fn new(serving: usize) -> Self {
         Self {
-            all: Mutex::default(),
+            all: Mutex::new(All {
+                seats: Vec::new(),
+                max_idle_ms: NO_END,
+                look_at_ms: NO_END,
+            }),
             serving: AtomicUsize::new(serving),
             next: AtomicUsize::new(0),
             since: Instant::now(),
         }
     }
 
-    /// A place for a new connection: serving workers take turns.
-    pub(super) fn take(&self) -> Arc<Seat> {
+    /// A place for a new connection, which may be idle for so long: serving workers take turns.
+    pub(super) fn take(&self, max_idle: Option<Duration>) -> Arc<Seat> {
         let mut all = self.all.lock();
         let seat = Arc::new(Seat {
             worker: AtomicUsize::new(self.next_worker()),
@@ -109,13 +134,20 @@ impl Seats {
             idle_until_ms: AtomicU64::new(NO_END),
             connection: Mutex::default(),
         });
-        if all.len() >= SWEEP_MIN && all.len() == all.capacity() {
-            all.retain(|seat| seat.strong_count() > 0);
-            // Not again before as many have come.
-            let alive = all.len();
-            all.reserve(alive.max(SWEEP_MIN));
+        if let Some(max_idle_ms) = max_idle.map(ms) {
+            all.max_idle_ms = all.max_idle_ms.min(max_idle_ms);
+            all.look_at_ms = all
+                .look_at_ms
+                .min(seat.ms(Instant::now()).saturating_add(max_idle_ms));
         }
-        all.push(Arc::downgrade(&seat));
+        let seats = &mut all.seats;
+        if seats.len() >= SWEEP_MIN && seats.len() == seats.capacity() {
+            seats.retain(|seat| seat.strong_count() > 0);
+            // Not again before as many have come.
+            let alive = seats.len();
+            seats.reserve(alive.max(SWEEP_MIN));
+        }
+        seats.push(Arc::downgrade(&seat));
         seat
     }
 
@@ -125,19 +157,27 @@ impl Seats {
 
     /// Lets old work count for less than new.
     pub(super) fn age(&self) {
-        for seat in self.all.lock().iter().filter_map(Weak::upgrade) {
+        for seat in self.all.lock().alive() {
             let work = seat.work.load(Ordering::Relaxed);
             seat.work.store(work / 2, Ordering::Relaxed);
         }
     }
 
-    /// Wakes the connections that were allowed to be idle until before `now`.
+    /// Wakes the connections that were allowed to be idle until before `now`, if there can be any.
     pub(super) fn wake_idle(&self, now: Instant) {
-        // Waking may end a task, and with it a seat's connection: not under the lock.
-        let seats: Vec<Arc<Seat>> = self.all.lock().iter().filter_map(Weak::upgrade).collect();
-        for seat in seats {
-            seat.wake_if_idle(now);
+        let now_ms = ms(now.saturating_duration_since(self.since));
+        let mut all = self.all.lock();
+        if now_ms <= all.look_at_ms {
+            return;
         }
+        // Whoever has a turn from now on may be idle for that long again.
+        all.look_at_ms = now_ms.saturating_add(all.max_idle_ms);
+        let seats: Vec<Arc<Seat>> = all.alive().collect();
+        // Waking may end a task, and with it a seat's connection: not under the lock.
+        drop(all);
+        let soonest_ms = seats.iter().map(|seat| seat.wake_if_idle(now_ms)).min();
+        let mut all = self.all.lock();
+        all.look_at_ms = all.look_at_ms.min(soonest_ms.unwrap_or(NO_END));
     }
 
     /// Gives every connection a place among the first `serving` workers.
@@ -145,8 +185,8 @@ impl Seats {
         // Held to the end: a seat that is taken meanwhile would be at a worker that no longer serves.
         let mut all = self.all.lock();
         self.serving.store(serving, Ordering::Relaxed);
-        all.retain(|seat| seat.strong_count() > 0);
-        let seats: Vec<Arc<Seat>> = all.iter().filter_map(Weak::upgrade).collect();
+        all.seats.retain(|seat| seat.strong_count() > 0);
+        let seats: Vec<Arc<Seat>> = all.alive().collect();
         let sitters: Vec<Sitter> = seats
             .iter()
             .map(|seat| Sitter {
@@ -161,7 +201,7 @@ impl Seats {
 
     #[cfg(test)]
     pub(super) fn move_all_to(&self, worker: usize) {
-        for seat in self.all.lock().iter().filter_map(Weak::upgrade) {
+        for seat in self.all.lock().alive() {
             seat.worker.store(worker, Ordering::Relaxed);
         }
     }
@@ -170,7 +210,6 @@ impl Seats {
 #[cfg(test)]
 mod tests {
     use std::task::Wake;
-    use std::time::Duration;
 
     use super::*;
 
@@ -186,7 +225,7 @@ mod tests {
     #[test]
     fn work_counts_where_connections_sit_and_is_forgotten_in_time() {
         let seats = Seats::new(2);
-        let all: Vec<Arc<Seat>> = (0..4).map(|_| seats.take()).collect();
+        let all: Vec<Arc<Seat>> = (0..4).map(|_| seats.take(None)).collect();
         let workers = || all.iter().map(|seat| seat.worker()).collect::<Vec<_>>();
         assert_eq!(workers(), [0, 1, 0, 1]);
         // Those of worker 1 alone have work.
@@ -202,7 +241,7 @@ mod tests {
         seats.spread(1);
         assert_eq!(workers(), [0; 4]);
         assert_eq!(
-            seats.take().worker(),
+            seats.take(None).worker(),
             0,
             "new connections come to a serving worker"
         );
@@ -215,7 +254,7 @@ mod tests {
     #[test]
     fn connections_are_woken_once_when_they_were_idle_for_too_long() {
         let seats = Seats::new(1);
-        let seat = seats.take();
+        let seat = seats.take(Some(Duration::from_secs(1)));
         let wakes = Arc::new(Wakes::default());
         seat.occupy(&Waker::from(Arc::clone(&wakes)));
         let start = Instant::now();
@@ -224,7 +263,7 @@ mod tests {
             seats.wake_idle(at(ms));
             wakes.0.load(Ordering::Relaxed)
         };
-        assert_eq!(wakes_by(1_000_000), 0, "nothing is known of it");
+        assert_eq!(wakes_by(900), 0, "nothing is known of it");
         seat.may_be_idle_until(Some(at(1_000)));
         assert_eq!(wakes_by(990), 0);
         assert_eq!(wakes_by(1_010), 1);
@@ -233,16 +272,48 @@ mod tests {
         assert_eq!(wakes_by(2_990), 1);
         seat.may_be_idle_until(None);
         assert_eq!(wakes_by(1_000_000), 1, "it waits for us");
-        seat.may_be_idle_until(Some(at(4_000)));
-        assert_eq!(wakes_by(5_000), 2);
+        seat.may_be_idle_until(Some(at(1_004_000)));
+        assert_eq!(wakes_by(1_005_000), 2);
+    }
+
+    #[test]
+    fn nobody_is_looked_at_before_one_can_have_been_idle_for_too_long() {
+        let seats = Seats::new(1);
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let looked_by = |ms: u64| {
+            let due = seats.all.lock().look_at_ms;
+            seats.wake_idle(at(ms));
+            seats.all.lock().look_at_ms != due
+        };
+        let endless = seats.take(None);
+        assert!(!looked_by(1_000_000), "it may be idle as long as it likes");
+        drop(endless);
+        let long = seats.take(Some(Duration::from_secs(600)));
+        long.may_be_idle_until(Some(at(600_000)));
+        assert!(!looked_by(599_000));
+        let short = seats.take(Some(Duration::from_secs(10)));
+        short.may_be_idle_until(Some(at(10_000)));
+        assert!(!looked_by(9_000));
+        let wakes = Arc::new(Wakes::default());
+        for seat in [&long, &short] {
+            seat.occupy(&Waker::from(Arc::clone(&wakes)));
+        }
+        assert!(looked_by(10_100));
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+        drop(short);
+        assert!(!looked_by(20_000), "no turn since can be over so soon");
+        assert!(looked_by(20_200), "one could");
+        assert!(looked_by(601_000));
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
     }
 
     #[test]
     fn seats_of_closed_connections_are_swept() {
         let seats = Seats::new(1);
         for _ in 0..100 * SWEEP_MIN {
-            drop(seats.take());
+            drop(seats.take(None));
         }
-        assert!(seats.all.lock().len() <= 2 * SWEEP_MIN);
+        assert!(seats.all.lock().seats.len() <= 2 * SWEEP_MIN);
     }
 }
