@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use odradek_broker_log::directory::LogDirectory;
 use odradek_broker_log::error::LogError;
 use odradek_broker_log::flush::FlushPlan;
 use odradek_broker_log::log::Log;
@@ -17,6 +18,10 @@ use crate::replica::Replica;
 use crate::replicas::{Replicas, error_chain};
 use crate::vital;
 
+/// Logs that are checkpointed together at most,
+const ROUND_LOGS_MAX: usize = 32;
+/// and how much of them the disk may lack before no further one is added.
+const ROUND_BYTES_MAX: u64 = 16 << 20;
 /// How often it is looked whether a chore is due, unless one is wanted more often than that.
 const TICK: Duration = Duration::from_secs(1);
 const TICK_MIN: Duration = Duration::from_millis(50);
@@ -251,10 +256,10 @@ pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
     let limit = u64::try_from(limit).unwrap_or(u64::MAX);
     let all = replicas.all();
     for (directory, logs) in replicas.online() {
-        let here = all
+        let all_here = all
             .iter()
             .filter(|replica| Arc::ptr_eq(&replica.directory(), directory) && !replica.is_offline());
-        let mut dirty: Vec<(u64, &Arc<Replica>)> = here
+        let mut dirty: Vec<(u64, &Arc<Replica>)> = all_here
             .map(|replica| (uncheckpointed_bytes(replica), replica))
             .filter(|(bytes, _)| *bytes > 0)
             .collect();
@@ -265,9 +270,10 @@ pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
         dirty.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let dirty: Vec<_> = dirty.into_iter().map(|(_, replica)| replica).collect();
         // Well below the limit, so that not every round has to do it.
-        total = checkpoint_until(replicas, &dirty, (total, limit / 2), Log::sealed_checkpoint_plan);
+        let here = (replicas, logs);
+        total = checkpoint_until(here, &dirty, (total, limit / 2), Log::sealed_checkpoint_plan);
         if total > limit {
-            checkpoint_until(replicas, &dirty, (total, limit / 2), Log::checkpoint_plan);
+            checkpoint_until(here, &dirty, (total, limit / 2), Log::checkpoint_plan);
         }
         if let Err(error) = logs.flush_index() {
             replicas.directory_failed(directory, &error);
@@ -282,35 +288,70 @@ fn uncheckpointed_bytes(replica: &Replica) -> u64 {
 /// Plans a checkpoint.
 type Plan = fn(&mut Log, Now) -> Result<Option<FlushPlan>, LogError>;
 
-/// Checkpoints one log after the other until no more than `enough` of `total` bytes are left; returns how many are.
+/// Checkpoints logs of a directory, small ones together, until no more than `enough` of `total` bytes are left; returns how many are.
 fn checkpoint_until(
-    replicas: &Replicas,
+    here: (&Replicas, &LogDirectory),
     dirty: &[&Arc<Replica>],
     (mut total, enough): (u64, u64),
     plan: Plan,
 ) -> u64 {
-    for replica in dirty {
-        if total <= enough {
-            break;
+    let mut dirty = dirty.iter().peekable();
+    while total > enough && dirty.peek().is_some() {
+        let mut round = Round::default();
+        while let Some(replica) = dirty.next_if(|_| round.has_place() && total > enough + round.bytes) {
+            round.add(here, replica, plan);
         }
-        let before = uncheckpointed_bytes(replica);
-        if let Err(error) = checkpoint(replica, plan) {
-            replicas.log_failed(replica, &error);
-        }
-        // Appended meanwhile are bytes for the next round.
-        total -= before.saturating_sub(uncheckpointed_bytes(replica)).min(total);
+        // Appended meanwhile are bytes for the next time.
+        total -= round.finish(here).min(total);
     }
     total
 }
 
-/// Does what was planned and writes the recovery point down.
-fn checkpoint(replica: &Replica, plan: Plan) -> Result<(), LogError> {
-    let now = clock::now();
-    let Some(plan) = replica.with(|p| plan(p.log_mut(), now))? else {
-        return Ok(());
-    };
-    plan.sync()?;
-    replica.complete_flush(now, plan)
+/// Logs that are checkpointed together: a flush of several small files costs the disk little more than one of a single file.
+#[derive(Default)]
+struct Round<'a> {
+    plans: Vec<FlushPlan>,
+    /// Whose each is, and how much of its log would have had to be read again before.
+    planned: Vec<(&'a Arc<Replica>, u64)>,
+    bytes: u64,
+}
+
+impl<'a> Round<'a> {
+    fn has_place(&self) -> bool {
+        self.plans.len() < ROUND_LOGS_MAX && (self.bytes < ROUND_BYTES_MAX || self.plans.is_empty())
+    }
+
+    fn add(&mut self, (replicas, logs): (&Replicas, &LogDirectory), replica: &'a Arc<Replica>, plan: Plan) {
+        let before = uncheckpointed_bytes(replica);
+        match replica.with(|p| plan(p.log_mut(), clock::now())) {
+            Ok(Some(plan)) if plan.is_of(logs) => {
+                self.bytes += plan.unflushed_bytes();
+                self.plans.push(plan);
+                self.planned.push((replica, before));
+            }
+            // It has lived elsewhere since it was chosen, or there is nothing to do.
+            Ok(Some(_) | None) => {}
+            Err(error) => replicas.log_failed(replica, &error),
+        }
+    }
+
+    /// Returns how much less would have to be read again now.
+    fn finish(self, (replicas, logs): (&Replicas, &LogDirectory)) -> u64 {
+        if let Err(error) = logs.sync_behind(&self.plans) {
+            for (replica, _) in self.planned {
+                replicas.log_failed(replica, &error);
+            }
+            return 0;
+        }
+        let done = self.plans.into_iter().zip(self.planned);
+        done.map(|(plan, (replica, before))| {
+            if let Err(error) = replica.complete_flush(clock::now(), plan) {
+                replicas.log_failed(replica, &error);
+            }
+            before.saturating_sub(uncheckpointed_bytes(replica))
+        })
+        .sum()
+    }
 }
 
 /// True once per interval.

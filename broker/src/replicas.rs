@@ -478,7 +478,7 @@ impl Replicas {
         for replicas in here.chunks(LAST_ROUND_LOGS_MAX) {
             let now = clock::now();
             let planned = replicas.iter().filter_map(|replica| {
-                let plan = replica.with(|p| p.log_mut().checkpoint_plan(now));
+                let plan = replica.with(|p| p.log_mut().resting_checkpoint_plan(now));
                 Some((plan.ok().flatten()?, replica))
             });
             let (plans, planned): (Vec<_>, Vec<&&Arc<Replica>>) = planned.unzip();

@@ -158,7 +158,7 @@ impl Checkpoint {
 impl Log {
     /// Flushes, and writes the recovery point down.
     pub fn checkpoint(&mut self, now: Now) -> Result<(), LogError> {
-        let Some(plan) = self.checkpoint_plan(now)? else {
+        let Some(plan) = self.resting_checkpoint_plan(now)? else {
             return Ok(());
         };
         plan.sync()?;
@@ -204,6 +204,12 @@ impl Log {
         Ok(Some(plan))
     }
 
+    /// Plans a checkpoint of a log that nobody appends to: what it has ahead is given back before it could be flushed.
+    pub fn resting_checkpoint_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
+        self.give_reserve_back();
+        self.checkpoint_plan(now)
+    }
+
     /// Plans the checkpoint that comes by itself: of the whole log if nothing was appended since this was asked last, or all of
     /// it is on disk anyhow, else of the sealed segments alone. None if the recovery point cannot move like that.
     pub fn periodic_checkpoint_plan(&mut self, now: Now) -> Result<Option<FlushPlan>, LogError> {
@@ -212,7 +218,10 @@ impl Log {
         }
         let end_offset = self.log_end_offset;
         let stands_still = self.persistence.seen_end.replace(end_offset) == Some(end_offset);
-        if stands_still || self.persistence.recovery_point >= end_offset {
+        if stands_still {
+            return self.resting_checkpoint_plan(now);
+        }
+        if self.persistence.recovery_point >= end_offset {
             return self.checkpoint_plan(now);
         }
         self.sealed_checkpoint_plan(now)
@@ -347,10 +356,6 @@ impl Log {
         self.epochs_dirty = false;
         let checkpointed_bytes = &mut self.persistence.checkpointed_bytes;
         *checkpointed_bytes = checkpoint.bytes.max(*checkpointed_bytes);
-        if offset == self.log_end_offset {
-            // Nobody has appended meanwhile: a log at rest holds no more blocks than it has bytes.
-            self.give_reserve_back();
-        }
         self.persistence.checkpointed = Some(offset);
         self.persistence.snapshot = checkpoint.state.has_producers.then_some(offset);
         self.persistence.aborted_until = self.persistence.aborted_until.max(offset);

@@ -104,8 +104,7 @@ impl FlushPlan {
             .chain(parent_of(directory, std::slice::from_ref(self)))
         {
             if let Target::Segment(segment) = &target {
-                let unflushed = segment.flushed_bytes..segment.size_bytes;
-                directory.options.disk.write_back(&segment.file, unflushed);
+                segment.write_back(directory);
             }
             let turn = directory.sync_turn.turn.lock();
             let outcome = sync_in_turn(directory, &[target]);
@@ -116,9 +115,30 @@ impl FlushPlan {
         Ok(())
     }
 
+    /// Whether it is of a log in this directory.
+    #[must_use]
+    pub fn is_of(&self, directory: &LogDirectory) -> bool {
+        Arc::ptr_eq(&self.directory, &directory.shared)
+    }
+
+    /// Bytes that the disk may lack.
+    #[must_use]
+    pub fn unflushed_bytes(&self) -> u64 {
+        let unflushed = |file: &FileToFlush| file.size_bytes.saturating_sub(file.flushed_bytes);
+        self.files.iter().map(unflushed).sum()
+    }
+
     fn targets(&self) -> impl Iterator<Item = Target<'_>> {
         let folder = self.folder.as_deref().map(Target::Folder);
         self.files.iter().map(Target::Segment).chain(folder)
+    }
+}
+
+impl FileToFlush {
+    /// Has most of it written before the turn to flush is taken, so that nobody waits for that.
+    fn write_back(&self, directory: &DirectoryShared) {
+        let unflushed = self.flushed_bytes..self.size_bytes;
+        directory.options.disk.write_back(&self.file, unflushed);
     }
 }
 
@@ -152,6 +172,17 @@ impl Target<'_> {
 }
 
 impl LogDirectory {
+    /// The same as [`LogDirectory::sync`] for plans that nobody waits for: others have the turn while most of it is written.
+    ///
+    /// # Errors
+    /// As [`LogDirectory::sync`].
+    pub fn sync_behind(&self, plans: &[FlushPlan]) -> Result<(), LogError> {
+        for file in plans.iter().flat_map(|plan| &plan.files) {
+            file.write_back(&self.shared);
+        }
+        self.sync(plans)
+    }
+
     /// Waits until the disk has what these plans, all of this directory, name. Blocks; call it without a partition's lock.
     ///
     /// # Errors

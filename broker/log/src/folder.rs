@@ -75,21 +75,26 @@ impl Log {
             return Ok(open);
         }
         let (base_offset, size_bytes) = (active.base_offset, active.footer.size_bytes);
+        let file_bytes = active.pages.file_bytes.max(size_bytes);
         let open = self.open(base_offset, Access::Append)?;
-        self.check_length(base_offset, size_bytes, &open.file)?;
+        let length = self.length(base_offset, size_bytes, &open.file)?;
+        if length > file_bytes {
+            // A stop could not cut it to what it has: sealed so, it would seem to end with damage.
+            let _ = open.file.set_len(size_bytes);
+        }
         self.active().file = Arc::downgrade(&open);
         Ok(open)
     }
 
     /// After a clean stop nobody looked how long the file is: behind a shorter one an append would leave a hole.
-    fn check_length(&self, base_offset: i64, size_bytes: u64, file: &File) -> Result<(), LogError> {
+    fn length(&self, base_offset: i64, size_bytes: u64, file: &File) -> Result<u64, LogError> {
         let path = segment_path(&self.folder, base_offset);
         let length = match file.metadata() {
             Ok(metadata) => metadata.len(),
             Err(source) => return Err(self.failed(format!("look at {}", path.display()), source)),
         };
         if length >= size_bytes {
-            return Ok(());
+            return Ok(length);
         }
         Err(LogError::Corrupt {
             path,

@@ -44,6 +44,9 @@ pub struct RecoveryReport {
     pub scanned_bytes: u64,
     /// Bytes removed from the end of a segment, from its first bad batch on.
     pub truncated_bytes: u64,
+    /// Zeros removed from behind the last batch: what was written ahead (`pages.rs`), unless the power failed before the disk had
+    /// records in their place.
+    pub zero_bytes: u64,
     /// Later segments that were removed with it.
     pub removed_segments: usize,
     /// Bytes of those segments.
@@ -398,6 +401,7 @@ impl Opening {
         let are_ahead = goes_on && pages::are_ahead(&file, good_bytes, size_bytes).map_err(failed)?;
         file.set_len(good_bytes).map_err(failed)?;
         if are_ahead {
+            self.report.zero_bytes = size_bytes - good_bytes;
             return Ok(Verdict::Good);
         }
         self.report.truncated_bytes = size_bytes - good_bytes;
@@ -541,8 +545,10 @@ impl Opening {
                 "reason" => reason, "truncated_bytes" => report.truncated_bytes,
                 "removed_segments" => report.removed_segments, "removed_bytes" => report.removed_bytes,
                 "log_end_offset" => report.log_end_offset),
-            None => info!(log.logger, "log recovered"; "scanned_bytes" => report.scanned_bytes,
-                "log_end_offset" => report.log_end_offset, "index_rebuilt" => report.index_rebuilt),
+            None => {
+                info!(log.logger, "log recovered"; "scanned_bytes" => report.scanned_bytes, "zero_bytes" => report.zero_bytes,
+                "log_end_offset" => report.log_end_offset, "index_rebuilt" => report.index_rebuilt)
+            }
         }
         log.recovery = Some(std::mem::take(&mut self.report));
         // What was read may be in the kernel's memory alone, and a reader takes what is there for acknowledged.

@@ -20,16 +20,17 @@ use odradek_common::time::Now;
 use rustix::fs::FsWord;
 
 use crate::log::Log;
+use crate::reserve::RESERVE_FROM_BYTES;
 use crate::segment::SEGMENT_SIZE_BYTES_MAX;
 
 /// What is written ahead at once. Longer stretches cost more than they bring: the kernel walks all blocks of one for each write to it.
 pub(crate) const STRETCH_BYTES: u64 = 256 << 10;
-/// An append of more brings pages in large pieces by itself.
-const APPEND_BYTES_MAX: u64 = STRETCH_BYTES / 2;
-/// A smaller segment gets none, as it gets no blocks.
-const FROM_BYTES: u64 = 4 << 20;
+/// The same for a segment that is still small, of which there may be thousands.
+pub(crate) const SMALL_STRETCH_BYTES: u64 = 64 << 10;
+/// An append of more than this part of a stretch brings pages in large pieces by itself.
+const APPEND_PART_MAX: u64 = 2;
 /// A log that takes longer to fill a stretch is slow: its zeros might be written to the disk before its records are.
-const FAST_MS: u64 = 1_000;
+const FAST_MS: u64 = 2_000;
 /// The first releases whose page cache has large folios for files that are written to.
 const EXT4_SINCE: (u32, u32) = (6, 16);
 const XFS_SINCE: (u32, u32) = (6, 6);
@@ -41,8 +42,8 @@ const XFS_MAGIC: FsWord = 0x5846_5342;
 
 /// One page again and again: it stays in the nearest cache, and the others keep what they have.
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-/// Pages of a stretch.
-const STRETCH_PAGES: usize = (STRETCH_BYTES / PAGE_BYTES) as usize;
+/// An append that reaches beyond a border, and what is missing to the next one.
+const PAGES_MAX: usize = ((STRETCH_BYTES / APPEND_PART_MAX + STRETCH_BYTES) / PAGE_BYTES) as usize;
 
 /// How far the pages of the active segment go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,18 +52,22 @@ pub(crate) struct PagesAhead {
     border: u64,
     /// When the one before was full.
     filled_ms: u64,
+    /// Whether that one was filled fast.
+    was_fast: bool,
     /// How long the file is if zeros were written ahead; 0 if none were.
     pub(crate) file_bytes: u64,
 }
 
 impl PagesAhead {
     /// Moves the border behind an append that ends at `end`; true if zeros are to be written from the old border to the new one.
-    fn advance(&mut self, end: u64, append_bytes: u64, mono_ms: u64) -> bool {
+    fn advance(&mut self, end: u64, append_bytes: u64, stretch_bytes: u64, mono_ms: u64) -> bool {
         let follows = self.border > 0 && end - self.border <= append_bytes;
-        let is_fast = mono_ms.saturating_sub(self.filled_ms) < FAST_MS;
-        self.border = end.next_multiple_of(STRETCH_BYTES);
+        let is_fast = follows && mono_ms.saturating_sub(self.filled_ms) < FAST_MS;
+        // One may be a burst.
+        let stays_fast = std::mem::replace(&mut self.was_fast, is_fast) && is_fast;
+        self.border = end.next_multiple_of(stretch_bytes);
         self.filled_ms = mono_ms;
-        follows && is_fast && append_bytes <= APPEND_BYTES_MAX
+        stays_fast && append_bytes <= stretch_bytes / APPEND_PART_MAX
     }
 }
 
@@ -75,21 +80,32 @@ impl Log {
             && self.config.flush_ms == i64::MAX;
         let active = self.active();
         let (size, end) = (active.footer.size_bytes, active.footer.size_bytes + size_bytes);
-        if end <= active.pages.border || size < FROM_BYTES || !is_wanted {
+        if end <= active.pages.border || !is_wanted {
             return;
         }
+        let is_small = size < RESERVE_FROM_BYTES;
+        let stretch_bytes = if is_small {
+            SMALL_STRETCH_BYTES
+        } else {
+            STRETCH_BYTES
+        };
         let from = active.pages.border;
-        let is_worth_it = active.pages.advance(end, size_bytes, now.mono_ms);
+        let is_worth_it = active.pages.advance(end, size_bytes, stretch_bytes, now.mono_ms);
         let to = active.pages.border;
+        let has_blocks = active.reserved_bytes != u64::MAX && to <= active.reserved_bytes;
         // A full segment has passed its last zeros, so that nothing has to be cut off when it is sealed.
-        let has_blocks =
-            active.reserved_bytes != u64::MAX && to <= active.reserved_bytes && to + STRETCH_BYTES <= limit;
-        if !is_worth_it || !has_blocks {
+        if !is_worth_it || to + stretch_bytes > limit {
+            return;
+        }
+        let has_room = has_blocks || is_small && self.directory.had_ample_room();
+        if !has_room {
             return;
         }
         // What was written, if not all, goes with the reserve.
-        active.pages.file_bytes = to;
-        if let Err(error) = rustix::io::pwritev(file, &[IoSlice::new(&ZEROS); STRETCH_PAGES], from) {
+        self.active().pages.file_bytes = to;
+        let zeros = [IoSlice::new(&ZEROS); PAGES_MAX];
+        let pages = usize::try_from((to - from) / PAGE_BYTES).map_or(PAGES_MAX, |pages| pages.min(PAGES_MAX));
+        if let Err(error) = rustix::io::pwritev(file, &zeros[..pages], from) {
             slog::debug!(self.logger, "no pages ahead"; "error" => %error);
         }
     }
@@ -138,28 +154,28 @@ mod tests {
 
     #[test]
     fn only_what_is_filled_fast_and_bit_by_bit_has_pages_ahead() {
-        let mut pages = PagesAhead::default();
-        let step = |pages: &mut PagesAhead, end: u64, bytes: u64, ms: u64| pages.advance(end, bytes, ms);
-        assert!(
-            !step(&mut pages, 5_000_000, 16_000, 10),
-            "nothing is known of its speed"
-        );
-        assert_eq!(pages.border % STRETCH_BYTES, 0);
-        let border = pages.border;
-        assert!(step(&mut pages, border + 1, 16_000, 500));
-        assert_eq!(pages.border, border + STRETCH_BYTES);
-        let border = pages.border;
-        assert!(!step(&mut pages, border + 1, 16_000, 500 + FAST_MS), "slow");
-        let border = pages.border;
-        assert!(
-            !step(&mut pages, border + 1, APPEND_BYTES_MAX + 1, 1_600),
-            "large appends"
-        );
-        let border = pages.border;
-        assert!(
-            !step(&mut pages, border + 20_000, 16_000, 1_700),
-            "what lies between was written by others"
-        );
+        for stretch in [SMALL_STRETCH_BYTES, STRETCH_BYTES] {
+            let mut pages = PagesAhead::default();
+            let mut step = |beyond: u64, bytes: u64, ms: u64| {
+                let end = pages.border + beyond;
+                let is_worth_it = pages.advance(end, bytes, stretch, ms);
+                assert_eq!(pages.border, end.next_multiple_of(stretch));
+                is_worth_it
+            };
+            assert!(!step(5_000_000, 16_000, 10), "nothing is known of its speed");
+            assert!(!step(1, 16_000, 400), "it may be a burst");
+            assert!(step(1, 16_000, 500));
+            let slow = 500 + FAST_MS;
+            assert!(!step(1, 16_000, slow), "slow");
+            assert!(!step(1, 16_000, slow + 1) && step(1, 16_000, slow + 2));
+            let large = stretch / APPEND_PART_MAX + 1;
+            assert!(!step(1, large, slow + 3), "large appends");
+            assert!(step(1, large - 1, slow + 4));
+            assert!(
+                !step(20_000, 16_000, slow + 5),
+                "what lies between was written by others"
+            );
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::pages::{PagesAhead, STRETCH_BYTES};
 use crate::segment::{SEGMENT_SIZE_BYTES_MAX, Segment};
 
 /// A smaller segment is given nothing: most partitions stay small, and thousands of them would fill the disk with room.
-const RESERVE_FROM_BYTES: u64 = 4 << 20;
+pub(crate) const RESERVE_FROM_BYTES: u64 = 4 << 20;
 /// A segment is given at most this share of its size at once,
 const RESERVE_SHARE: u64 = 4;
 /// and at most this much.
@@ -69,11 +69,11 @@ impl Log {
         let is_worth_it = active.has_reserve(GIVE_BACK_FROM_BYTES);
         if is_worth_it && let Ok(open) = self.open_active() {
             let active = self.active();
-            let size_bytes = active.footer.size_bytes;
-            active.reserved_bytes = 0;
-            active.pages = PagesAhead::default();
-            // What stays is found by the next recovery or removed with the segment.
-            let _ = open.file.set_len(size_bytes);
+            // What stays is tried again, found by the next append after a start, or removed with the segment.
+            if open.file.set_len(active.footer.size_bytes).is_ok() {
+                active.reserved_bytes = 0;
+                active.pages = PagesAhead::default();
+            }
         }
     }
 }

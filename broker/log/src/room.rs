@@ -3,7 +3,7 @@
 //! Retention, deletions, the index and a metadata log on the same disk need a little room themselves. A disk that is full
 //! to the last block refuses them as well, and then nothing ever becomes free.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use crate::directory::{DirectoryShared, LogDirectory};
 use crate::disk::Space;
@@ -15,6 +15,9 @@ const UNASKED_BYTES_MAX: i64 = 8 << 20;
 /// Room is ample for what is taken in advance if there is so many times as much.
 const AMPLE_FACTOR: u64 = 64;
 
+/// There is room for what small segments take in advance where this is ample: the zeros of 60,000 would find place (`pages.rs`).
+const SMALL_ROOM_BYTES: u64 = 64 << 20;
+
 /// The reserve is at most one part of so many of the disk.
 const RESERVED_PART_MAX: u64 = 20;
 
@@ -24,6 +27,8 @@ pub(crate) struct Room {
     unasked_bytes: AtomicI64,
     /// What was wanted when the disk was last asked, if it had not so much.
     refused_bytes: AtomicI64,
+    /// Whether there was ample room for small segments then.
+    is_ample: AtomicBool,
 }
 
 /// The room of a log directory.
@@ -70,6 +75,8 @@ impl DirectoryShared {
         let reserve = i64::try_from(self.reserve_bytes(space)).unwrap_or(i64::MAX);
         let spare = free.saturating_sub(reserve).saturating_sub(wanted);
         unasked.store(spare.clamp(0, UNASKED_BYTES_MAX), Ordering::Relaxed);
+        let ample = i64::try_from(SMALL_ROOM_BYTES.saturating_mul(AMPLE_FACTOR)).unwrap_or(i64::MAX);
+        self.room.is_ample.store(spare >= ample, Ordering::Relaxed);
         let refused = if spare < 0 { wanted } else { 0 };
         self.room.refused_bytes.store(refused, Ordering::Relaxed);
         if spare >= 0 {
@@ -108,6 +115,11 @@ impl DirectoryShared {
             let spare = space.free_bytes.saturating_sub(self.reserve_bytes(space));
             spare / AMPLE_FACTOR >= size_bytes
         })
+    }
+
+    /// The same for what thousands of small segments take together, by what was known when an append last asked.
+    pub(crate) fn had_ample_room(&self) -> bool {
+        self.room.is_ample.load(Ordering::Relaxed)
     }
 
     fn look_at_room(&self) -> Option<DirectoryRoom> {
