@@ -80,18 +80,41 @@ impl BatchShape {
     }
 }
 
-/// Requests that produce batches of one shape, one to each of these partitions.
-///
-/// # Errors
-/// A batch does not fit a request.
-pub fn requests(topic: &str, partitions: &[i32], acks: i16, shape: &BatchShape) -> Result<Vec<Vec<u8>>> {
-    partitions
-        .iter()
-        .map(|&partition| {
+/// Requests of a connection that are kept. To more partitions than that the same batches are sent: what a client needs must not
+/// depend on their number, for it runs on the cores of what is measured.
+const KEPT_MAX: usize = 25;
+
+/// Requests that produce batches of one shape, each to whichever partition is next.
+#[derive(Debug)]
+pub struct Requests {
+    kept: Vec<Vec<u8>>,
+    /// Where in each its partition is.
+    partition_at: usize,
+}
+
+impl Requests {
+    /// To these partitions of a topic.
+    ///
+    /// # Errors
+    /// A batch does not fit a request.
+    pub fn new(topic: &str, partitions: &[i32], acks: i16, shape: &BatchShape) -> Result<Self> {
+        let kept = partitions.iter().take(KEPT_MAX).map(|&partition| {
             let seed = u64::try_from(partition).expect("partitions are numbered from 0") + 1;
             produce::request(topic, partition, acks, &shape.build(seed))
+        });
+        Ok(Self {
+            kept: kept.collect::<Result<_>>()?,
+            partition_at: produce::partition_at(topic),
         })
-        .collect()
+    }
+
+    /// The request to the partition that has this place among those of the connection.
+    pub fn to(&mut self, place: usize, partition: i32) -> &mut [u8] {
+        let number = place % self.kept.len();
+        let request = &mut self.kept[number];
+        request[self.partition_at..self.partition_at + 4].copy_from_slice(&partition.to_be_bytes());
+        request
+    }
 }
 
 /// A small generator of numbers (xorshift64*), the same on every machine.
@@ -150,6 +173,26 @@ mod tests {
         found
             .map(|record| record.unwrap().value.unwrap().to_vec())
             .collect()
+    }
+
+    #[test]
+    fn a_few_requests_serve_any_number_of_partitions() {
+        let shape = BatchShape::plain(3, 50);
+        // The name's letters come in the header too.
+        for topic in [
+            "t",
+            "bench",
+            "a-topic-with-a-name-of-200-letters-and-more".repeat(5).as_str(),
+        ] {
+            let partitions: Vec<i32> = (1_000..1_060).collect();
+            let mut requests = Requests::new(topic, &partitions, 1, &shape).unwrap();
+            assert_eq!(requests.kept.len(), KEPT_MAX);
+            for (place, &partition) in partitions.iter().enumerate() {
+                let seed = 1_001 + (place % KEPT_MAX) as u64;
+                let wanted = produce::request(topic, partition, 1, &shape.build(seed)).unwrap();
+                assert_eq!(requests.to(place, partition), wanted, "{topic} {partition}");
+            }
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ const RECYCLE_SECONDS: f64 = 2.0;
 /// The same where little is to be written: what is written beyond it is waited for when the disk settles.
 const SMALL_RECYCLE_SECONDS: f64 = 0.05;
 
+/// Within this, something must be acknowledged.
+const RECYCLE_SECONDS_MAX: f64 = 30.0;
+
 /// Minutes of a small soak.
 const SMOKE_SOAK_MINUTES: f64 = 0.1;
 
@@ -281,7 +284,7 @@ fn recycle(cluster: &Cluster, bytes: u64) -> Result<()> {
     } else {
         RECYCLE_SECONDS
     };
-    let load = Load {
+    let mut load = Load {
         target,
         produce,
         consume: None,
@@ -290,7 +293,17 @@ fn recycle(cluster: &Cluster, bytes: u64) -> Result<()> {
     };
     let mut written = 0;
     while written < bytes {
-        written += load::run(&load, &cluster.pids())?.bytes * u64::from(nodes.unsigned_abs());
+        let more = load::run(&load, &cluster.pids())?.bytes;
+        written += more * u64::from(nodes.unsigned_abs());
+        if more == 0 {
+            // It was over before the first was acknowledged.
+            load.seconds *= 2.0;
+            ensure!(
+                load.seconds < RECYCLE_SECONDS_MAX,
+                "nothing is acknowledged within {} s",
+                load.seconds / 2.0
+            );
+        }
     }
     // The topic stays: its pages are what later workloads push out.
     Ok(())

@@ -21,7 +21,7 @@ use anyhow::{Result, ensure};
 use odradek_common::records::compression::Compression;
 
 use crate::admin::Admin;
-use crate::batches::{self, BatchShape};
+use crate::batches::{BatchShape, Requests};
 use crate::clock::{self, Nanos, SECOND};
 use crate::latency::Latencies;
 use crate::load::consumer::Consumer;
@@ -235,7 +235,7 @@ pub struct Prepared<'a> {
 struct PreparedProducer {
     address: SocketAddr,
     partitions: Vec<i32>,
-    requests: Vec<Vec<u8>>,
+    requests: Requests,
     numbering: Option<Box<Numbering>>,
 }
 
@@ -251,10 +251,9 @@ impl<'a> Prepared<'a> {
             .shares(produce.connections)
             .into_iter()
             .map(|(address, partitions)| {
-                let requests =
-                    batches::requests(&load.target.topic, &partitions, produce.acks, &produce.shape)?;
+                let requests = Requests::new(&load.target.topic, &partitions, produce.acks, &produce.shape)?;
                 let numbering = match produce.idempotent {
-                    true => Some(Box::new(numbering(address, &produce.shape, requests.len())?)),
+                    true => Some(Box::new(numbering(address, &produce.shape, partitions.len())?)),
                     false => None,
                 };
                 Ok(PreparedProducer {

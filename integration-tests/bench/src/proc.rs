@@ -238,11 +238,17 @@ mod tests {
             .spawn()
             .unwrap();
         let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        // What comes back says that it runs, and waits for more.
+        // What comes back says that it runs.
         stdin.write_all(b"x\n").unwrap();
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).unwrap();
         let (own, idle) = (std::process::id(), child.id());
+        while !fs::read_to_string(format!("/proc/{idle}/stat"))
+            .unwrap()
+            .contains(") S ")
+        {
+            std::thread::yield_now();
+        }
         let (before, idle_before) = (
             total_cpu_seconds(&[own, idle]).unwrap(),
             cpu_seconds(idle).unwrap(),

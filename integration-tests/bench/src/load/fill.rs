@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 
-use crate::batches::{self, BatchShape};
+use crate::batches::{BatchShape, Requests};
 use crate::clock::{self, Nanos, SECOND};
 use crate::load::Target;
 use crate::load::consumer::{self, Consumer};
@@ -55,7 +55,7 @@ impl Filling {
         let connections = CONNECTIONS.min(target.leaders.len());
         for (address, partitions) in target.shares(connections) {
             let settings = ProducerSettings {
-                requests: batches::requests(&target.topic, &partitions, acks, &self.shape)?,
+                requests: Requests::new(&target.topic, &partitions, acks, &self.shape)?,
                 batch_bytes: 0,
                 in_flight_max: IN_FLIGHT_MAX,
                 pace: Pace::Saturated,

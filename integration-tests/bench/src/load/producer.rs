@@ -12,7 +12,7 @@ use std::rc::Rc;
 use anyhow::{Result, ensure};
 use odradek_common::records::batch;
 
-use crate::batches::BatchShape;
+use crate::batches::{BatchShape, Requests};
 use crate::clock::Nanos;
 use crate::latency::Latencies;
 use crate::load::connection::{Connection, Sent};
@@ -24,8 +24,8 @@ use crate::protocol::set_correlation_id;
 /// How a producer behaves.
 #[derive(Debug)]
 pub struct ProducerSettings {
-    /// One request for each of its partitions.
-    pub requests: Vec<Vec<u8>>,
+    /// The requests to its partitions.
+    pub requests: Requests,
     /// Its partitions, in the order of the requests.
     pub partitions: Vec<i32>,
     /// Bytes of the record batch in each request.
@@ -50,18 +50,18 @@ pub struct Numbering {
     identity: Identity,
     batch_bytes: usize,
     records: i32,
-    /// The next sequence of each request.
+    /// The next sequence in each partition.
     next: Vec<i32>,
 }
 
 impl Numbering {
-    /// Sequences from 0 on for so many requests with batches of one shape.
-    pub fn new(identity: Identity, shape: &BatchShape, requests: usize) -> Self {
+    /// Sequences from 0 on for so many partitions and batches of one shape.
+    pub fn new(identity: Identity, shape: &BatchShape, partitions: usize) -> Self {
         Self {
             identity,
             batch_bytes: shape.uncompressed_bytes(),
             records: i32::try_from(shape.records).expect("a batch has few records"),
-            next: vec![0; requests],
+            next: vec![0; partitions],
         }
     }
 
@@ -96,7 +96,7 @@ pub struct Producer {
     settings: ProducerSettings,
     /// When each unanswered request was due.
     unanswered: VecDeque<Nanos>,
-    /// Which request is next.
+    /// Which partition is next.
     next: usize,
     /// How far the next request has left already.
     begun: Option<usize>,
@@ -200,17 +200,15 @@ impl Producer {
     /// The connection is gone.
     pub fn write(&mut self, now: Nanos) -> Result<()> {
         while let Some(due) = self.next_due(now) {
+            let partition = self.settings.partitions[self.next];
+            let request = self.settings.requests.to(self.next, partition);
             if self.begun.is_none() {
-                let request = &mut self.settings.requests[self.next];
                 set_correlation_id(request, self.tally.sent as i32);
                 if let Some(numbering) = &mut self.settings.numbering {
                     numbering.stamp(self.next, request);
                 }
             }
-            match self
-                .connection
-                .send(&self.settings.requests[self.next], self.begun.unwrap_or(0))?
-            {
+            match self.connection.send(request, self.begun.unwrap_or(0))? {
                 Sent::Partly(at) => {
                     self.begun = Some(at);
                     break;
@@ -268,7 +266,7 @@ impl Producer {
         if let Some(ledger) = &self.settings.ledger {
             ledger.borrow_mut().sent(self.settings.partitions[self.next], due);
         }
-        self.next = (self.next + 1) % self.settings.requests.len();
+        self.next = (self.next + 1) % self.settings.partitions.len();
     }
 }
 
@@ -279,7 +277,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::batches;
     use crate::clock::{self, MILLISECOND};
     use crate::load::reactor::{Reactor, Session};
 
@@ -300,8 +297,8 @@ mod tests {
     fn every_request_that_was_due_counts_although_the_system_is_too_slow() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let requests = batches::requests("topic", &[0], 1, &BatchShape::plain(1, 10)).unwrap();
-        let length = requests[0].len();
+        let mut requests = Requests::new("topic", &[0], 1, &BatchShape::plain(1, 10)).unwrap();
+        let length = requests.to(0, 0).len();
         std::thread::spawn(move || slow_server(&listener, length));
         let window = Window::new(clock::now() + 10 * MILLISECOND, 200 * MILLISECOND);
         let settings = ProducerSettings {

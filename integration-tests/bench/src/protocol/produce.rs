@@ -40,6 +40,15 @@ pub fn request(topic: &str, partition: i32, acks: i16, batch: &Bytes) -> Result<
     encode(VERSION, 0, &body(topic, partition, acks, batch))
 }
 
+/// Where a [`request`] to such a topic has its partition.
+pub fn partition_at(topic: &str) -> usize {
+    // Behind the name comes how many partitions there are, by one byte.
+    let whole = request(topic, 0, 1, &Bytes::new()).expect("a request without records is small");
+    let name = topic.as_bytes();
+    let found = whole.windows(name.len()).rposition(|bytes| bytes == name);
+    found.expect("a request names its topic") + name.len() + 1
+}
+
 /// A request that produces one batch of a transaction to one partition, which it adds to the transaction.
 ///
 /// # Errors

@@ -89,7 +89,7 @@ pub fn partitions(cluster: &mut Cluster, row: &str, count: i32, scale: &Scale) -
     Ok(figures)
 }
 
-/// The throughput over many partitions, and as a share of that over few.
+/// The throughput over many partitions, and as a share of that over few, in turns: each comes first once.
 ///
 /// # Errors
 /// A load failed.
@@ -104,10 +104,23 @@ pub fn throughput(
         let count = scale.count(u64::from(count.unsigned_abs()), LEAST);
         Ok(Topic::single(i32::try_from(count)?).begun())
     };
-    let over_few = under_load(cluster, row, &topic(few)?, produce, None, scale)?.produce_figures();
-    let mut figures = under_load(cluster, row, &topic(many)?, produce, None, scale)?.produce_figures();
-    let (of_few, of_many) = (over_few.get(Metric::Throughput), figures.get(Metric::Throughput));
-    let share = of_many.context("a throughput over many")? / of_few.context("a throughput over few")?;
-    figures.set(Metric::Share, 100.0 * share);
+    let mut sums = [(Metric::Throughput, 0.0), (Metric::CpuPerGb, 0.0)];
+    let mut over_few = 0.0;
+    let mut figures = Figures::default();
+    for count in [few, many, many, few] {
+        let measured = under_load(cluster, row, &topic(count)?, produce, None, scale)?.produce_figures();
+        if count == few {
+            over_few += measured.get(Metric::Throughput).context("a throughput")?;
+            continue;
+        }
+        for (metric, sum) in &mut sums {
+            *sum += measured.get(*metric).context("what it did and used")?;
+        }
+        figures = measured;
+    }
+    for (metric, sum) in sums {
+        figures.set(metric, sum / 2.0);
+    }
+    figures.set(Metric::Share, 100.0 * sums[0].1 / over_few);
     Ok(figures)
 }
