@@ -269,8 +269,8 @@ pub(crate) fn bound_recovery(replicas: &Replicas, limit: i64) {
         }
         dirty.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let dirty: Vec<_> = dirty.into_iter().map(|(_, replica)| replica).collect();
-        // Well below the limit, so that not every round has to do it.
         let here = (replicas, logs);
+        // Well below the limit, so that not every look has to do it.
         total = checkpoint_until(here, &dirty, (total, limit / 2), Log::sealed_checkpoint_plan);
         if total > limit {
             checkpoint_until(here, &dirty, (total, limit / 2), Log::checkpoint_plan);
@@ -307,7 +307,7 @@ fn checkpoint_until(
     total
 }
 
-/// Logs that are checkpointed together: a flush of several small files costs the disk little more than one of a single file.
+/// Logs that are checkpointed together: several small ones, so that the directory itself is flushed once for all, or a large one.
 #[derive(Default)]
 struct Round<'a> {
     plans: Vec<FlushPlan>,

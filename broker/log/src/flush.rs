@@ -172,11 +172,15 @@ impl Target<'_> {
 }
 
 impl LogDirectory {
-    /// The same as [`LogDirectory::sync`] for plans that nobody waits for: others have the turn while most of it is written.
+    /// The same as [`LogDirectory::sync`] for plans that nobody waits for: others have the turn while most of it is written, and
+    /// between two files if there is one plan, which may have large ones.
     ///
     /// # Errors
     /// As [`LogDirectory::sync`].
     pub fn sync_behind(&self, plans: &[FlushPlan]) -> Result<(), LogError> {
+        if let [only] = plans {
+            return only.sync();
+        }
         for file in plans.iter().flat_map(|plan| &plan.files) {
             file.write_back(&self.shared);
         }

@@ -546,8 +546,9 @@ impl Opening {
                 "removed_segments" => report.removed_segments, "removed_bytes" => report.removed_bytes,
                 "log_end_offset" => report.log_end_offset),
             None => {
-                info!(log.logger, "log recovered"; "scanned_bytes" => report.scanned_bytes, "zero_bytes" => report.zero_bytes,
-                "log_end_offset" => report.log_end_offset, "index_rebuilt" => report.index_rebuilt)
+                info!(log.logger, "log recovered"; "scanned_bytes" => report.scanned_bytes,
+                    "zero_bytes" => report.zero_bytes, "log_end_offset" => report.log_end_offset,
+                    "index_rebuilt" => report.index_rebuilt);
             }
         }
         log.recovery = Some(std::mem::take(&mut self.report));

@@ -660,6 +660,28 @@ fn recovery_has_a_bounded_number_of_bytes_to_read() {
     assert_eq!(ends(&large), (210, 220));
 }
 
+/// Small logs are flushed several in a round; none is left out where one round ends.
+#[test]
+fn recovery_of_many_small_logs_is_bounded_too() {
+    let mut node = Node::new();
+    let all: Vec<Arc<Replica>> = (0..70)
+        .map(|number| node.create(&format!("small-{number}"), NODE).unwrap())
+        .collect();
+    all.iter().for_each(|replica| append_own(replica));
+    let dirty = |replica: &Arc<Replica>| replica.with(|p| p.log().uncheckpointed_bytes());
+    let each = dirty(&all[0]);
+    assert!(each > 0 && all.iter().all(|replica| dirty(replica) == each));
+    crate::maintenance::bound_recovery(&node.replicas, (60 * each) as i64);
+    let left: u64 = all.iter().map(dirty).sum();
+    assert_eq!(
+        left,
+        30 * each,
+        "half of the bound, and not more than that was flushed"
+    );
+    crate::maintenance::bound_recovery(&node.replicas, 0);
+    assert!(all.iter().all(|replica| dirty(replica) == 0));
+}
+
 fn replica_rolls(replica: &Replica) {
     replica.with(|p| p.log_mut().roll(clock::now())).unwrap();
 }
