@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 
 use crate::error::{AppendError, LogError};
 use crate::log::Log;
-use crate::pages::PagesAhead;
+use crate::pages::{self, PagesAhead, ZEROS_PIECES_MAX};
 use crate::segment::{SEGMENT_SIZE_BYTES_MAX, segment_path};
 use crate::store::Survive;
 
@@ -38,6 +38,10 @@ const GATHER_SIZE_BYTES_MAX: usize = 4 << 10;
 const PIECES_PER_WRITE: usize = 1024;
 /// Batches of one append that need no allocation.
 const INLINE_BATCHES: usize = 2;
+
+/// Pieces of an append with zeros behind it that need no allocation.
+const INLINE_PIECES: usize = 96;
+const _: () = assert!(INLINE_PIECES >= 2 * INLINE_BATCHES + ZEROS_PIECES_MAX);
 
 /// What an append did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -455,8 +459,8 @@ impl Log {
         let rolled = self.prepare_active(now, &extent)?;
         let file = self.open_active()?;
         self.reserve_ahead(&file.file, extent.size_bytes);
-        self.pages_ahead(now, &file.file, extent.size_bytes);
-        let mut at = self.write(&file.file, pieces)?;
+        let zero_bytes = self.zeros_behind(now, extent.size_bytes);
+        let mut at = self.write(&file.file, pieces, zero_bytes)?;
         let mut epochs_changed = false;
         let interval = self.config.index_interval_bytes;
         for Written { header, .. } in written {
@@ -522,15 +526,20 @@ impl Log {
         }
     }
 
-    /// Writes at the end of the active segment; on failure the file is cut back to what it was.
-    fn write(&mut self, file: &File, pieces: &mut [IoSlice<'_>]) -> Result<u64, LogError> {
+    /// Writes at the end of the active segment, with so many zeros behind; on failure the file is cut back to what it was.
+    fn write(&mut self, file: &File, pieces: &mut [IoSlice<'_>], zero_bytes: u64) -> Result<u64, LogError> {
         let active = self
             .segments
             .last_entry()
             .expect("prepare_active made sure of an active segment")
             .into_mut();
         let position = active.footer.size_bytes;
-        let Err(source) = write_pieces(file, pieces, position) else {
+        let outcome = if zero_bytes > 0 {
+            write_with_zeros(file, pieces, zero_bytes, position)
+        } else {
+            write_pieces(file, pieces, position)
+        };
+        let Err(source) = outcome else {
             return Ok(position);
         };
         let path = segment_path(&self.folder, active.base_offset);
@@ -657,12 +666,12 @@ thread_local! {
 }
 
 fn write_pieces(file: &File, pieces: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
-    let size_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
     if let [only] = pieces {
         return file.write_all_at(only, position);
     }
+    let size_bytes = size_of_all(pieces);
     if size_bytes > GATHER_SIZE_BYTES_MAX {
-        return write_vectored(file, pieces, position);
+        return write_vectored(file, pieces, position, size_bytes);
     }
     GATHERED.with_borrow_mut(|gathered| {
         gathered.clear();
@@ -673,13 +682,36 @@ fn write_pieces(file: &File, pieces: &mut [IoSlice<'_>], position: u64) -> io::R
     })
 }
 
-fn write_vectored(file: &File, mut pieces: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
-    while !pieces.is_empty() {
+/// Writes the pieces, and zeros behind them as far as that goes in the same call.
+pub(crate) fn write_with_zeros(
+    file: &File,
+    pieces: &[IoSlice<'_>],
+    zero_bytes: u64,
+    position: u64,
+) -> io::Result<()> {
+    let mut all: SmallVec<[IoSlice<'_>; INLINE_PIECES]> = SmallVec::from_slice(pieces);
+    all.extend(pages::zeros(zero_bytes));
+    write_vectored(file, &mut all, position, size_of_all(pieces))
+}
+
+fn size_of_all(pieces: &[IoSlice<'_>]) -> usize {
+    pieces.iter().map(|piece| piece.len()).sum()
+}
+
+/// Writes the pieces until `needed` bytes of them are in the file.
+fn write_vectored(
+    file: &File,
+    mut pieces: &mut [IoSlice<'_>],
+    mut position: u64,
+    mut needed: usize,
+) -> io::Result<()> {
+    while needed > 0 {
         let now = pieces.len().min(PIECES_PER_WRITE);
         match rustix::io::pwritev(file, &pieces[..now], position) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
                 position += written as u64;
+                needed = needed.saturating_sub(written);
                 IoSlice::advance_slices(&mut pieces, written);
             }
             Err(rustix::io::Errno::INTR) => {}

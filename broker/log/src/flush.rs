@@ -20,6 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::checkpoint::Checkpoint;
 use crate::directory::{DirectoryShared, LogDirectory, METADATA_FILE};
 use crate::error::{LogError, is_out_of_descriptors};
+use crate::flush_threads::FlushThreads;
 use crate::log::Log;
 
 /// Files of a round that are flushed at the same time: file systems commit them together.
@@ -30,6 +31,7 @@ const SYNC_THREADS_MAX: usize = 16;
 pub(crate) struct SyncTurn {
     turn: Mutex<()>,
     failed: AtomicBool,
+    threads: FlushThreads,
 }
 
 #[cfg(test)]
@@ -86,9 +88,9 @@ pub(crate) struct FileToFlush {
 }
 
 /// One thing to wait for.
-enum Target<'a> {
-    Segment(&'a FileToFlush),
-    Folder(&'a Path),
+enum Target {
+    Segment { base_offset: i64, file: Arc<File> },
+    Folder(PathBuf),
 }
 
 impl FlushPlan {
@@ -98,21 +100,20 @@ impl FlushPlan {
     /// # Errors
     /// As [`LogDirectory::sync`].
     pub fn sync(&self) -> Result<(), LogError> {
-        let directory = &*self.directory;
-        for target in self
-            .targets()
-            .chain(parent_of(directory, std::slice::from_ref(self)))
-        {
-            if let Target::Segment(segment) = &target {
-                segment.write_back(directory);
-            }
+        let directory = &self.directory;
+        let in_a_turn = |target| {
             let turn = directory.sync_turn.turn.lock();
-            let outcome = sync_in_turn(directory, &[target]);
+            let outcome = sync_in_turn(directory, vec![target]);
             // Plainly unlocked, it would be this plan's again before whoever waits has woken up.
             MutexGuard::unlock_fair(turn);
-            outcome?;
+            outcome
+        };
+        for file in &self.files {
+            file.write_back(directory);
+            in_a_turn(file.target())?;
         }
-        Ok(())
+        let parent = parent_of(directory, std::slice::from_ref(self));
+        self.folder_target().chain(parent).try_for_each(in_a_turn)
     }
 
     /// Whether it is of a log in this directory.
@@ -128,13 +129,24 @@ impl FlushPlan {
         self.files.iter().map(unflushed).sum()
     }
 
-    fn targets(&self) -> impl Iterator<Item = Target<'_>> {
-        let folder = self.folder.as_deref().map(Target::Folder);
-        self.files.iter().map(Target::Segment).chain(folder)
+    fn targets(&self) -> impl Iterator<Item = Target> {
+        let files = self.files.iter().map(FileToFlush::target);
+        files.chain(self.folder_target())
+    }
+
+    fn folder_target(&self) -> impl Iterator<Item = Target> + use<> {
+        self.folder.clone().map(Target::Folder).into_iter()
     }
 }
 
 impl FileToFlush {
+    fn target(&self) -> Target {
+        Target::Segment {
+            base_offset: self.base_offset,
+            file: self.file.clone(),
+        }
+    }
+
     /// Has most of it written before the turn to flush is taken, so that nobody waits for that.
     fn write_back(&self, directory: &DirectoryShared) {
         let unflushed = self.flushed_bytes..self.size_bytes;
@@ -142,14 +154,13 @@ impl FileToFlush {
     }
 }
 
-impl Target<'_> {
+impl Target {
     fn sync(&self, directory: &DirectoryShared) -> Result<(), LogError> {
         let disk = &directory.options.disk;
         let (outcome, attempt) = match self {
-            Self::Segment(segment) => (
-                disk.sync_data(&segment.file),
-                format!("flush segment {}", segment.base_offset),
-            ),
+            Self::Segment { base_offset, file } => {
+                (disk.sync_data(file), format!("flush segment {base_offset}"))
+            }
             Self::Folder(folder) => (
                 sync_folder(directory, folder),
                 format!("flush {}", folder.display()),
@@ -193,22 +204,22 @@ impl LogDirectory {
     /// None of the plans may be completed. The directory is to be taken offline, and no later flush is believed, unless the
     /// process has no file descriptors left: then it is tried again.
     pub fn sync(&self, plans: &[FlushPlan]) -> Result<(), LogError> {
-        let directory = &*self.shared;
+        let directory = &self.shared;
         let targets = plans.iter().flat_map(FlushPlan::targets);
-        let targets: Vec<_> = targets.chain(parent_of(directory, plans)).collect();
+        let targets = targets.chain(parent_of(directory, plans)).collect();
         let _turn = directory.sync_turn.turn.lock();
-        sync_in_turn(directory, &targets)
+        sync_in_turn(directory, targets)
     }
 }
 
 /// The directory itself, if the folder of one of these plans may be new in it.
-fn parent_of<'a>(directory: &'a DirectoryShared, plans: &[FlushPlan]) -> Option<Target<'a>> {
+fn parent_of(directory: &DirectoryShared, plans: &[FlushPlan]) -> Option<Target> {
     let has_folder = plans.iter().any(|plan| plan.folder.is_some());
-    has_folder.then_some(Target::Folder(&directory.path))
+    has_folder.then(|| Target::Folder(directory.path.clone()))
 }
 
-/// Flushes the targets; the caller has the turn.
-fn sync_in_turn(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(), LogError> {
+/// Flushes the targets side by side; the caller has the turn.
+fn sync_in_turn(directory: &Arc<DirectoryShared>, targets: Vec<Target>) -> Result<(), LogError> {
     if directory.sync_turn.failed.load(Ordering::Acquire) {
         return Err(LogError::Unsynced {
             path: directory.path.clone(),
@@ -216,33 +227,46 @@ fn sync_in_turn(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(
             source: std::io::Error::other("an earlier flush failed"),
         });
     }
-    sync_targets(directory, targets)
+    if let [only] = &targets[..] {
+        return only.sync(directory);
+    }
+    let helpers = targets.len().min(SYNC_THREADS_MAX).saturating_sub(1);
+    let round = Arc::new(SyncRound {
+        directory: directory.clone(),
+        targets,
+        next: AtomicUsize::new(0),
+        outcome: Mutex::new(Ok(())),
+    });
+    let work = round.clone();
+    directory
+        .sync_turn
+        .threads
+        .run(helpers, Arc::new(move || work.work()));
+    let mut outcome = round.outcome.lock();
+    std::mem::replace(&mut *outcome, Ok(()))
 }
 
-/// Flushes the targets side by side. Of several errors, one that does not pass comes first.
-fn sync_targets(directory: &DirectoryShared, targets: &[Target<'_>]) -> Result<(), LogError> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(target) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
-            target.sync(directory)?;
-        }
-        Ok(())
-    };
-    let helpers = targets.len().min(SYNC_THREADS_MAX).saturating_sub(1);
-    std::thread::scope(|scope| {
-        // A thread that cannot be started is no harm: the others take its share.
-        let started: Vec<_> = (0..helpers)
-            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
-            .collect();
-        let mut outcome = work();
-        for thread in started {
-            let other = thread.join().expect("a panic was reported where it happened");
-            if outcome.is_ok() || matches!(other, Err(LogError::Unsynced { .. })) {
-                outcome = other;
+/// What several threads flush.
+struct SyncRound {
+    directory: Arc<DirectoryShared>,
+    targets: Vec<Target>,
+    next: AtomicUsize,
+    outcome: Mutex<Result<(), LogError>>,
+}
+
+impl SyncRound {
+    /// Flushes what nobody has begun to, until one fails. Of several errors, one that does not pass is kept.
+    fn work(&self) {
+        while let Some(target) = self.targets.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = target.sync(&self.directory) {
+                let mut outcome = self.outcome.lock();
+                if outcome.is_ok() || matches!(error, LogError::Unsynced { .. }) {
+                    *outcome = Err(error);
+                }
+                return;
             }
         }
-        outcome
-    })
+    }
 }
 
 /// Waits until the disk has the names in a partition's folder. One that is gone, because the partition was deleted meanwhile, has
@@ -266,9 +290,9 @@ pub(crate) fn sync_folder(directory: &DirectoryShared, folder: &Path) -> std::io
 ///
 /// # Errors
 /// As [`LogDirectory::sync`].
-pub(crate) fn sync_names(directory: &DirectoryShared, folder: &Path) -> Result<(), LogError> {
+pub(crate) fn sync_names(directory: &Arc<DirectoryShared>, folder: &Path) -> Result<(), LogError> {
     let _turn = directory.sync_turn.turn.lock();
-    sync_in_turn(directory, &[Target::Folder(folder)])
+    sync_in_turn(directory, vec![Target::Folder(folder.to_owned())])
 }
 
 impl Log {

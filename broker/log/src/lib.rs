@@ -20,6 +20,7 @@ pub mod disk;
 pub mod error;
 mod files;
 pub mod flush;
+mod flush_threads;
 mod folder;
 pub mod future;
 mod index;

@@ -42,8 +42,10 @@ const XFS_MAGIC: FsWord = 0x5846_5342;
 
 /// One page again and again: it stays in the nearest cache, and the others keep what they have.
 static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-/// An append that reaches beyond a border, and what is missing to the next one.
-const PAGES_MAX: usize = ((STRETCH_BYTES / APPEND_PART_MAX + STRETCH_BYTES) / PAGE_BYTES) as usize;
+/// No more than that is missing to the next border.
+const ZEROS_SIZE_MAX: usize = STRETCH_BYTES as usize;
+/// Pieces that [`zeros`] has at most.
+pub(crate) const ZEROS_PIECES_MAX: usize = ZEROS_SIZE_MAX / PAGE_BYTES as usize + 1;
 
 /// How far the pages of the active segment go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,8 +74,9 @@ impl PagesAhead {
 }
 
 impl Log {
-    /// Sees to it that the active segment has pages for `size_bytes` more, if it grows fast.
-    pub(crate) fn pages_ahead(&mut self, now: Now, file: &File, size_bytes: u64) {
+    /// How many zeros are to be written behind an append of `size_bytes`, so that the active segment has pages for those that follow;
+    /// 0 unless it grows fast.
+    pub(crate) fn zeros_behind(&mut self, now: Now, size_bytes: u64) -> u64 {
         let limit = self.config.segment_bytes.min(SEGMENT_SIZE_BYTES_MAX);
         let is_wanted = self.directory.has_large_folios
             && self.config.flush_messages == i64::MAX
@@ -81,7 +84,7 @@ impl Log {
         let active = self.active();
         let (size, end) = (active.footer.size_bytes, active.footer.size_bytes + size_bytes);
         if end <= active.pages.border || !is_wanted {
-            return;
+            return 0;
         }
         let is_small = size < RESERVE_FROM_BYTES;
         let stretch_bytes = if is_small {
@@ -89,26 +92,30 @@ impl Log {
         } else {
             STRETCH_BYTES
         };
-        let from = active.pages.border;
         let is_worth_it = active.pages.advance(end, size_bytes, stretch_bytes, now.mono_ms);
         let to = active.pages.border;
         let has_blocks = active.reserved_bytes != u64::MAX && to <= active.reserved_bytes;
         // A full segment has passed its last zeros, so that nothing has to be cut off when it is sealed.
         if !is_worth_it || to + stretch_bytes > limit {
-            return;
+            return 0;
         }
         let has_room = has_blocks || is_small && self.directory.had_ample_room();
         if !has_room {
-            return;
+            return 0;
         }
         // What was written, if not all, goes with the reserve.
         self.active().pages.file_bytes = to;
-        let zeros = [IoSlice::new(&ZEROS); PAGES_MAX];
-        let pages = usize::try_from((to - from) / PAGE_BYTES).map_or(PAGES_MAX, |pages| pages.min(PAGES_MAX));
-        if let Err(error) = rustix::io::pwritev(file, &zeros[..pages], from) {
-            slog::debug!(self.logger, "no pages ahead"; "error" => %error);
-        }
+        to - end
     }
+}
+
+/// Zeros, in pieces for one call; less than a stretch.
+pub(crate) fn zeros<'a>(size_bytes: u64) -> impl Iterator<Item = IoSlice<'a>> {
+    let size = usize::try_from(size_bytes).unwrap_or(0).min(ZEROS_SIZE_MAX);
+    let (pages, part) = (size / ZEROS.len(), size % ZEROS.len());
+    let part = (part > 0).then(|| IoSlice::new(&ZEROS[..part]));
+    part.into_iter()
+        .chain(std::iter::repeat_n(IoSlice::new(&ZEROS), pages))
 }
 
 /// Whether the page cache keeps what is written to files here in large pieces.

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::append::write_with_zeros;
 use crate::disk::{Disk, Space, SystemDisk};
 use crate::pages::{SMALL_STRETCH_BYTES, STRETCH_BYTES};
 
@@ -266,4 +268,23 @@ fn a_full_segment_has_passed_its_zeros_so_that_a_roll_need_not_cut_it() {
             }
         }
     }
+}
+
+#[test]
+fn zeros_that_find_no_room_are_no_failure() {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    // A file that cannot grow beyond two pages takes what fits.
+    let file = rustix::fs::memfd_create("full", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&file, 8_192).unwrap();
+    rustix::fs::fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+    let file = File::from(file);
+    let (head, records) = ([1; 61], [2; 7_000]);
+    let pieces = [io::IoSlice::new(&head), io::IoSlice::new(&records)];
+    write_with_zeros(&file, &pieces, SMALL_STRETCH_BYTES, 0).unwrap();
+    let mut bytes = vec![9; 8_192];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!((&bytes[..61], &bytes[61..7_061]), (&head[..], &records[..]));
+    assert!(bytes[7_061..].iter().all(|byte| *byte == 0));
+    // Records that find none are.
+    write_with_zeros(&file, &pieces, SMALL_STRETCH_BYTES, 4_096).unwrap_err();
 }
