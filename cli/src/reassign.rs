@@ -1,8 +1,10 @@
-//! `odradek reassign`: what kafka-reassign-partitions.sh does, with its JSON files, without throttles and moves
-//! between log directories.
+//! `odradek reassign`: what kafka-reassign-partitions.sh does, with its JSON files, without throttles.
+
+mod log_dirs;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use kafka_protocol::messages::alter_partition_reassignments_request::{
@@ -15,6 +17,7 @@ use serde_json::Value;
 use crate::client::{ClusterClient, ClusterView, Connection, join, topic_name, unique};
 use crate::error::{CommandError, Outcome, check};
 use crate::output::{say, say_text};
+use log_dirs::{Moves, Replica};
 
 /// Flags of `odradek reassign`.
 #[derive(Debug, Args)]
@@ -34,18 +37,29 @@ pub struct ReassignArguments {
     /// Cancels the reassignments of the file that are under way.
     #[arg(long, requires = "reassignment_json_file")]
     cancel: bool,
-    /// {"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[1,2,3]}]}
+    /// {"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[1,2],"log_dirs":["any","/data/2"]}]}; log_dirs may be left out
     #[arg(long, value_name = "FILE")]
     reassignment_json_file: Option<PathBuf>,
     /// Also executes while other reassignments are under way.
     #[arg(long)]
     additional: bool,
+    /// How long to wait, in milliseconds, for brokers to hold the replicas that are to go to a log directory of theirs.
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    timeout: u64,
     /// Leaves throttles as they are; there are none here.
     #[arg(long, hide = true)]
     preserve_throttles: bool,
 }
 
 type Assignment = BTreeMap<(String, i32), Vec<i32>>;
+/// What a file asks for.
+#[derive(Debug, Default, PartialEq)]
+struct Wanted {
+    assignment: Assignment,
+    /// Of replicas for which it names a directory.
+    moves: Moves,
+}
+
 type Ongoing = BTreeMap<(String, i32), OngoingPartitionReassignment>;
 
 /// Carries out `odradek reassign`.
@@ -57,28 +71,32 @@ pub async fn run(arguments: ReassignArguments) -> Outcome {
                 .map_err(CommandError::io(format!("cannot read {}", file.display())))?;
             parse(&content)?
         }
-        None => Assignment::new(),
+        None => Wanted::default(),
     };
+    let limit = Duration::from_millis(arguments.timeout);
     if arguments.list {
         say_text!("{}", listing(&ongoing(&client).await?));
         Ok(())
     } else if arguments.execute {
-        execute(&client, &wanted, arguments.additional).await
+        execute(&client, &wanted.assignment, arguments.additional).await?;
+        log_dirs::start(&client, &wanted.moves, limit).await
     } else if arguments.verify {
-        verify(&client, &wanted).await
+        verify(&client, &wanted.assignment).await?;
+        log_dirs::verify(&client, &wanted.moves).await
     } else {
-        cancel(&client, &wanted).await
+        cancel(&client, &wanted.assignment).await?;
+        log_dirs::cancel(&client, &wanted.moves, limit).await
     }
 }
 
 /// Reads the JSON of --reassignment-json-file.
-fn parse(content: &str) -> Outcome<Assignment> {
+fn parse(content: &str) -> Outcome<Wanted> {
     let bad = |what: &str| CommandError::refused(format!("the reassignment file {what}"));
     let root: Value = serde_json::from_str(content).map_err(|error| bad(&format!("is not JSON: {error}")))?;
     let partitions = root["partitions"]
         .as_array()
         .ok_or_else(|| bad("has no array \"partitions\""))?;
-    let mut assignment = Assignment::new();
+    let mut wanted = Wanted::default();
     for entry in partitions {
         let id = |value: &Value| value.as_i64().and_then(|id| i32::try_from(id).ok());
         let topic = entry["topic"]
@@ -99,17 +117,47 @@ fn parse(content: &str) -> Outcome<Assignment> {
                 join(&replicas)
             )));
         }
-        if assignment
-            .insert((topic.to_owned(), partition), replicas)
-            .is_some()
-        {
+        let directories = directories(&entry["log_dirs"], replicas.len())
+            .map_err(|reason| bad(&format!("{reason} in {entry}")))?;
+        for (broker_id, directory) in replicas.iter().zip(directories) {
+            let replica = Replica {
+                broker_id: *broker_id,
+                topic: topic.to_owned(),
+                partition,
+            };
+            if directory != log_dirs::ANY {
+                wanted.moves.insert(replica, directory);
+            }
+        }
+        let key = (topic.to_owned(), partition);
+        if wanted.assignment.insert(key, replicas).is_some() {
             return Err(bad(&format!("contains multiple entries for {topic}-{partition}")));
         }
     }
-    if assignment.is_empty() {
+    if wanted.assignment.is_empty() {
         return Err(bad("names no partitions"));
     }
-    Ok(assignment)
+    Ok(wanted)
+}
+
+/// The directories for so many replicas, one each; none if there is no such field.
+fn directories(field: &Value, replicas: usize) -> Result<Vec<String>, String> {
+    if field.is_null() {
+        return Ok(Vec::new());
+    }
+    let texts = field.as_array().and_then(|all| {
+        let texts = all.iter().map(|one| one.as_str().map(str::to_owned));
+        texts.collect::<Option<Vec<_>>>()
+    });
+    let texts = texts.ok_or("has log_dirs that are no array of paths")?;
+    if texts.len() != replicas {
+        return Err(format!(
+            "has {replicas} replicas and {} log_dirs: there is one for each, \"{}\" for whichever",
+            texts.len(),
+            log_dirs::ANY
+        ));
+    }
+    Ok(texts)
 }
 
 async fn ongoing(client: &ClusterClient) -> Outcome<Ongoing> {
@@ -318,10 +366,18 @@ mod tests {
 
     #[test]
     fn a_file_is_read_and_written() {
-        let text = r#"{"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[3,1],"log_dirs":["any","any"]}]}"#;
-        let assignment = parse(text).expect("fits");
-        assert_eq!(assignment, Assignment::from([(("t".to_owned(), 0), vec![3, 1])]));
-        assert_eq!(parse(&to_json(&assignment)).expect("fits"), assignment);
+        let text = r#"{"version":1,"partitions":[{"topic":"t","partition":0,"replicas":[3,1],"log_dirs":["any","/d2"]}]}"#;
+        let wanted = parse(text).expect("fits");
+        let assignment = Assignment::from([(("t".to_owned(), 0), vec![3, 1])]);
+        assert_eq!(wanted.assignment, assignment);
+        let replica = Replica {
+            broker_id: 1,
+            topic: "t".to_owned(),
+            partition: 0,
+        };
+        assert_eq!(wanted.moves, Moves::from([(replica, "/d2".to_owned())]));
+        let again = parse(&to_json(&assignment)).expect("fits");
+        assert_eq!((again.assignment, again.moves), (assignment, Moves::new()));
     }
 
     #[test]
@@ -341,6 +397,14 @@ mod tests {
             (
                 r#"{"partitions":[{"topic":"t","partition":0,"replicas":[1]},{"topic":"t","partition":0,"replicas":[2]}]}"#,
                 "multiple entries",
+            ),
+            (
+                r#"{"partitions":[{"topic":"t","partition":0,"replicas":[1,2],"log_dirs":["any"]}]}"#,
+                "2 replicas and 1 log_dirs",
+            ),
+            (
+                r#"{"partitions":[{"topic":"t","partition":0,"replicas":[1],"log_dirs":[7]}]}"#,
+                "no array of paths",
             ),
         ] {
             let error = parse(text).expect_err(text).to_string();

@@ -1,6 +1,7 @@
 //! Replicas that move from one log directory to another while they are written to, and through a kill.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,8 +9,10 @@ use kafka_protocol::messages::alter_replica_log_dirs_request::{AlterReplicaLogDi
 use kafka_protocol::messages::incremental_alter_configs_request as incremental;
 use kafka_protocol::messages::{AlterReplicaLogDirsRequest, IncrementalAlterConfigsRequest};
 use odradek_cluster_tests::asks::{OK, code, produce_request, text, topic_name};
+use odradek_cluster_tests::binary;
 use odradek_cluster_tests::cluster::TestCluster;
 use odradek_cluster_tests::connection::Connection;
+use odradek_cluster_tests::node::Node;
 use odradek_cluster_tests::records::batch;
 use odradek_cluster_tests::wait::{eventually, holds};
 use odradek_common::error::ErrorCode;
@@ -168,4 +171,91 @@ async fn a_partition_moves_under_load_and_through_a_kill() {
         holds(!first.join("t-0").exists(), "the folder is there")
     })
     .await;
+}
+
+/// What `odradek reassign` says of a file that wants the topic's partition 0 there.
+fn reassign(node: &Node, action: &str, to: &Path) -> (bool, String) {
+    let file = node.directory().join("plan.json");
+    let plan = format!(
+        r#"{{"version":1,"partitions":[{{"topic":"t","partition":0,"replicas":[1],"log_dirs":["{}"]}}]}}"#,
+        to.display()
+    );
+    std::fs::write(&file, plan).expect("the folder is writable");
+    let output = Command::new(binary::odradek())
+        .args(["reassign", "--bootstrap-server", &node.address(), action])
+        .arg("--reassignment-json-file")
+        .arg(&file)
+        .output()
+        .expect("the binary can be started");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[tokio::test]
+async fn the_command_line_moves_replicas_between_directories() {
+    let cluster = TestCluster::prepare(1, &[]);
+    let node = cluster.node(1);
+    let [first, second] = two_directories(node);
+    configure(node, &[(RATE, "1000".to_owned())]);
+    node.start().await;
+    let connection = cluster.connect(1).await;
+    connection.create_topic("t", 1, 1, &[]).await;
+    assert_eq!(partitions_in(&connection, &first, "t").await, [0]);
+    connection.produce("t", 0, &batch(&[&"x".repeat(100_000)])).await;
+
+    let says = |action: &str, to: &Path, words: &str| {
+        let (succeeded, said) = reassign(node, action, to);
+        assert!(said.contains(words), "{said}");
+        succeeded
+    };
+    let nowhere = Path::new("/nowhere");
+    assert!(!says(
+        "--execute",
+        nowhere,
+        "Failed to alter dir for t-0-1 to /nowhere"
+    ));
+    let stays = format!(
+        "Partition t-0 on broker 1 is not being moved from log dir {} to {}.",
+        first.display(),
+        second.display()
+    );
+    assert!(says("--verify", &second, &stays));
+    assert!(says(
+        "--execute",
+        &second,
+        "Successfully started log directory move for: t-0-1"
+    ));
+    assert!(says(
+        "--verify",
+        &second,
+        "Reassignment of replica t-0-1 is still in progress."
+    ));
+    let elsewhere = format!("is being moved to log dir {} instead of", second.display());
+    assert!(says("--verify", &first, &elsewhere));
+    assert!(says(
+        "--cancel",
+        &second,
+        "Successfully started log directory move for: t-0-1"
+    ));
+    assert!(says("--verify", &second, &stays));
+    assert!(says(
+        "--cancel",
+        &second,
+        "None of the specified partition moves are active."
+    ));
+    set_rate(&connection, "9223372036854775807").await;
+    assert!(says(
+        "--execute",
+        &second,
+        "Successfully started log directory move for: t-0-1"
+    ));
+    await_move(&connection, &second).await;
+    assert!(says(
+        "--verify",
+        &second,
+        "Reassignment of replica t-0-1 completed successfully."
+    ));
 }
