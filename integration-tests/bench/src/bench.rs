@@ -84,6 +84,9 @@ fn all_rows() -> String {
 pub fn run(plan: &Plan, programs: &Programs, save: impl Fn(&RunFile) -> Result<()>) -> Result<RunFile> {
     let selection = plan.selection()?;
     let systems = present(&plan.systems, programs)?;
+    if systems.contains(&System::Odradek) && plan.attached.is_none() {
+        programs.check_odradek()?;
+    }
     machine::touch_memory(plan.scale.touched_bytes);
     let settings = Settings {
         pairs: plan.pairs,

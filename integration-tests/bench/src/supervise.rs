@@ -4,11 +4,12 @@
 //! brokers die with it.
 
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 use odradek_cluster_tests::process;
 use tempfile::TempDir;
@@ -48,6 +49,7 @@ fn signals() -> SigSet {
 /// # Errors
 /// It cannot be started or waited for, or its data cannot be removed.
 pub fn run(data: &Path) -> Result<ExitCode> {
+    let _alone = alone(&std::env::temp_dir().join("odradek-bench-lock"))?;
     let signals = signals();
     // One that comes too early waits for its turn.
     signals.thread_block().context("blocking signals")?;
@@ -77,15 +79,34 @@ pub fn run(data: &Path) -> Result<ExitCode> {
     Ok(code_of(status))
 }
 
+/// Two would measure each other, and run out of memory: each writes to nearly all that is free. The lock goes with the file.
+fn alone(path: &Path) -> Result<File> {
+    let lock = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another benchmark runs on this machine (it has locked {}): wait until it is done",
+            path.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
 fn code_of(status: Option<ExitStatus>) -> ExitCode {
+    const LEFT: &str =
+        "the turns that were complete are in runs/ of --out, and `report` makes the table of them";
     let Some(status) = status else {
-        println!(
-            "bench: interrupted; the turns that were complete are in runs/ of --out, and `report` makes the table of them"
-        );
+        println!("bench: interrupted; {LEFT}");
         return ExitCode::FAILURE;
     };
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    code.map_or(ExitCode::FAILURE, ExitCode::from)
+    code.map_or_else(
+        || {
+            println!("bench: the process that measures was ended ({status}; the kernel does that if memory runs out); {LEFT}");
+            ExitCode::FAILURE
+        },
+        ExitCode::from,
+    )
 }
 
 /// Removes a folder that processes which are being killed may still write to.
@@ -98,4 +119,20 @@ fn remove(folder: TempDir) -> Result<()> {
         std::thread::sleep(REMOVE_PAUSE);
     }
     std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = alone(&path).unwrap();
+        let refused = alone(&path).unwrap_err().to_string();
+        assert!(refused.starts_with("another benchmark runs"), "{refused}");
+        drop(first);
+        alone(&path).unwrap();
+    }
 }

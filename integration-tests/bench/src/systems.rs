@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -83,6 +83,28 @@ pub struct Programs {
     pub data: PathBuf,
     /// Whether to run systems in memory cgroups.
     pub cgroups: bool,
+}
+
+impl Programs {
+    /// Makes sure that there is something to measure, before the machine is prepared for it.
+    ///
+    /// # Errors
+    /// `odradek` cannot be run.
+    pub fn check_odradek(&self) -> Result<()> {
+        let program = self.odradek.display();
+        let output = Command::new(&self.odradek).arg("--version").output();
+        let output = output.with_context(|| {
+            format!(
+                "{program} cannot be run: `make build` makes it, --binary or ODRADEK_BIN says where it is"
+            )
+        })?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success() && said.starts_with("odradek "),
+            "{program} is not odradek: asked for its version it said {said:?}"
+        );
+        Ok(())
+    }
 }
 
 /// What a cluster is to be.
