@@ -68,6 +68,8 @@ pub enum Problem {
     /// A value that the key does not accept.
     #[error("{origin}: {reason} (valid: {valid})")]
     Invalid {
+        /// The key as it was given.
+        key: String,
         /// Where it was given.
         origin: Origin,
         /// Names key, value and what is wrong.

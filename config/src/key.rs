@@ -193,6 +193,24 @@ pub struct Key {
 }
 
 impl Key {
+    /// What it accepts, with the bounds of its type.
+    #[must_use]
+    pub fn accepted(&self) -> String {
+        let (least, most) = match self.kind {
+            Kind::Int => (i64::from(i32::MIN), i64::from(i32::MAX)),
+            Kind::Short => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            Kind::Long => (i64::MIN, i64::MAX),
+            Kind::Boolean => return "true or false".to_owned(),
+            Kind::Double if matches!(self.valid, Valid::Any) => return "a number".to_owned(),
+            _ => return self.valid.to_string(),
+        };
+        match self.valid {
+            Valid::Any => format!("{least} to {most}"),
+            Valid::AtLeast(min) => format!("{min} to {most}"),
+            _ => self.valid.to_string(),
+        }
+    }
+
     #[expect(
         clippy::too_many_arguments,
         reason = "called by the keys! macro only, one argument for each column"

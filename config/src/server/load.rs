@@ -102,14 +102,17 @@ impl Loading {
 
     fn set(&mut self, name: &str, text: &str, origin: Origin) {
         let named = keys::classify(name);
+        // The last one counts, so what was wrong with one before it does not.
+        self.problems
+            .retain(|problem| !matches!(problem, Problem::Invalid { key, .. } if key == name));
         match named {
             Named::Key(key) | Named::ForListener(key) => {
                 if let Err(reason) = value::validate(key, text) {
-                    let valid = key.valid.to_string();
                     return self.problems.push(Problem::Invalid {
+                        key: name.to_owned(),
                         origin,
                         reason,
-                        valid,
+                        valid: key.accepted(),
                     });
                 }
                 if matches!(named, Named::ForListener(_)) && !keys::USED_FOR_ONE_LISTENER.contains(&key.name)

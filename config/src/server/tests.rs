@@ -127,9 +127,38 @@ fn an_unknown_key_is_an_error_with_place_and_suggestion() {
 fn an_invalid_value_names_key_value_place_and_what_is_valid() {
     assert_eq!(
         error("num.partitions=0\nlog.cleanup.policy=burn"),
-        "server.properties:6: Invalid value 0 for configuration num.partitions: Value must be at least 1 (valid: at \
-         least 1)\nserver.properties:7: Invalid value burn for configuration log.cleanup.policy: String must be one \
+        "server.properties:6: Invalid value 0 for configuration num.partitions: Value must be at least 1 (valid: 1 to \
+         2147483647)\nserver.properties:7: Invalid value burn for configuration log.cleanup.policy: String must be one \
          of: compact, delete (valid: a list of compact, delete)"
+    );
+}
+
+#[test]
+fn what_is_no_number_is_told_which_there_are() {
+    let not_a_number = "Not a number of type INT (valid: ";
+    for (line, valid) in [
+        ("log.retention.hours=week", "-2147483648 to 2147483647)"),
+        ("log.segment.bytes=99999999999", "1048576 to 2147483647)"),
+    ] {
+        let text = error(line);
+        assert!(text.ends_with(&format!("{not_a_number}{valid}")), "{text}");
+    }
+    let text = error("delete.topic.enable=perhaps");
+    assert!(text.ends_with("(valid: true or false)"), "{text}");
+}
+
+#[test]
+fn an_invalid_value_that_is_overridden_is_no_error() {
+    let twice = good("num.partitions=many\nnum.partitions=3");
+    assert_eq!(twice.topics.num_partitions, 3);
+    let overrides = [("num.partitions".to_owned(), "4".to_owned())];
+    let file = format!("{COMBINED}num.partitions=many\n");
+    let (config, _) = ServerConfig::load(Some(("f", &file)), std::iter::empty(), &overrides).unwrap();
+    assert_eq!(config.topics.num_partitions, 4);
+    let text = error("log.cleanup.policy=compact\nlog.cleanup.policy=none");
+    assert!(
+        text.starts_with("server.properties:7: Invalid value none"),
+        "{text}"
     );
 }
 
