@@ -206,12 +206,8 @@ impl Controller {
         changes: &Changes,
         validate_only: bool,
     ) -> Result<(), ApiError> {
-        if draft.records.len() + changes.len() > self.settings.records_per_request_max {
-            return Err(ApiError::new(
-                ErrorCode::PolicyViolation,
-                "too many changes in one request",
-            ));
-        }
+        self.settings
+            .check_records(draft.records.len() + changes.len(), "changes")?;
         let mut after = overrides(&draft.image, resource);
         for (name, value) in changes {
             match value {

@@ -72,12 +72,8 @@ impl Controller {
         request: &ReassignablePartition,
         may_resize: bool,
     ) -> Result<(), ApiError> {
-        if draft.records.len() >= self.settings.records_per_request_max {
-            return Err(ApiError::new(
-                ErrorCode::PolicyViolation,
-                "too many reassignments in one request",
-            ));
-        }
+        self.settings
+            .check_records(draft.records.len() + 1, "reassignments")?;
         let image = &draft.image;
         let index = request.partition_index;
         let unknown = || {

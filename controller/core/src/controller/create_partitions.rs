@@ -82,12 +82,8 @@ impl Controller {
             return Err(ApiError::new(ErrorCode::InvalidPartitions, detail));
         }
         let additional = count - present;
-        if draft.records.len() + additional > self.settings.records_per_request_max {
-            return Err(ApiError::new(
-                ErrorCode::PolicyViolation,
-                "too many partitions in one request",
-            ));
-        }
+        self.settings
+            .check_records(draft.records.len() + additional, "partitions")?;
         let replicas = match &request.assignments {
             Some(assignments) => {
                 let manual = assignments

@@ -94,13 +94,10 @@ impl Controller {
         collisions.check(name)?;
         let overrides = self.check_overrides(&draft.image, request)?;
         let replicas = self.new_assignment(&draft.image, request)?;
-        if draft.records.len() + 1 + overrides.len() + replicas.len() > self.settings.records_per_request_max
-        {
-            return Err(ApiError::new(
-                ErrorCode::PolicyViolation,
-                "too many partitions in one request",
-            ));
-        }
+        self.settings.check_records(
+            draft.records.len() + 1 + overrides.len() + replicas.len(),
+            "partitions",
+        )?;
         let (partitions, factor) = (replicas.len(), replicas.first().map_or(0, Vec::len));
         let mut parts = Vec::with_capacity(partitions);
         for (index, replicas) in (0..).zip(replicas) {
@@ -188,11 +185,8 @@ impl Controller {
                     format!("{partitions} partitions are not a positive number; -1 asks for the default");
                 ApiError::new(ErrorCode::InvalidPartitions, detail)
             })?;
-        let max = self.settings.records_per_request_max;
-        if partitions > max {
-            let detail = format!("{partitions} partitions in one request are more than {max}");
-            return Err(ApiError::new(ErrorCode::PolicyViolation, detail));
-        }
+        // A topic is a record as well.
+        self.settings.check_records(1 + partitions, "partitions")?;
         place_replicas(placement_brokers(image), partitions, factor, &mut self.rng)
     }
 }

@@ -74,12 +74,7 @@ impl Controller {
             };
             return Err(ApiError::new(code, "delete.topic.enable is false"));
         }
-        if draft.records.len() >= self.settings.records_per_request_max {
-            return Err(ApiError::new(
-                ErrorCode::PolicyViolation,
-                "too many topics in one request",
-            ));
-        }
+        self.settings.check_records(draft.records.len() + 1, "topics")?;
         let image = &draft.image;
         let topic = match (&state.name, state.topic_id.is_nil()) {
             (Some(name), true) => image.topic(name.as_str()).ok_or_else(|| {

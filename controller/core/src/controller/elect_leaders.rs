@@ -101,12 +101,8 @@ impl Controller {
         index: i32,
         election: Election,
     ) -> Result<(), ApiError> {
-        if draft.records.len() >= self.settings.records_per_request_max {
-            return Err(ApiError::new(
-                ErrorCode::PolicyViolation,
-                "too many elections in one request",
-            ));
-        }
+        self.settings
+            .check_records(draft.records.len() + 1, "elections")?;
         let image = &draft.image;
         let unknown = || {
             ApiError::new(

@@ -1,5 +1,6 @@
 //! What the controller's decisions depend on besides the image: plain values, made from the configuration by the shell.
 
+use odradek_common::error::{ApiError, ErrorCode};
 use odradek_common::ids::NodeId;
 use odradek_config::ServerConfig;
 
@@ -54,6 +55,21 @@ impl Default for ControllerSettings {
             delete_topic_enable: true,
             producer_id_block_len: 1_000,
         }
+    }
+}
+
+impl ControllerSettings {
+    /// Refuses a request that would lead to more records than one may.
+    pub(super) fn check_records(&self, records: usize, what: &str) -> Result<(), ApiError> {
+        let max = self.records_per_request_max;
+        if records <= max {
+            return Ok(());
+        }
+        let detail = format!(
+            "too many {what} in one request: it may lead to {max} records of metadata, one for each topic, partition, \
+             configuration or change; ask for fewer at once"
+        );
+        Err(ApiError::new(ErrorCode::PolicyViolation, detail))
     }
 }
 

@@ -140,10 +140,17 @@ fn sizes_that_cannot_be_are_refused_with_a_reason() {
         code(&mut world, sized("t", 1, 0)),
         Code::InvalidReplicationFactor.code()
     );
-    assert_eq!(
-        code(&mut world, sized("t", i32::MAX, 1)),
-        Code::PolicyViolation.code()
-    );
+    // The topic is a record of metadata as well.
+    assert_eq!(code(&mut world, sized("large", 9_999, 1)), 0);
+    for partitions in [10_000, i32::MAX] {
+        let result = world.create(sized("t", partitions, 1));
+        assert_eq!(result.error_code, Code::PolicyViolation.code());
+        let message = result.error_message.unwrap();
+        assert!(
+            message.starts_with("too many partitions in one request: it may lead to 10000 records"),
+            "{message}"
+        );
+    }
     let result = world.create(sized("t", 1, 3));
     assert_eq!(result.error_code, Code::InvalidReplicationFactor.code());
     let message = result.error_message.unwrap();
