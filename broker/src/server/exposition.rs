@@ -109,17 +109,18 @@ impl Exposition for NodeExposition {
         let Some(exposed) = &self.broker else {
             return Ok("ok".to_owned());
         };
+        let failed = failed(exposed.broker.replicas.directories());
         let unapplied = exposed.broker.replicas.failures().unapplied();
         if unapplied > 0 {
             return Err(format!(
-                "{unapplied} partitions could not be opened or led; the log says why"
+                "{unapplied} partitions could not be opened or led; the log says why{failed}"
             ));
         }
         let replicas = exposed.broker.replicas.all();
         let offline = replicas.iter().filter(|replica| replica.is_offline()).count();
         if offline > 0 {
             return Err(format!(
-                "{offline} of {} replicas are on a log directory that failed",
+                "{offline} of {} replicas are on a log directory that failed{failed}",
                 replicas.len()
             ));
         }
@@ -146,6 +147,18 @@ impl Exposition for NodeExposition {
             }
         }
     }
+}
+
+/// Which log directories are offline, to be said behind what is wrong.
+fn failed(directories: &[Arc<DataDirectory>]) -> String {
+    let offline = directories.iter().filter(|directory| directory.is_offline());
+    let paths: Vec<String> = offline
+        .map(|directory| directory.path().display().to_string())
+        .collect();
+    if paths.is_empty() {
+        return String::new();
+    }
+    format!("; offline until this node is started again: {}", paths.join(", "))
 }
 
 /// Says "ok", and which log directories are full. That is no failure: all but produces goes on, and whoever starts a node anew
@@ -189,7 +202,10 @@ mod tests {
             full.display()
         );
         assert_eq!(room(&directories), expected);
+        assert_eq!(failed(&directories), "");
         directories[1].set_offline();
+        let offline = format!("; offline until this node is started again: {}", full.display());
+        assert_eq!(failed(&directories), offline);
         assert_eq!(
             room(&directories),
             "ok",
