@@ -534,11 +534,14 @@ impl Log {
             .expect("prepare_active made sure of an active segment")
             .into_mut();
         let position = active.footer.size_bytes;
-        let outcome = if zero_bytes > 0 {
-            write_with_zeros(file, pieces, zero_bytes, position)
-        } else {
-            write_pieces(file, pieces, position)
-        };
+        let mut outcome = Ok(());
+        if zero_bytes > 0 {
+            outcome = write_with_zeros(file, pieces, zero_bytes, position);
+        }
+        if zero_bytes == 0 || outcome.is_err() {
+            // Where there is no room for both there may be for the records.
+            outcome = write_pieces(file, pieces, position);
+        }
         let Err(source) = outcome else {
             return Ok(position);
         };

@@ -235,6 +235,7 @@ fn sync_in_turn(directory: &Arc<DirectoryShared>, targets: Vec<Target>) -> Resul
         directory: directory.clone(),
         targets,
         next: AtomicUsize::new(0),
+        flushed: AtomicUsize::new(0),
         outcome: Mutex::new(Ok(())),
     });
     let work = round.clone();
@@ -242,8 +243,14 @@ fn sync_in_turn(directory: &Arc<DirectoryShared>, targets: Vec<Target>) -> Resul
         .sync_turn
         .threads
         .run(helpers, Arc::new(move || work.work()));
-    let mut outcome = round.outcome.lock();
-    std::mem::replace(&mut *outcome, Ok(()))
+    std::mem::replace(&mut *round.outcome.lock(), Ok(()))?;
+    let flushed = round.flushed.load(Ordering::Acquire);
+    assert_eq!(
+        flushed,
+        round.targets.len(),
+        "a helper's panic was reported where it happened"
+    );
+    Ok(())
 }
 
 /// What several threads flush.
@@ -251,6 +258,7 @@ struct SyncRound {
     directory: Arc<DirectoryShared>,
     targets: Vec<Target>,
     next: AtomicUsize,
+    flushed: AtomicUsize,
     outcome: Mutex<Result<(), LogError>>,
 }
 
@@ -265,6 +273,7 @@ impl SyncRound {
                 }
                 return;
             }
+            self.flushed.fetch_add(1, Ordering::Release);
         }
     }
 }

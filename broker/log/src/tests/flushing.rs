@@ -441,3 +441,55 @@ fn a_checkpoint_whose_segment_is_gone_counts_for_nothing() {
     assert_eq!(killed.contents(), fixture.contents());
     assert_eq!(killed.log.producers().encode(), fixture.log.producers().encode());
 }
+
+/// A disk that helpers of a flush panic at; whoever asked them waits for that.
+#[derive(Debug, Default)]
+struct PanickingDisk {
+    is_bad: AtomicBool,
+    panicked: AtomicBool,
+}
+
+impl Disk for PanickingDisk {
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        if std::thread::current().name() == Some("flush") {
+            self.panicked.store(true, Ordering::SeqCst);
+            panic!("as the test wants it");
+        }
+        while self.is_bad.load(Ordering::SeqCst) && !self.panicked.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        SystemDisk.sync_data(file)
+    }
+
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        self.sync_data(file)
+    }
+
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        SystemDisk.space(directory)
+    }
+}
+
+#[test]
+fn what_a_helper_that_panicked_was_to_flush_is_not_taken_for_flushed() {
+    let folder = TempDir::new().unwrap();
+    let disk = Arc::new(PanickingDisk::default());
+    let options = LogDirectoryOptions {
+        disk: disk.clone(),
+        ..LogDirectoryOptions::default()
+    };
+    let directory = LogDirectory::open(folder.path(), options, logger()).unwrap();
+    let plans: Vec<_> = [0, 1]
+        .map(|partition| {
+            let identity = PartitionIdentity::new("events", TOPIC_ID, partition);
+            let mut log = directory
+                .open_partition(identity, flush_messages(1), NOW)
+                .unwrap();
+            append(&mut log, 1);
+            log.flush_plan(NOW).unwrap().unwrap()
+        })
+        .into();
+    disk.is_bad.store(true, Ordering::SeqCst);
+    let flushed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| directory.sync(&plans)));
+    assert!(flushed.is_err());
+}
