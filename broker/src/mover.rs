@@ -30,7 +30,14 @@ pub struct Mover {
 struct Shared {
     broker: Arc<Broker>,
     stop: Stop,
-    throttle: Mutex<Throttle>,
+    paid: Mutex<Paid>,
+}
+
+/// What was copied at a rate, in bytes per second.
+#[derive(Default)]
+struct Paid {
+    rate: i64,
+    throttle: Throttle,
 }
 
 impl Mover {
@@ -50,7 +57,7 @@ impl Mover {
             shared: Arc::new(Shared {
                 broker,
                 stop: Stop::default(),
-                throttle: Mutex::default(),
+                paid: Mutex::default(),
             }),
             threads: Vec::new(),
         };
@@ -99,7 +106,7 @@ impl Shared {
         let rate = || self.broker.config.load().replica.alter_log_dirs_bytes_per_second;
         let per_second = rate();
         let now = Instant::now();
-        let until = now + self.throttle.lock().pause(now, bytes as u64, per_second as f64);
+        let until = now + self.paid.lock().pause(now, bytes as u64, per_second);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if self.stop.wait(left.min(RATE_ASKED)) {
@@ -109,10 +116,39 @@ impl Shared {
                 return false;
             }
             if rate() != per_second {
-                // What is owed was counted at a rate that nobody wants any more.
-                *self.throttle.lock() = Throttle::default();
                 return false;
             }
         }
+    }
+}
+
+impl Paid {
+    fn pause(&mut self, now: Instant, bytes: u64, rate: i64) -> Duration {
+        if self.rate != rate {
+            // What is owed was counted at a rate that nobody wants any more.
+            *self = Self {
+                rate,
+                throttle: Throttle::default(),
+            };
+        }
+        self.throttle.pause(now, bytes, rate as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_owed_at_another_rate_is_forgotten() {
+        let (mut paid, now) = (Paid::default(), Instant::now());
+        let long = paid.pause(now, 1_000_000, 1_000);
+        assert!(long > Duration::from_secs(10), "{long:?}");
+        assert!(
+            paid.pause(now, 1, 1_000) > Duration::from_secs(10),
+            "it is owed still"
+        );
+        let short = paid.pause(now, 1_000, 1_000_000_000);
+        assert!(short < Duration::from_secs(1), "{short:?}");
     }
 }

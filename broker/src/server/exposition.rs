@@ -109,22 +109,13 @@ impl Exposition for NodeExposition {
         let Some(exposed) = &self.broker else {
             return Ok("ok".to_owned());
         };
-        let failed = failed(exposed.broker.replicas.directories());
-        let unapplied = exposed.broker.replicas.failures().unapplied();
-        if unapplied > 0 {
-            return Err(format!(
-                "{unapplied} partitions could not be opened or led; the log says why{failed}"
-            ));
-        }
         let replicas = exposed.broker.replicas.all();
-        let offline = replicas.iter().filter(|replica| replica.is_offline()).count();
-        if offline > 0 {
-            return Err(format!(
-                "{offline} of {} replicas are on a log directory that failed{failed}",
-                replicas.len()
-            ));
-        }
-        Ok(room(exposed.broker.replicas.directories()))
+        health_of(
+            exposed.broker.replicas.failures().unapplied(),
+            replicas.iter().filter(|replica| replica.is_offline()).count(),
+            replicas.len(),
+            exposed.broker.replicas.directories(),
+        )
     }
 
     fn readiness(&self) -> Result<String, String> {
@@ -147,6 +138,27 @@ impl Exposition for NodeExposition {
             }
         }
     }
+}
+
+/// What a broker says of itself with so many partitions that it does not serve, and so many of its replicas on directories that failed.
+fn health_of(
+    unapplied: usize,
+    offline: usize,
+    replicas: usize,
+    directories: &[Arc<DataDirectory>],
+) -> Result<String, String> {
+    let failed = failed(directories);
+    if unapplied > 0 {
+        return Err(format!(
+            "{unapplied} partitions could not be opened or led; the log says why{failed}"
+        ));
+    }
+    if offline > 0 {
+        return Err(format!(
+            "{offline} of {replicas} replicas are on a log directory that failed{failed}"
+        ));
+    }
+    Ok(room(directories) + &failed)
 }
 
 /// Which log directories are offline, to be said behind what is wrong.
@@ -202,14 +214,21 @@ mod tests {
             full.display()
         );
         assert_eq!(room(&directories), expected);
-        assert_eq!(failed(&directories), "");
+        assert_eq!(health_of(0, 0, 7, &directories), Ok(expected));
+        let unapplied = "3 partitions could not be opened or led; the log says why";
+        assert_eq!(health_of(3, 0, 7, &directories), Err(unapplied.to_owned()));
         directories[1].set_offline();
         let offline = format!("; offline until this node is started again: {}", full.display());
-        assert_eq!(failed(&directories), offline);
         assert_eq!(
-            room(&directories),
-            "ok",
-            "a directory that failed is told of otherwise"
+            health_of(0, 0, 7, &directories),
+            Ok(format!("ok{offline}")),
+            "nothing of it is wanted"
         );
+        assert_eq!(
+            health_of(3, 0, 7, &directories),
+            Err(format!("{unapplied}{offline}"))
+        );
+        let on_it = format!("2 of 7 replicas are on a log directory that failed{offline}");
+        assert_eq!(health_of(0, 2, 7, &directories), Err(on_it));
     }
 }
