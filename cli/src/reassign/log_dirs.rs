@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use kafka_protocol::messages::alter_replica_log_dirs_request::{AlterReplicaLogDir, AlterReplicaLogDirTopic};
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
-use kafka_protocol::messages::{AlterReplicaLogDirsRequest, DescribeLogDirsRequest, DescribeLogDirsResponse};
+use kafka_protocol::messages::{
+    AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
+};
 use odradek_common::error::ErrorCode;
 use tokio::time::{Instant, sleep};
 
@@ -51,13 +53,16 @@ pub async fn start(client: &ClusterClient, moves: &Moves, limit: Duration) -> Ou
     let until = Instant::now() + limit;
     let mut pending = moves.clone();
     while !pending.is_empty() {
-        let started = ask(client, &pending).await?;
+        let (started, failures) = ask(client, &pending).await;
         if !started.is_empty() {
             say!(
                 "Successfully started log directory move{} for: {}",
                 plural(started.len()),
                 join(&started)
             );
+        }
+        if !failures.is_empty() {
+            return Err(CommandError::refused(failures.join("\n")));
         }
         pending.retain(|replica, _| !started.contains(replica));
         if !pending.is_empty() && Instant::now() >= until {
@@ -74,34 +79,47 @@ pub async fn start(client: &ClusterClient, moves: &Moves, limit: Duration) -> Ou
     Ok(())
 }
 
-/// Asks each broker once; the replicas whose moves have started.
-async fn ask(client: &ClusterClient, moves: &Moves) -> Outcome<BTreeSet<Replica>> {
-    let mut started = BTreeSet::new();
+/// Asks each broker once; the replicas whose moves have started, and what failed.
+async fn ask(client: &ClusterClient, moves: &Moves) -> (BTreeSet<Replica>, Vec<String>) {
+    let (mut started, mut failures) = (BTreeSet::new(), Vec::new());
     for (broker_id, moves) in by_broker(moves) {
-        let response = send(&*client.broker(broker_id).await?, request(&moves)).await?;
-        for topic in response.results {
-            for partition in topic.partitions {
-                let replica = Replica {
-                    broker_id,
-                    topic: topic.topic_name.to_string(),
-                    partition: partition.partition_index,
-                };
-                if partition.error_code == ErrorCode::ReplicaNotAvailable.code() {
-                    continue;
-                }
-                if let Err(error) = check(partition.error_code, None) {
+        let answer = async { send(&*client.broker(broker_id).await?, request(&moves)).await };
+        match answer.await {
+            Ok(response) => sort(broker_id, response, &moves, &mut started, &mut failures),
+            Err(error) => failures.push(format!("Failed to alter dirs of broker {broker_id}: {error}")),
+        }
+    }
+    (started, failures)
+}
+
+/// Sorts what a broker answered; in neither list are replicas that it does not hold yet.
+fn sort(
+    broker_id: i32,
+    response: AlterReplicaLogDirsResponse,
+    moves: &BTreeMap<&Replica, &str>,
+    started: &mut BTreeSet<Replica>,
+    failures: &mut Vec<String>,
+) {
+    for topic in response.results {
+        for partition in topic.partitions {
+            let replica = Replica {
+                broker_id,
+                topic: topic.topic_name.to_string(),
+                partition: partition.partition_index,
+            };
+            match check(partition.error_code, None) {
+                Ok(()) => _ = started.insert(replica),
+                Err(error) if error.code == ErrorCode::ReplicaNotAvailable => {}
+                Err(error) => {
                     let directory = moves.get(&replica).copied().unwrap_or_default();
-                    let reason = format!(
+                    failures.push(format!(
                         "Failed to alter dir for {replica} to {directory}: {}",
                         error.detail
-                    );
-                    return Err(CommandError::refused(reason));
+                    ));
                 }
-                started.insert(replica);
             }
         }
     }
-    Ok(started)
 }
 
 fn by_broker(moves: &Moves) -> BTreeMap<i32, BTreeMap<&Replica, &str>> {
@@ -236,6 +254,10 @@ fn progress(replica: &Replica, directory: &str, place: Option<&Place>) -> String
 
 #[cfg(test)]
 mod tests {
+    use kafka_protocol::messages::alter_replica_log_dirs_response::{
+        AlterReplicaLogDirPartitionResult, AlterReplicaLogDirTopicResult,
+    };
+
     use super::*;
 
     fn replica(broker_id: i32, topic: &str, partition: i32) -> Replica {
@@ -270,6 +292,34 @@ mod tests {
         assert_eq!(
             shown,
             [("/a", "t", &[0][..]), ("/a", "u", &[0]), ("/b", "t", &[1])]
+        );
+    }
+
+    #[test]
+    fn a_replica_that_is_not_there_yet_has_neither_started_nor_failed() {
+        let partition = |index: i32, code: i16| {
+            AlterReplicaLogDirPartitionResult::default()
+                .with_partition_index(index)
+                .with_error_code(code)
+        };
+        let codes = [
+            partition(0, 0),
+            partition(1, ErrorCode::ReplicaNotAvailable.code()),
+            partition(2, ErrorCode::LogDirNotFound.code()),
+        ];
+        let topic = AlterReplicaLogDirTopicResult::default()
+            .with_topic_name(topic_name("t"))
+            .with_partitions(codes.into());
+        let response = AlterReplicaLogDirsResponse::default().with_results(vec![topic]);
+        let nowhere = replica(1, "t", 2);
+        let (mut started, mut failures) = (BTreeSet::new(), Vec::new());
+        let moves = BTreeMap::from([(&nowhere, "/nowhere")]);
+        sort(1, response, &moves, &mut started, &mut failures);
+        assert_eq!(started, [replica(1, "t", 0)].into());
+        assert_eq!(failures.len(), 1);
+        assert!(
+            failures[0].starts_with("Failed to alter dir for t-2-1 to /nowhere: "),
+            "{failures:?}"
         );
     }
 
