@@ -1,5 +1,6 @@
 //! Merging the layers of a node's configuration and checking each key on its own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::values::{Setting, Values};
@@ -76,16 +77,13 @@ impl Loading {
             Ok(properties) => properties,
             Err(source) => return self.problems.push(Problem::Syntax { path, source }),
         };
+        let mut seen: BTreeMap<String, Origin> = BTreeMap::new();
         for property in properties {
             let origin = Origin::File {
                 path: path.clone(),
                 line: property.line,
             };
-            if let Some(Setting {
-                origin: Some(earlier),
-                ..
-            }) = self.values.0.get(&property.key)
-            {
+            if let Some(earlier) = seen.insert(property.key.clone(), origin.clone()) {
                 let message = format!(
                     "`{}` was already given at {earlier}; the last one counts",
                     property.key

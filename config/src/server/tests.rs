@@ -137,6 +137,7 @@ fn an_invalid_value_names_key_value_place_and_what_is_valid() {
 fn what_is_no_number_is_told_which_there_are() {
     let not_a_number = "Not a number of type INT (valid: ";
     for (line, valid) in [
+        ("num.partitions=2147483648", "1 to 2147483647)"),
         ("log.retention.hours=week", "-2147483648 to 2147483647)"),
         ("log.segment.bytes=99999999999", "1048576 to 2147483647)"),
     ] {
@@ -149,8 +150,14 @@ fn what_is_no_number_is_told_which_there_are() {
 
 #[test]
 fn an_invalid_value_that_is_overridden_is_no_error() {
-    let twice = good("num.partitions=many\nnum.partitions=3");
+    let (twice, warnings) = combined("num.partitions=many\nnum.partitions=3").unwrap();
     assert_eq!(twice.topics.num_partitions, 3);
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "server.properties:7: `num.partitions` was already given at server.properties:6; the last one counts"
+        ]
+    );
     let overrides = [("num.partitions".to_owned(), "4".to_owned())];
     let file = format!("{COMBINED}num.partitions=many\n");
     let (config, _) = ServerConfig::load(Some(("f", &file)), std::iter::empty(), &overrides).unwrap();
