@@ -10,9 +10,10 @@ use crate::bench::{self, Plan};
 use crate::calibrate::Calibration;
 use crate::report::run_file::RunFile;
 use crate::scale::{JVM_WARM_SECONDS_LEAST, Scale};
+use crate::supervise::{self, IfBusy};
 use crate::systems::{self, Programs, System};
 use crate::workloads::command_line;
-use crate::{floor, report, soak, supervise};
+use crate::{floor, report, soak};
 
 /// Measures Odradek beside Apache Kafka and a floor server.
 #[derive(Debug, Parser)]
@@ -169,7 +170,12 @@ impl Places {
 /// What went wrong.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if let (Some(data), None) = (arguments.command.data_folder(), supervise::data_folder()) {
-        return supervise::run(data);
+        let if_busy = match arguments.command {
+            // Nobody looks at its timings.
+            Command::Smoke(_) => IfBusy::Wait,
+            _ => IfBusy::Refuse,
+        };
+        return supervise::run(data, if_busy);
     }
     supervise::hear_signals()?;
     carry_out(arguments.command).map(|()| ExitCode::SUCCESS)

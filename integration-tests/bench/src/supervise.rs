@@ -48,8 +48,8 @@ fn signals() -> SigSet {
 ///
 /// # Errors
 /// It cannot be started or waited for, or its data cannot be removed.
-pub fn run(data: &Path) -> Result<ExitCode> {
-    let _alone = alone(&std::env::temp_dir().join("odradek-bench-lock"))?;
+pub fn run(data: &Path, if_busy: IfBusy) -> Result<ExitCode> {
+    let _alone = alone(&std::env::temp_dir().join("odradek-bench-lock"), if_busy)?;
     let signals = signals();
     // One that comes too early waits for its turn.
     signals.thread_block().context("blocking signals")?;
@@ -79,9 +79,25 @@ pub fn run(data: &Path) -> Result<ExitCode> {
     Ok(code_of(status))
 }
 
-/// Two would measure each other, and run out of memory: each writes to nearly all that is free. The lock goes with the file.
-fn alone(path: &Path) -> Result<File> {
-    let lock = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+/// What to do while another benchmark runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfBusy {
+    /// To fail.
+    Refuse,
+    /// To begin when it is done.
+    Wait,
+}
+
+/// Two would measure each other, and run out of memory: each writes to nearly all that is free. The lock goes with the file, which
+/// may be another user's.
+fn alone(path: &Path, if_busy: IfBusy) -> Result<File> {
+    let lock = File::open(path).or_else(|_| File::create(path));
+    let lock = lock.with_context(|| format!("creating {}", path.display()))?;
+    if if_busy == IfBusy::Wait {
+        lock.lock()
+            .with_context(|| format!("locking {}", path.display()))?;
+        return Ok(lock);
+    }
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => bail!(
@@ -129,10 +145,18 @@ mod tests {
     fn one_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let first = alone(&path).unwrap();
-        let refused = alone(&path).unwrap_err().to_string();
+        let first = alone(&path, IfBusy::Refuse).unwrap();
+        let refused = alone(&path, IfBusy::Refuse).unwrap_err().to_string();
         assert!(refused.starts_with("another benchmark runs"), "{refused}");
+        let (tell, began) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            let second = alone(&path, IfBusy::Wait).unwrap();
+            tell.send(()).unwrap();
+            drop(second);
+        });
+        assert!(began.try_recv().is_err());
         drop(first);
-        alone(&path).unwrap();
+        waiting.join().unwrap();
+        began.recv().unwrap();
     }
 }

@@ -86,7 +86,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Makes sure that there is something to measure, before the machine is prepared for it.
+    /// Makes sure that there is something to measure, before memory is touched and the machine calibrated.
     ///
     /// # Errors
     /// `odradek` cannot be run.
