@@ -38,10 +38,8 @@ const GATHER_SIZE_BYTES_MAX: usize = 4 << 10;
 const PIECES_PER_WRITE: usize = 1024;
 /// Batches of one append that need no allocation.
 const INLINE_BATCHES: usize = 2;
-
 /// Pieces of an append with zeros behind it that need no allocation.
 const INLINE_PIECES: usize = 96;
-const _: () = assert!(INLINE_PIECES >= 2 * INLINE_BATCHES + ZEROS_PIECES_MAX);
 
 /// What an append did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -724,6 +722,10 @@ fn write_vectored(
     Ok(())
 }
 
+const _: () = assert!(
+    INLINE_PIECES >= 2 * INLINE_BATCHES + ZEROS_PIECES_MAX,
+    "zeros behind an append of few batches need no allocation"
+);
 const _: () = assert!(
     HEADER_SIZE_BYTES < GATHER_SIZE_BYTES_MAX,
     "the smallest batch is gathered"
