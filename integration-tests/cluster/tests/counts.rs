@@ -170,7 +170,10 @@ async fn instructions_and_allocations(counts: &mut Counts) {
     }
 }
 
-/// Instructions in all, and calls of the allocator by others than itself.
+/// How callers begin that keep up the exporter's tables, every few seconds: they fall into one load or another.
+const UPKEEP: &str = "left_right::";
+
+/// Instructions in all, and calls of the allocator by others than itself and upkeep.
 fn read_profile(profile: &str) -> (u64, u64) {
     let mut names: HashMap<String, String> = HashMap::new();
     // A name is written once, with a number in front that stands for it from then on.
@@ -196,6 +199,7 @@ fn read_profile(profile: &str) -> (u64, u64) {
         } else if let Some(text) = line.strip_prefix("calls=")
             && is_allocator(&callee)
             && !caller.contains("mi_")
+            && !caller.starts_with(UPKEEP)
         {
             let count = text.split(' ').next().unwrap_or_default();
             allocations += count.parse::<u64>().expect("calls= is followed by a number");
