@@ -173,12 +173,13 @@ async fn a_partition_moves_under_load_and_through_a_kill() {
     .await;
 }
 
-/// What `odradek reassign` says of a file that wants the topic's partition 0 there.
-fn reassign(node: &Node, action: &str, to: &Path) -> (bool, String) {
+/// What `odradek reassign` says of a file that wants the topic's partition 0 there: a broker and a directory of its own for each replica.
+fn reassign(node: &Node, action: &str, to: &[(i32, &Path)]) -> (bool, String) {
     let file = node.directory().join("plan.json");
+    let replicas: Vec<i32> = to.iter().map(|(broker, _)| *broker).collect();
+    let log_dirs: Vec<String> = to.iter().map(|(_, path)| path.display().to_string()).collect();
     let plan = format!(
-        r#"{{"version":1,"partitions":[{{"topic":"t","partition":0,"replicas":[1],"log_dirs":["{}"]}}]}}"#,
-        to.display()
+        r#"{{"version":1,"partitions":[{{"topic":"t","partition":0,"replicas":{replicas:?},"log_dirs":{log_dirs:?}}}]}}"#
     );
     std::fs::write(&file, plan).expect("the folder is writable");
     let output = Command::new(binary::odradek())
@@ -207,7 +208,7 @@ async fn the_command_line_moves_replicas_between_directories() {
     connection.produce("t", 0, &batch(&[&"x".repeat(100_000)])).await;
 
     let says = |action: &str, to: &Path, words: &str| {
-        let (succeeded, said) = reassign(node, action, to);
+        let (succeeded, said) = reassign(node, action, &[(1, to)]);
         assert!(said.contains(words), "{said}");
         succeeded
     };
@@ -258,4 +259,53 @@ async fn the_command_line_moves_replicas_between_directories() {
         &second,
         "Reassignment of replica t-0-1 completed successfully."
     ));
+}
+
+/// One broker holds the replica and moves it, another one is given a replica in the directory that the file says.
+#[tokio::test]
+async fn the_command_line_places_the_replicas_of_several_brokers() {
+    let cluster = TestCluster::prepare(3, &[]);
+    let directories: Vec<_> = cluster.nodes().iter().map(two_directories).collect();
+    for node in cluster.nodes() {
+        node.spawn();
+    }
+    for node in cluster.nodes() {
+        node.ready().await;
+    }
+    let connection = cluster.connect(1).await;
+    connection.create_topic("t", 1, 1, &[]).await;
+    let holder = connection.partition("t", 0).await.leader_id.0;
+    let other = holder % 3 + 1;
+    let leader = cluster.connect(holder).await;
+    leader.produce("t", 0, &batch(&["kept"])).await;
+
+    let node = cluster.node(holder);
+    let [_, moved_to] = &directories[holder as usize - 1];
+    let [_, placed_in] = &directories[other as usize - 1];
+    let to = [(holder, moved_to.as_path()), (other, placed_in.as_path())];
+    let (succeeded, said) = reassign(node, "--execute", &to);
+    assert!(succeeded, "{said}");
+    for broker in [holder, other] {
+        assert!(said.contains(&format!("t-0-{broker}")), "{said}");
+    }
+    for (broker, path) in to {
+        let connection = cluster.connect(broker).await;
+        eventually("the replica is where the file says", LIMIT, async || {
+            let held = partitions_in(&connection, path, "t").await;
+            holds(held == [0], format!("broker {broker} has {held:?} there"))
+        })
+        .await;
+    }
+    eventually("both brokers have what was written", LIMIT, async || {
+        let in_sync = connection.partition("t", 0).await.isr_nodes.len();
+        holds(in_sync == 2, format!("{in_sync} are in sync"))
+    })
+    .await;
+    eventually("nothing is on its way", LIMIT, async || {
+        let (succeeded, said) = reassign(node, "--verify", &to);
+        let done = [holder, other]
+            .map(|broker| format!("Reassignment of replica t-0-{broker} completed successfully."));
+        holds(succeeded && done.iter().all(|line| said.contains(line)), said)
+    })
+    .await;
 }
