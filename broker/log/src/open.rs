@@ -613,7 +613,9 @@ impl Log {
     /// Forgets the transactions whose abort marker is at or after `from`, here and in the index.
     fn forget_aborted(&mut self, from: i64) -> Result<(), LogError> {
         let has_later = !self.aborted.truncate_from_end(from).is_empty();
-        if has_later || self.persistence.aborted_until > from || self.persistence.checkpointed.is_none() {
+        // Of a log without a checkpoint the index may tell what nobody here knows of, unless it is nothing on disk yet.
+        let is_unsure = self.made && self.persistence.checkpointed.is_none();
+        if has_later || self.persistence.aborted_until > from || is_unsure {
             let mut batch = Batch::default();
             batch.delete_range(&self.key, Kind::Aborted, &[from], None);
             self.directory.store.write(batch, Survive::Nothing)?;

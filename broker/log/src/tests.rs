@@ -120,6 +120,12 @@ impl Fixture {
         store.failing_write.store(number, Ordering::SeqCst);
     }
 
+    /// The write that finds no room has not come.
+    fn is_write_awaited(&self) -> bool {
+        let store = &self.log.directory.store;
+        store.failing_write.load(Ordering::SeqCst) > 0
+    }
+
     /// Stops cleanly and starts again.
     fn restart(self) -> Self {
         let Self {
