@@ -24,8 +24,11 @@ pub mod add_partitions_to_txn;
 pub mod alter_replica_log_dirs;
 pub mod api_versions;
 pub mod consumer_group_heartbeat;
+pub mod create_acls;
+pub mod delete_acls;
 pub mod delete_groups;
 pub mod delete_records;
+pub mod describe_acls;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
@@ -134,6 +137,9 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
         row::<offset_for_leader_epoch::OffsetForLeaderEpoch>(),
         write_txn_markers::row(),
         row::<txn_offset_commit::TxnOffsetCommit>(),
+        counted_row::<describe_acls::DescribeAcls>(),
+        counted_row::<create_acls::CreateAcls>(),
+        counted_row::<delete_acls::DeleteAcls>(),
         counted_row::<describe_configs::DescribeConfigs>(),
         row::<alter_replica_log_dirs::AlterReplicaLogDirs>(),
         counted_row::<describe_log_dirs::DescribeLogDirs>(),
@@ -153,7 +159,6 @@ pub static APIS: LazyLock<Vec<Api>> = LazyLock::new(|| {
 });
 
 const SASL: &str = "SASL is not in this version: every listener is PLAINTEXT";
-const ACLS: &str = "there is no authorizer in this version";
 const QUOTAS: &str = "quotas are not in this version";
 const RAFT: &str = "the metadata quorum speaks Raft in messages of its own";
 const CONTROLLER: &str = "nodes ask this on the controller listener alone";
@@ -164,9 +169,6 @@ const SHARE_GROUPS: &str = "share groups are not in this version";
 /// Every API that kafka-protocol knows and the broker listener does not answer, with the reason.
 pub static UNSUPPORTED: &[(ApiKey, &str)] = &[
     (ApiKey::SaslHandshake, SASL),
-    (ApiKey::DescribeAcls, ACLS),
-    (ApiKey::CreateAcls, ACLS),
-    (ApiKey::DeleteAcls, ACLS),
     (ApiKey::SaslAuthenticate, SASL),
     (ApiKey::CreateDelegationToken, SASL),
     (ApiKey::RenewDelegationToken, SASL),

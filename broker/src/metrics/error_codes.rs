@@ -2,11 +2,11 @@
 
 use kafka_protocol::messages::{
     AddRaftVoterResponse, AlterConfigsResponse, AlterPartitionReassignmentsResponse, ApiVersionsResponse,
-    CreatePartitionsResponse, CreateTopicsResponse, DeleteTopicsResponse, DescribeClusterResponse,
-    DescribeConfigsResponse, DescribeLogDirsResponse, DescribeQuorumResponse,
-    DescribeTopicPartitionsResponse, ElectLeadersResponse, IncrementalAlterConfigsResponse,
-    ListConfigResourcesResponse, ListPartitionReassignmentsResponse, MetadataResponse,
-    RemoveRaftVoterResponse, UnregisterBrokerResponse, UpdateFeaturesResponse,
+    CreateAclsResponse, CreatePartitionsResponse, CreateTopicsResponse, DeleteAclsResponse,
+    DeleteTopicsResponse, DescribeAclsResponse, DescribeClusterResponse, DescribeConfigsResponse,
+    DescribeLogDirsResponse, DescribeQuorumResponse, DescribeTopicPartitionsResponse, ElectLeadersResponse,
+    IncrementalAlterConfigsResponse, ListConfigResourcesResponse, ListPartitionReassignmentsResponse,
+    MetadataResponse, RemoveRaftVoterResponse, UnregisterBrokerResponse, UpdateFeaturesResponse,
 };
 
 /// A response whose error codes can be visited.
@@ -33,6 +33,9 @@ error_codes! {
     IncrementalAlterConfigsResponse: |it, see| {
         it.responses.iter().for_each(|resource| see(resource.error_code));
     }
+    CreateAclsResponse: |it, see| { it.results.iter().for_each(|result| see(result.error_code)); }
+    DeleteAclsResponse: |it, see| { it.filter_results.iter().for_each(|result| see(result.error_code)); }
+    DescribeAclsResponse: |it, see| { see(it.error_code); }
     DescribeConfigsResponse: |it, see| { it.results.iter().for_each(|resource| see(resource.error_code)); }
     CreatePartitionsResponse: |it, see| { it.results.iter().for_each(|topic| see(topic.error_code)); }
     ElectLeadersResponse: |it, see| {

@@ -1,8 +1,10 @@
-//! Leader elections, reassignments, DeleteRecords, the quorum, log directories, features.
+//! Leader elections, reassignments, DeleteRecords, the quorum, log directories, features, ACLs.
 
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
+use kafka_protocol::messages::create_acls_request::AclCreation;
+use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
@@ -10,8 +12,9 @@ use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
 use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
-    AlterPartitionReassignmentsRequest, DeleteRecordsRequest, DescribeLogDirsRequest, DescribeQuorumRequest,
-    ElectLeadersRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
+    AlterPartitionReassignmentsRequest, CreateAclsRequest, DeleteAclsRequest, DeleteRecordsRequest,
+    DescribeAclsRequest, DescribeLogDirsRequest, DescribeQuorumRequest, ElectLeadersRequest,
+    ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
 };
 use odradek_cluster_tests::asks::{OK, code, text, topic_name};
 use odradek_cluster_tests::connection::Connection;
@@ -305,4 +308,35 @@ async fn an_unknown_broker_cannot_be_unregistered() {
         .ask(UnregisterBrokerRequest::default().with_broker_id(98.into()))
         .await;
     assert_eq!(response.error_code, code(ErrorCode::BrokerIdNotRegistered));
+}
+
+/// As a Kafka without an authorizer does it: what is asked is served, and refused.
+#[tokio::test]
+async fn who_asks_for_acls_is_told_that_there_is_no_authorizer() {
+    let connection = single().await.connect().await;
+    for version in 1..=3 {
+        let described = connection.ask_at(version, DescribeAclsRequest::default()).await;
+        assert_eq!(described.error_code, code(ErrorCode::SecurityDisabled));
+        let said = described.error_message.expect("it says why");
+        assert!(said.contains("no authorizer"), "{said}");
+        assert!(described.resources.is_empty());
+
+        let create = CreateAclsRequest::default().with_creations(vec![AclCreation::default(); 2]);
+        let created = connection.ask_at(version, create).await.results;
+        let refused = created.iter().map(|result| result.error_code);
+        assert_eq!(
+            refused.collect::<Vec<_>>(),
+            [code(ErrorCode::SecurityDisabled); 2]
+        );
+
+        let delete = DeleteAclsRequest::default().with_filters(vec![DeleteAclsFilter::default(); 2]);
+        let deleted = connection.ask_at(version, delete).await.filter_results;
+        let refused = deleted
+            .iter()
+            .map(|result| (result.error_code, result.matching_acls.len()));
+        assert_eq!(
+            refused.collect::<Vec<_>>(),
+            [(code(ErrorCode::SecurityDisabled), 0); 2]
+        );
+    }
 }
