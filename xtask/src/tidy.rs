@@ -79,7 +79,7 @@ fn check_rust(file: &str, text: &str, findings: &mut Vec<Finding>) {
     for (at, line) in text.lines().enumerate() {
         if marks.iter().any(|mark| line.contains(mark.as_str())) {
             found(format!(
-                "line {}: do it, or write it down in docs/plan.md",
+                "line {}: do it, or write it down in docs/known-gaps.md",
                 at + 1
             ));
         }
