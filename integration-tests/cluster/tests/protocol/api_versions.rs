@@ -204,6 +204,9 @@ async fn every_advertised_version_is_answered() {
     survey.of(OffsetForLeaderEpochRequest::default()).await;
     survey.of(WriteTxnMarkersRequest::default()).await;
     survey.of(TxnOffsetCommitRequest::default()).await;
+    survey.of(DescribeAclsRequest::default()).await;
+    survey.of(CreateAclsRequest::default()).await;
+    survey.of(DeleteAclsRequest::default()).await;
     survey.of(DescribeConfigsRequest::default()).await;
     survey.of(AlterConfigsRequest::default()).await;
     survey.of(AlterReplicaLogDirsRequest::default()).await;
