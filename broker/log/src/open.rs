@@ -613,7 +613,8 @@ impl Log {
     /// Forgets the transactions whose abort marker is at or after `from`, here and in the index.
     fn forget_aborted(&mut self, from: i64) -> Result<(), LogError> {
         let has_later = !self.aborted.truncate_from_end(from).is_empty();
-        // Of a log without a checkpoint the index may tell what nobody here knows of, unless it is nothing on disk yet.
+        // Of a log without a checkpoint the index may tell what nobody here knows of. One that is nothing on disk yet is forgotten
+        // whole when its folder is made.
         let is_unsure = self.made && self.persistence.checkpointed.is_none();
         if has_later || self.persistence.aborted_until > from || is_unsure {
             let mut batch = Batch::default();
