@@ -9,9 +9,9 @@ use super::{Call, Handler};
 use crate::broker::Broker;
 use crate::names::text;
 
-/// What comes with SECURITY_DISABLED, here and from [`super::create_acls`] and [`super::delete_acls`].
-pub(super) const NO_AUTHORIZER: &str =
-    "no authorizer is configured: everybody may do everything, and there are no ACLs";
+/// What comes with SECURITY_DISABLED, here and from [`super::create_acls`] and [`super::delete_acls`]. Short, since those say it of
+/// every element, of which a request may have very many.
+pub(super) const NO_AUTHORIZER: &str = "no authorizer is configured";
 
 /// The handler.
 pub struct DescribeAcls;

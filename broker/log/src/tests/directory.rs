@@ -393,10 +393,6 @@ fn many_idle_partitions_cost_no_descriptor_and_open_fast() {
     );
 }
 
-fn one_record(log: &mut Log) {
-    append_one(log, 0, &batch(1, 1), AppendOrigin::Client).unwrap();
-}
-
 /// Thousands of topics that come and go unwritten would fill the index with what there is nothing to forget of.
 #[test]
 fn a_log_that_is_nothing_on_disk_is_opened_without_a_word_to_the_index() {
@@ -409,4 +405,8 @@ fn a_log_that_is_nothing_on_disk_is_opened_without_a_word_to_the_index() {
         .unwrap();
     fixture.directory.delete_partition(&mut log).unwrap();
     assert!(fixture.is_write_awaited(), "something was written");
+}
+
+fn one_record(log: &mut Log) {
+    append_one(log, 0, &batch(1, 1), AppendOrigin::Client).unwrap();
 }
